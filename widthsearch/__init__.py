@@ -1,0 +1,1 @@
+"""widthsearch: how wide should each layer be?"""

@@ -1,0 +1,84 @@
+"""The exact cost of any widths: a polynomial, so it takes microseconds and needs no model.
+
+Every size in a network is a linear form of the widths, ``sum(multiplicity * width) + constant`` (a
+flattened 7x7 map has 49 inputs per channel), and every parameter count or multiply-accumulate count is
+a sum of products of such sizes.  The trace writes the polynomial down once; from then on nothing here
+needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESOURCES = ("macs", "params")
+
+
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """``sum over terms t of coefficients[t] * product over k of form[factors[t, k]]``.
+
+    ``coefficients``: float (T,); ``factors``: int (T, K), indices of forms.  Form 0 is the constant 1 and
+    pads the shorter products.
+    """
+
+    coefficients: NDArray[np.float64]
+    factors: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """MACs (one forward pass, one sample) and parameters as functions of the widths.
+
+    ``multiplicity``: int (F, V) and ``constant``: int (F,) are the linear forms, over the V ``variables``.
+    """
+
+    variables: tuple[str, ...]
+    multiplicity: NDArray[np.float64]
+    constant: NDArray[np.float64]
+    polynomials: Mapping[str, Polynomial]
+
+    def __call__(self, widths: Mapping[str, float]) -> dict[str, float]:
+        """The cost at ``widths`` per resource; whole numbers where the widths are whole."""
+        w = np.array([widths[v] for v in self.variables], dtype=np.float64)  # (V,)
+        size = self.multiplicity @ w + self.constant  # (F,)
+        return {
+            resource: float((p.coefficients * size[p.factors].prod(axis=1)).sum())
+            for resource, p in self.polynomials.items()
+        }
+
+    def at(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """The cost at whole widths, as whole numbers."""
+        return {resource: round(value) for resource, value in self(widths).items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, small enough for a study attribute."""
+        return {
+            "variables": list(self.variables),
+            "multiplicity": self.multiplicity.tolist(),
+            "constant": self.constant.tolist(),
+            "polynomials": {
+                r: {"coefficients": p.coefficients.tolist(), "factors": p.factors.tolist()}
+                for r, p in self.polynomials.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cost:
+        """The inverse of :meth:`to_json`."""
+        v = len(data["variables"])
+        return cls(
+            variables=tuple(data["variables"]),
+            multiplicity=np.array(data["multiplicity"], dtype=np.float64).reshape(-1, v),
+            constant=np.array(data["constant"], dtype=np.float64),
+            polynomials={
+                r: Polynomial(
+                    np.array(p["coefficients"], dtype=np.float64), np.array(p["factors"], dtype=np.int64)
+                )
+                for r, p in data["polynomials"].items()
+            },
+        )
