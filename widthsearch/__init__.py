@@ -1,1 +1,34 @@
-"""widthsearch: how wide should each layer be?"""
+"""widthsearch: how wide should each layer be?
+
+A study file needs three names from here: ``Study``, ``Budget`` and ``Recipe``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from widthsearch.errors import UsageError
+    from widthsearch.sampler import GrowShrinkSampler
+    from widthsearch.space import WidthSpace, trace
+    from widthsearch.study import Budget, Recipe, Study
+
+__all__ = ["Budget", "GrowShrinkSampler", "Recipe", "Study", "UsageError", "WidthSpace", "trace"]
+
+_HOMES = {
+    "Budget": "study",
+    "GrowShrinkSampler": "sampler",
+    "Recipe": "study",
+    "Study": "study",
+    "UsageError": "errors",
+    "WidthSpace": "space",
+    "trace": "space",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `widthsearch --help` and `show` need not import torch.
+    if name in _HOMES:
+        return getattr(import_module(f"widthsearch.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'widthsearch' has no attribute {name!r}")

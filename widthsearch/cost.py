@@ -51,6 +51,17 @@ class Cost:
             for resource, p in self.polynomials.items()
         }
 
+    def gradient(self, resource: str, widths: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Value and gradient of one resource at real ``widths`` (V,), in the order of ``variables``."""
+        p = self.polynomials[resource]
+        size = self.multiplicity @ widths + self.constant  # (F,)
+        factors = size[p.factors]  # (T, K)
+        by_size = np.zeros_like(size)  # d value / d size
+        for k in range(factors.shape[1]):
+            rest = p.coefficients * np.delete(factors, k, axis=1).prod(axis=1)
+            np.add.at(by_size, p.factors[:, k], rest)
+        return float((p.coefficients * factors.prod(axis=1)).sum()), by_size @ self.multiplicity
+
     def at(self, widths: Mapping[str, int]) -> dict[str, int]:
         """The cost at whole widths, as whole numbers."""
         return {resource: round(value) for resource, value in self(widths).items()}

@@ -1,0 +1,224 @@
+"""The command line.  Heavy imports (torch, Ray) happen inside the commands, so that `show` starts fast."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from widthsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from widthsearch.search import Backend, Ended
+
+app = typer.Typer(
+    help="How wide should each layer be?  Launch a study, inspect the recommended widths, resume a search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+WRONG_USE, INTERRUPTED = 2, 130
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Optuna database URL; default: WIDTHSEARCH_STORAGE, else sqlite:///widthsearch.db.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Trainings at a time; default: one per core.  0: in this process, without Ray (for debugging).",
+        show_default=False,
+    ),
+]
+Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: a local Ray.")]
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def one_line_errors(command: F) -> F:
+    """A :class:`UsageError` becomes one line on stderr and exit code 2; Ctrl-C exit code 130."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UsageError as error:
+            message = " ".join(str(error).split())
+            err.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(WRONG_USE) from None
+        except KeyboardInterrupt:
+            err.print("interrupted before anything was started")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapper  # type: ignore[return-value]
+
+
+@app.command()
+@one_line_errors
+def launch(
+    study: Annotated[str, typer.Argument(metavar="STUDY.py[:name]", help="The study file.")],
+    name: Annotated[str | None, typer.Option(help="Name of the study; default: the file's name.")] = None,
+    storage: Storage = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Budget instead of the file's, e.g. macs=0.25x,params=0.25x.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Gated trainings per round.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per round.")] = None,
+    workers: Workers = None,
+    address: Address = None,
+) -> None:
+    """Start a study and run it to recommended widths."""
+    from widthsearch import search
+    from widthsearch.storage import url_from
+    from widthsearch.study import Budget
+
+    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if budget is not None:
+        changes["budget"] = Budget.parse(budget)
+    url = url_from(storage)
+    with _display(workers, address) as (backend, progress):
+        ended = search.launch(study, name=name, url=url, changes=changes, backend=backend, progress=progress)
+    _finish(ended, url)
+
+
+@app.command()
+@one_line_errors
+def resume(
+    name: Annotated[str | None, typer.Argument(help="Name of the study; default: the latest.")] = None,
+    storage: Storage = None,
+    study: Annotated[str | None, typer.Option(help="The study file, if it was moved.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on although the study file changed.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+) -> None:
+    """Go on with an interrupted study."""
+    from widthsearch import search
+    from widthsearch.storage import url_from
+
+    url = url_from(storage)
+    with _display(workers, address) as (backend, progress):
+        ended = search.resume(name, url=url, file=study, force=force, backend=backend, progress=progress)
+    _finish(ended, url)
+
+
+@app.command()
+@one_line_errors
+def show(
+    name: Annotated[str | None, typer.Argument(help="Name of the study; default: the latest.")] = None,
+    storage: Storage = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the recommended widths, while the search runs or after."""
+    from widthsearch import storage as db
+    from widthsearch.report import summarise
+
+    url = db.url_from(storage)
+    summary = summarise(db.load(name, db.open_storage(url, create=False), url), url)
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        _print_summary(summary, url)
+
+
+@app.command(name="list")
+@one_line_errors
+def list_(storage: Storage = None) -> None:
+    """List the studies of a database."""
+    from rich.table import Table
+
+    from widthsearch import storage as db
+    from widthsearch.report import summarise
+
+    url = db.url_from(storage)
+    opened = db.open_storage(url, create=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("study", "status", "rounds", "trials", "gain (95 % interval)"):
+        table.add_column(column)
+    for name in db.study_names(opened):
+        s = summarise(db.load(name, opened, url), url)
+        gain = s["gain"]
+        shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
+        scored = sum(r["val_loss"] is not None for r in s["rounds"])
+        table.add_row(name, s["status"], str(scored), str(sum(s["trials"].values())), shown)
+    out.print(table)
+
+
+class _display:  # noqa: N801
+    """Context: the backend and the progress display of a search; leaves the terminal clean at its end."""
+
+    def __init__(self, workers: int | None, address: str | None) -> None:
+        self.workers, self.address = workers, address
+
+    def __enter__(self) -> tuple[Backend, Any]:
+        from widthsearch.progress import LiveTracker, Tracker
+
+        workers = self.workers if self.workers is not None else len(os.sched_getaffinity(0))
+        self.progress = (LiveTracker if out.is_terminal else Tracker)(out, workers)
+        return _backend(workers, self.address), self.progress
+
+    def __exit__(self, *_: object) -> None:
+        end = getattr(self.progress, "end", None)
+        if end is not None:
+            end()
+
+
+def _backend(workers: int, address: str | None) -> Backend:
+    from widthsearch.workers import run_in_process, run_on_ray
+
+    if workers == 0:
+        return run_in_process
+    return functools.partial(run_on_ray, workers=workers, address=address)
+
+
+def _finish(ended: Ended, url: str) -> None:
+    from widthsearch import storage as db
+    from widthsearch.report import summarise
+
+    if ended.status == "interrupted":
+        err.print(
+            f"interrupted; nothing is lost.  Go on with: {_command('resume', ended.name, url)}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED)
+    if ended.status == "failed":
+        raise UsageError(f"study {ended.name!r} cannot go on: {ended.because}")
+    _print_summary(summarise(db.load(ended.name, db.open_storage(url, create=False), url), url), url)
+
+
+def _print_summary(summary: dict[str, Any], url: str) -> None:
+    from widthsearch.tables import show_summary
+
+    show_summary(out, summary)
+    if summary["status"] == "interrupted":
+        out.print(f"go on with: {_command('resume', summary['study'], url)}", highlight=False, soft_wrap=True)
+
+
+def _command(verb: str, name: str, url: str) -> str:
+    from widthsearch import storage as db
+
+    where = "" if url == db.url_from(None) else f" --storage {db.hide_password(url)}"
+    return f"widthsearch {verb} {name}{where}"
+
+
+def main() -> None:
+    """Entry point of the ``widthsearch`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What a person sees while a search runs: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from widthsearch.plan import History, Plan, Slot
+from widthsearch.storage import KIND, SECONDS, runs_of
+
+#: What the kinds of trials are called on the screen.
+LABELS = {"measure": "measure", "score": "score", "baseline": "uniform baseline", "report": "fresh seed"}
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1m15s``."""
+    seconds = round(seconds)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
+
+
+class Tracker:
+    """Counts trials, remembers how long each kind takes, and prints one plain line per finished trial."""
+
+    def __init__(self, console: Console, workers: int) -> None:
+        self.console, self.workers = console, max(1, workers)
+
+    def begin(self, plan: Plan, study: optuna.Study) -> None:
+        """Start, or go on from the trials that are there."""
+        self.plan, self.study = plan, study
+        self.start = time.monotonic()
+        self.running: dict[int, Slot] = {}
+        self.done: dict[str, int] = defaultdict(int)
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.round, self.failures, self.gain = 0, 0, None
+        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+            if KIND in trial.user_attrs:
+                self._count(trial.user_attrs[KIND], trial.user_attrs)
+        budget = ", ".join(f"{limit:,} {r}" for r, limit in plan.budget.items())
+        self.say(f"{study.study_name}: {len(plan.widths)} width variables, budget {budget}")
+        if total := sum(self.done.values()):
+            self.say(f"going on after {total} finished trials")
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def started(self, number: int, slot: Slot) -> None:
+        """A trial was handed to a worker."""
+        self.running[number] = slot
+        self.round = max(self.round, slot.round)
+
+    def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
+        """A trial completed."""
+        self.running.pop(number, None)
+        self._count(slot.kind, outcome)
+        if slot.kind == "score":
+            self.gain = self._gain()
+        self.say(
+            f"[{duration(time.monotonic() - self.start):>6}] trial {number}: {describe(slot)}  "
+            f"loss {outcome['val_loss']:.4f}  {outcome[SECONDS]:.1f}s  ({self.state()})"
+        )
+
+    def failed(self, number: int, slot: Slot, error: str) -> None:
+        """A trial failed."""
+        self.running.pop(number, None)
+        self.failures += 1
+        self.say(f"trial {number}: {describe(slot)} failed: {error}")
+
+    def _count(self, kind: str, outcome: Mapping[str, Any]) -> None:
+        self.done[kind] += 1
+        self.seconds[kind].append(outcome[SECONDS])
+
+    def expected(self) -> dict[str, int]:
+        """Trials per kind if the search uses all of its rounds."""
+        p = self.plan
+        return {
+            "measure": p.rounds * p.replicas,
+            "score": p.rounds * p.seeds,
+            "baseline": p.seeds + p.report_seeds,
+            "report": p.report_seeds,
+        }
+
+    def seconds_left(self) -> float | None:
+        """Time left if all rounds are used, from the mean duration of each kind so far; ``None`` at first."""
+        every = [s for seconds in self.seconds.values() for s in seconds]
+        if not every:
+            return None
+        plain = self.seconds["score"] + self.seconds["baseline"] + self.seconds["report"]
+        left = 0.0
+        for kind, n in self.expected().items():
+            known = self.seconds[kind] or (plain if kind != "measure" else []) or every
+            left += max(0, n - self.done[kind]) * sum(known) / len(known)
+        return left / self.workers
+
+    def state(self) -> str:
+        """One phrase: how far, best gain so far, time left."""
+        parts = [f"{sum(self.done.values())} of at most {sum(self.expected().values())}"]
+        if self.gain is not None:
+            parts.append(f"best gain so far {self.gain:+.4f}")
+        if (left := self.seconds_left()) is not None:
+            parts.append(f"at most {duration(left)} left")
+        return ", ".join(parts)
+
+    def _gain(self) -> float | None:
+        """Best round against the baseline, on the seeds that select (optimistic; the verdict is not)."""
+        history = History(self.plan, runs_of(self.study.get_trials(deepcopy=False)))
+        best = history.best_round(self.plan.rounds)
+        if best is None:
+            return None
+        score = {r.key[2]: r.value for r in history.complete("score", best)}
+        base = {r.key[2]: r.value for r in history.complete("baseline", -1)}
+        gains = [b - s for k in score.keys() & base.keys() if (b := base[k]) is not None and (s := score[k])]
+        return sum(gains) / len(gains) if gains else None
+
+
+class LiveTracker(Tracker):
+    """The same facts as a panel that redraws itself; failures still scroll by above it."""
+
+    def begin(self, plan: Plan, study: optuna.Study) -> None:
+        """Start the panel."""
+        super().begin(plan, study)
+        self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
+        self.live.start()
+
+    def end(self) -> None:
+        """Leave the last panel on the screen."""
+        if hasattr(self, "live"):
+            self.live.stop()
+
+    def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
+        """Count; the panel shows it at its next refresh."""
+        self.running.pop(number, None)
+        self._count(slot.kind, outcome)
+        if slot.kind == "score":
+            self.gain = self._gain()
+
+    def render(self) -> Group:
+        """The panel."""
+        expected = self.expected()
+        grid = Table.grid(padding=(0, 2))
+        for kind, label in LABELS.items():
+            bar = ProgressBar(total=expected[kind], completed=self.done[kind], width=30)
+            grid.add_row(label, bar, f"{self.done[kind]} / {expected[kind]}")
+        running = ", ".join(describe(s) for s in self.running.values()) or "starting workers"
+        elapsed = duration(time.monotonic() - self.start)
+        failures = f", {self.failures} failed" if self.failures else ""
+        return Group(
+            Text(
+                f"round {self.round + 1} of at most {self.plan.rounds}   {elapsed}   {self.state()}{failures}"
+            ),
+            grid,
+            Text(f"running: {running}", style="dim"),
+        )
+
+
+def describe(slot: Slot) -> str:
+    """``round 0 measure 2``, ``uniform baseline 3``."""
+    where = f"round {slot.round} " if slot.kind in ("measure", "score") else ""
+    return f"{where}{LABELS[slot.kind]} {slot.replica}"

@@ -1,0 +1,268 @@
+"""What the user writes: a study file with a ``Study``, its ``Budget`` and its training ``Recipe``."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from widthsearch.cost import RESOURCES
+from widthsearch.errors import UsageError
+
+#: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs.
+Split = tuple[Tensor, Tensor] | Dataset[Any]
+Data = tuple[Split, Split] | tuple[Split, Split, Split]
+
+_SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_AMOUNT = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+|\d+/\d+)(?P<unit>x|k|M|G)?")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A ceiling on the cost of the recommended network, per resource.
+
+    Each value is a number (absolute) or a string: ``"0.25x"`` and ``"1/16x"`` are relative to the model as
+    given, ``"30k"``, ``"1.5M"``, ``"2G"`` are absolute.  ``macs`` counts the multiply-accumulates of one
+    forward pass for one sample.
+    """
+
+    macs: str | float | None = None
+    params: str | float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` on a value that cannot be read, or if there is no limit at all."""
+        for resource in RESOURCES:
+            _amount(resource, getattr(self, resource), reference=1)
+        if self.macs is None and self.params is None:
+            raise UsageError("the budget is empty: give macs, params or both, e.g. Budget(macs='0.25x')")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read the command line's form, ``macs=0.25x,params=0.25x``."""
+        values: dict[str, str] = {}
+        for part in text.split(","):
+            resource, equals, amount = (s.strip() for s in part.partition("="))
+            if not equals or not amount:
+                raise UsageError(f"budget {text!r}: {part!r} is not of the form resource=amount (macs=0.25x)")
+            if resource not in RESOURCES:
+                raise UsageError(
+                    f"budget {text!r}: unknown resource {resource!r}; known are {', '.join(RESOURCES)}"
+                )
+            values[resource] = amount
+        return cls(**values)
+
+    def absolute(self, seed_cost: Mapping[str, int]) -> dict[str, int]:
+        """The ceilings in whole MACs and parameters, for a seed network of this cost."""
+        limits = {r: _amount(r, getattr(self, r), seed_cost[r]) for r in RESOURCES}
+        return {r: limit for r, limit in limits.items() if limit is not None}
+
+
+def _amount(resource: str, value: str | float | None, reference: int) -> int | None:
+    if value is None:
+        return None
+    match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise UsageError(
+            f"budget {resource}={value!r}: give a share of the seed network such as '0.25x' or '1/16x', "
+            "or an amount such as 500000, '500k', '1.5M'"
+        )
+    try:
+        number = Fraction(match["number"]) if match else Fraction(value)
+    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
+        number = Fraction(0)
+    if number <= 0:
+        raise UsageError(f"budget {resource}={value!r}: must be a finite number above 0")
+    unit = (match["unit"] or "") if match else ""
+    return math.floor(number * (reference if unit == "x" else _SUFFIX[unit]))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every network of the study is trained, for the usual supervised case.
+
+    The loss is ``loss(output, target) -> scalar``, the mean over the batch; ``None`` stands for
+    cross-entropy with ``label_smoothing`` (validation uses none).  ``lr`` is the peak of the schedule.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    label_smoothing: float = 0.0
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` on a value that no training can use."""
+        _check_positive(self, whole=("epochs", "batch_size"), real=("lr",))
+        _check_choice(self, "optimizer", ("sgd", "adamw"))
+        _check_choice(self, "schedule", ("one-cycle", "cosine", "constant"))
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"Recipe(momentum={self.momentum!r}): must be at least 0 and below 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"Recipe(label_smoothing={self.label_smoothing!r}): at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A width search: the user's network, data, budget and recipe, and how thoroughly to search.
+
+    ``rounds`` at most, each a measure (``replicas`` gated trainings at ``over`` times the budget) and a
+    score (``seeds`` plain trainings of the proposal).  The search stops early when the layers are balanced
+    (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
+    rounds brought no better score.  The verdict trains recommendation and uniform baseline on
+    ``report_seeds`` fresh seeds each.  ``minimum`` and ``multiple_of`` hold for every variable, or are
+    mappings from variable names.  ``threads`` is torch's thread count in every training run: results
+    depend on it, so it is part of the study and not derived from the number of workers.  ``retries``
+    bounds how often a failed run is tried again with the same seed.
+    """
+
+    model: Callable[[], nn.Module]
+    data: Callable[[], Data]
+    budget: Budget
+    recipe: Recipe = field(default_factory=Recipe)
+    rounds: int = 3
+    replicas: int = 4
+    seeds: int = 4
+    report_seeds: int = 8
+    over: float = 4.0
+    pressure: Literal["neurons", "cost"] = "neurons"
+    minimum: int | Mapping[str, int] = 1
+    multiple_of: int | Mapping[str, int] = 1
+    patience: int = 2
+    tolerance: float = 0.02
+    retries: int = 2
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` on a setting that no search can use."""
+        for name in ("model", "data"):
+            if not callable(getattr(self, name)):
+                raise UsageError(
+                    f"Study({name}={getattr(self, name)!r:.60}): must be a function without arguments"
+                )
+        if not isinstance(self.budget, Budget):
+            raise UsageError(
+                f"Study(budget={self.budget!r:.60}): must be a Budget, e.g. Budget(macs='0.25x')"
+            )
+        if not isinstance(self.recipe, Recipe):
+            raise UsageError(f"Study(recipe={self.recipe!r:.60}): must be a Recipe")
+        whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
+        _check_positive(self, whole=whole, real=("over",))
+        _check_choice(self, "pressure", ("neurons", "cost"))
+        if self.over <= 1:
+            raise UsageError(f"Study(over={self.over!r}): must be above 1, or there is nothing to prune")
+        if self.report_seeds < 2:
+            raise UsageError(f"Study(report_seeds={self.report_seeds!r}): at least 2, for an interval")
+        for name in ("retries", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise UsageError(f"Study({name}={value!r}): must be a whole number of at least 0")
+
+
+def _check_positive(owner: object, *, whole: tuple[str, ...], real: tuple[str, ...]) -> None:
+    for name in (*whole, *real):
+        value = getattr(owner, name)
+        good = isinstance(value, int) if name in whole else isinstance(value, int | float)
+        if not good or isinstance(value, bool) or not 0 < value < math.inf:
+            kind = "whole number of at least 1" if name in whole else "finite number above 0"
+            raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be a {kind}")
+
+
+def _check_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(owner, name)
+    if value not in choices:
+        raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be one of {', '.join(choices)}")
+
+
+def per_variable(study: Study, name: str, variables: list[str]) -> dict[str, int]:
+    """``minimum`` or ``multiple_of`` as one number per variable; :class:`UsageError` on an unknown one."""
+    value: int | Mapping[str, int] = getattr(study, name)
+    given = value if isinstance(value, Mapping) else dict.fromkeys(variables, value)
+    for variable, number in given.items():
+        if variable not in variables:
+            raise UsageError(
+                f"Study({name}=...): no width variable {variable!r}; there are {', '.join(variables)}"
+            )
+        if not isinstance(number, int) or number < 1:
+            raise UsageError(f"Study({name}=...): {number!r} for {variable!r} must be a whole number from 1")
+    return {v: given.get(v, 1) for v in variables}
+
+
+def settings(study: Study) -> dict[str, str]:
+    """All plain settings of a study by name (``recipe.lr``), as text: what resume compares."""
+    values: dict[str, Any] = {}
+    for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
+        values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
+    skip = ("model", "data", "budget", "recipe")
+    return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}
+
+
+def load_study(reference: str) -> tuple[Study, Path, str]:
+    """Load the ``Study`` of ``path/to/file.py`` or ``path/to/file.py:name``.
+
+    Returns the study, the absolute path and the name.  The file's folder is put on ``sys.path``, so that it
+    can import modules beside it.  Raises :class:`UsageError` if there is no such file or study, or if the
+    file itself raises.
+    """
+    file, colon, name = reference.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        file, name = reference, ""
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(f"no study file {file!r}; give the path of a Python file that holds a Study")
+    module = _import_file(path)
+    found = {k: v for k, v in vars(module).items() if isinstance(v, Study)}
+    if name and name not in found:
+        raise UsageError(f"{file}: no Study named {name!r}; it has {', '.join(found) or 'none'}")
+    if not found:
+        raise UsageError(f"{file}: no Study in it; it should end with a line study = Study(model=..., ...)")
+    if not name and len(found) > 1 and "study" not in found:
+        raise UsageError(
+            f"{file}: several studies ({', '.join(found)}); say which: {file}:{next(iter(found))}"
+        )
+    name = name or ("study" if "study" in found else next(iter(found)))
+    return found[name], path, name
+
+
+def _import_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: not a Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their own module up there
+    try:
+        spec.loader.exec_module(module)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: {describe_error(error, path)}") from error
+    return module
+
+
+def describe_error(error: BaseException, path: Path | None = None) -> str:
+    """An exception of the user's code in one line; with ``path``, the last line number inside that file."""
+    line, tb = None, error.__traceback__
+    while tb is not None:
+        if path is not None and tb.tb_frame.f_code.co_filename == str(path):
+            line = tb.tb_lineno
+        tb = tb.tb_next
+    if isinstance(error, SyntaxError):
+        line = error.lineno
+    text = next((s.strip() for s in str(error).splitlines() if s.strip()), "")
+    return f"{type(error).__name__}: {text}" + (f" (line {line})" if line else "")

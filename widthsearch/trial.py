@@ -1,0 +1,184 @@
+"""One trial from start to end: build the network of a slot, train it, and say what came out.
+
+Runs in a worker process and knows nothing of Optuna or Ray: what it returns is a plain dictionary of
+trial attributes.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from widthsearch import storage as names
+from widthsearch.errors import TrainingError, UsageError
+from widthsearch.gates import BudgetController, Gated, cut
+from widthsearch.plan import Plan, Slot
+from widthsearch.space import WidthSpace, trace
+from widthsearch.study import Data, Split, Study, describe_error
+from widthsearch.train import (
+    Evaluation,
+    device_of,
+    evaluate,
+    seed_everything,
+    size_of,
+    steps_per_epoch,
+    to_device,
+    train,
+)
+
+EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
+
+
+def example_of(split: Split) -> tuple[Tensor, Tensor]:
+    """The first samples of a split as a batch ``(x, y)``."""
+    if isinstance(split, tuple):
+        return split[0][:EXAMPLE_SIZE], split[1][:EXAMPLE_SIZE]
+    samples = [split[i] for i in range(EXAMPLE_SIZE)]
+    x, y = torch.utils.data.default_collate(samples)
+    return x, y
+
+
+def build_space(study: Study, data: Data) -> WidthSpace:
+    """Build the user's model from the study's seed and trace it.
+
+    Raises :class:`UsageError` if the model cannot be built or does not run on the data.
+    """
+    seed_everything(study.seed)
+    try:
+        model = study.model()
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"model() raised {describe_error(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
+    return trace(model, example_of(data[0])[0])
+
+
+class TrialRunner:
+    """Runs the trials of one study in this process: loads the data and traces the model once."""
+
+    def __init__(self, study: Study, plan: Plan) -> None:
+        torch.set_num_threads(study.threads)
+        self.study, self.plan, self.recipe = study, plan, study.recipe
+        data = study.data()
+        self.space = build_space(study, data)
+        self.device = device_of(study.recipe)
+        self.training, self.validation, *rest = (to_device(split, self.device) for split in data)
+        self.test: Split | None = rest[0] if rest else None
+
+    def run(self, slot: Slot) -> dict[str, Any]:
+        """Train the slot's network.  Returns the trial's attributes and ``val_loss``.
+
+        Raises :class:`TrainingError` if the run ended without a finite loss.
+        """
+        start = time.perf_counter()
+        seed = slot.random_seed(self.plan.seed)
+        widths = {v: int(slot.widths[v]) for v in self.plan.widths}
+        seed_everything(seed)
+        try:
+            outcome = (
+                self._measure(widths, seed) if slot.kind == "measure" else self._plain(slot, widths, seed)
+            )
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            raise TrainingError(describe_error(error)) from error
+        cost = self.plan.cost.at(widths)
+        samples = steps_per_epoch(self.training, self.recipe) * self.recipe.batch_size * self.recipe.epochs
+        return {
+            **outcome,
+            names.MACS: cost["macs"],
+            names.PARAMS: cost["params"],
+            names.TRAINING_MACS: 3 * cost["macs"] * samples,  # a backward pass costs two forward passes
+            names.SECONDS: round(time.perf_counter() - start, 3),
+            names.HOST: socket.gethostname(),
+        }
+
+    def _measure(self, widths: Mapping[str, int], seed: int) -> dict[str, Any]:
+        """A gated training of the over-wide network, cut to the budget at its end."""
+        space = self.space.at(widths)
+        space.model.to(self.device)
+        gated = Gated(space)
+        controller = BudgetController(
+            gated,
+            widths,
+            self.plan.cost,
+            self.plan.budget,
+            steps=self.recipe.epochs * steps_per_epoch(self.training, self.recipe),
+            pressure=self.plan.pressure,
+        )
+        train(gated, self.training, self.recipe, seed=seed, controller=controller)
+        log_alpha = gated.log_alpha.detach().to("cpu", torch.float64).numpy()
+        keep = cut(log_alpha, widths, self.plan.constraints())
+        gated.mask = torch.from_numpy(np.concatenate(list(keep.values()))).to(gated.log_alpha)
+        kept = {v: int(k.sum()) for v, k in keep.items()}
+        return {
+            **_losses(evaluate(gated, self.validation, self.recipe)),
+            names.KEPT: kept,
+            names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
+        }
+
+    def _plain(self, slot: Slot, widths: Mapping[str, int], seed: int) -> dict[str, Any]:
+        """A plain training from scratch."""
+        net = self.space.resize(widths).to(self.device)
+        train(net, self.training, self.recipe, seed=seed)
+        outcome = _losses(evaluate(net, self.validation, self.recipe))
+        if self.test is not None and slot.replica >= self.plan.seeds:  # a run of the final report
+            test = evaluate(net, self.test, self.recipe)
+            outcome |= {names.TEST_LOSS: test.loss, names.TEST_ACCURACY: test.accuracy}
+        return outcome
+
+
+def _losses(validation: Evaluation) -> dict[str, Any]:
+    return {"val_loss": validation.loss, names.ACCURACY: validation.accuracy}
+
+
+def check_data(data: Any) -> Data:
+    """The splits, checked; :class:`UsageError` where they cannot be trained on."""
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        raise UsageError(f"data() returned {type(data).__name__}; it must return (train, validation[, test])")
+    for name, split in zip(("train", "validation", "test"), data, strict=False):
+        pair = isinstance(split, tuple | list)
+        if pair and not (len(split) == 2 and all(isinstance(t, Tensor) for t in split)):
+            raise UsageError(f"data(): {name} must be a pair of tensors (x, y) or a dataset")
+        if pair and len(split[0]) != len(split[1]):
+            raise UsageError(f"data(): {name} has {len(split[0])} inputs but {len(split[1])} targets")
+        if not pair and not hasattr(split, "__getitem__"):
+            raise UsageError(f"data(): {name} is {type(split).__name__}; give (x, y) tensors or a dataset")
+        if size_of(tuple(split) if pair else split) < EXAMPLE_SIZE:
+            raise UsageError(f"data(): {name} has fewer than {EXAMPLE_SIZE} samples")
+    return tuple(tuple(s) if isinstance(s, list) else s for s in data)  # type: ignore[return-value]
+
+
+def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
+    """Refuse targets that the model's output cannot be compared with.
+
+    For cross-entropy over classes all targets must lie inside the model's classes (datasets are checked
+    through their first batch, and again when they are trained on).
+    """
+    from widthsearch.train import loss_function
+
+    x, y = example_of(data[0])
+    with torch.no_grad():
+        output = space.model.eval()(x)
+    if study.recipe.loss is None and y.dtype == torch.int64 and output.ndim == 2:
+        classes = output.shape[1]
+        for name, split in zip(("train", "validation", "test"), data, strict=False):
+            targets = split[1] if isinstance(split, tuple) else example_of(split)[1]
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= classes:
+                raise UsageError(
+                    f"data(): {name} has label {low if low < 0 else high}, "
+                    f"but the model has {classes} classes: labels must be 0 to {classes - 1}"
+                )
+    try:
+        loss = loss_function(study.recipe, training=True)(output, y)
+    except Exception as error:
+        raise UsageError(f"the loss cannot compare output and targets: {describe_error(error)}") from error
+    if loss.ndim:
+        raise UsageError(f"the loss returned a tensor of shape {tuple(loss.shape)}; it must return a scalar")

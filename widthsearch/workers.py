@@ -1,0 +1,155 @@
+"""Where training runs happen: on Ray Tune workers, or in this process for debugging."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from typing import Any
+
+from widthsearch.errors import TrainingError, UsageError
+from widthsearch.plan import Failed, Plan, Slot, Wait
+from widthsearch.search import Ledger
+from widthsearch.study import Study, load_study
+from widthsearch.trial import TrialRunner
+
+# Before Ray is imported.  Nothing leaves the machine; trials run in the folder where the user started the
+# driver (their data() may use relative paths); Tune's own log files and tables are not wanted: the database
+# has it all.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's snapshot of itself: a second truth, never read
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+
+def run_in_process(ledger: Ledger, study: Study, reference: str) -> None:
+    """Run one trial after the other right here, without Ray: the same results, and a debugger works."""
+    runner = TrialRunner(study, ledger.plan)
+    while isinstance(slot := ledger.next_step(), Slot):
+        number = ledger.ask(slot)
+        try:
+            outcome = runner.run(slot)
+        except TrainingError as error:
+            ledger.fail(number, str(error))
+        else:
+            ledger.tell(number, outcome)
+
+
+def run_on_ray(ledger: Ledger, study: Study, reference: str, *, workers: int, address: str | None) -> None:
+    """Run the trials with Ray Tune, ``workers`` at a time, on a local Ray or on a cluster."""
+    _start_ray(workers * study.threads, address)
+    folder = tempfile.mkdtemp(prefix="widthsearch-")
+    # Ray's own SIGTERM handler aborts the driver; Tune stops gracefully on SIGUSR1.
+    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    searcher = LedgerSearcher(ledger)
+    config = {"reference": reference, "plan": ledger.plan.to_json()}
+    try:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(TrialActor, study=config), {"cpu": study.threads}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0),
+        ).fit()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+    if searcher.error is not None:
+        raise searcher.error
+
+
+def _start_ray(cpus: int, address: str | None) -> None:
+    quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    try:
+        if address is not None:
+            ray.init(address=address, **quiet)
+        else:
+            # Small object store: results are a few numbers, data is loaded by each worker.
+            ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
+    except ConnectionError as error:
+        raise UsageError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """A Ray Tune worker: loads the study once, then runs one slot per Tune trial."""
+
+    def setup(self, config: dict[str, Any], study: dict[str, Any]) -> None:
+        """Load the study file, the data and the width space."""
+        loaded, _, _ = load_study(study["reference"])
+        self._runner = TrialRunner(loaded, Plan.from_json(study["plan"]))
+        self._slot = Slot(**config["slot"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next slot, in the same process: starting one anew would take seconds."""
+        self._slot = Slot(**new_config["slot"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The whole training run.  JSON, because Tune would flatten a dictionary and split names at '/'."""
+        try:
+            outcome = self._runner.run(self._slot)
+        except TrainingError as error:
+            outcome = {"error": str(error)}
+        return {"ended": 1, "outcome": json.dumps(outcome), "done": True}
+
+
+class LedgerSearcher(Searcher):  # type: ignore[misc]
+    """Ray Tune's view of the ledger.  All state is in the database; this only remembers who runs what."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(metric="ended", mode="max")  # Tune insists on a metric in every result
+        self.ledger = ledger
+        self.error: Exception | None = None
+        self._numbers: dict[str, int] = {}
+        self._waiting = False  # nothing new until a trial ends: Tune asks again many times a second
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next slot; ``None`` to be asked again later; ``FINISHED`` when all is done."""
+        if self.error is not None:
+            return Searcher.FINISHED
+        if self._waiting:
+            return None
+        try:
+            step = self.ledger.next_step()
+            if isinstance(step, Slot):
+                self._numbers[trial_id] = self.ledger.ask(step)
+                return {"slot": {**vars(step), "widths": dict(step.widths)}}
+            self._waiting = isinstance(step, Wait) or (isinstance(step, Failed) and bool(self._numbers))
+            return None if self._waiting else Searcher.FINISHED
+        except Exception as error:  # an exception in here would abort Tune with all of its running trials
+            self.error = error
+            return Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the ledger how the trial ended."""
+        number = self._numbers.pop(trial_id, None)
+        self._waiting = False
+        if number is None:
+            return
+        try:
+            outcome = json.loads(result["outcome"]) if result and not error else {}
+            if "val_loss" in outcome:
+                self.ledger.tell(number, outcome)
+            else:
+                self.ledger.fail(number, outcome.get("error", "the worker process died or raised"))
+        except Exception as failure:
+            self.error = failure
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the database is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
