@@ -178,10 +178,12 @@ class _display:  # noqa: N801
 
 
 def _backend(workers: int, address: str | None) -> Backend:
-    from widthsearch.workers import run_in_process, run_on_ray
-
     if workers == 0:
+        from widthsearch.search import run_in_process
+
         return run_in_process
+    from widthsearch.workers import run_on_ray
+
     return functools.partial(run_on_ray, workers=workers, address=address)
 
 

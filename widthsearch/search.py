@@ -12,12 +12,13 @@ import optuna
 from optuna.trial import TrialState
 
 from widthsearch import storage as names
-from widthsearch.errors import UsageError
+from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plan import Done, Failed, Plan, Slot, Step, next_step
 from widthsearch.prepare import Prepared, changed_fields, prepare
 from widthsearch.sampler import GrowShrinkSampler, search_space
 from widthsearch.storage import driver_lock, load, open_storage, plan_of, runs_of, sqlite_path
 from widthsearch.study import Budget, Study, load_study
+from widthsearch.trial import TrialRunner
 
 
 class Progress(Protocol):
@@ -106,6 +107,19 @@ class Ledger:
 
 #: Runs the ledger's trials until there is nothing left to do or the user stops it.
 Backend = Callable[[Ledger, Study, str], None]
+
+
+def run_in_process(ledger: Ledger, study: Study, reference: str) -> None:
+    """Run one trial after the other right here, without Ray: the same results, and a debugger works."""
+    runner = TrialRunner(study, ledger.plan)
+    while isinstance(slot := ledger.next_step(), Slot):
+        number = ledger.ask(slot)
+        try:
+            outcome = runner.run(slot)
+        except TrainingError as error:
+            ledger.fail(number, str(error))
+        else:
+            ledger.tell(number, outcome)
 
 
 def launch(

@@ -1,4 +1,4 @@
-"""Where training runs happen: on Ray Tune workers, or in this process for debugging."""
+"""Training runs on Ray Tune: a worker per training, fed by the ledger."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from widthsearch.trial import TrialRunner
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's snapshot of itself: a second truth, never read
@@ -30,19 +31,6 @@ for _name, _value in {
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
-
-
-def run_in_process(ledger: Ledger, study: Study, reference: str) -> None:
-    """Run one trial after the other right here, without Ray: the same results, and a debugger works."""
-    runner = TrialRunner(study, ledger.plan)
-    while isinstance(slot := ledger.next_step(), Slot):
-        number = ledger.ask(slot)
-        try:
-            outcome = runner.run(slot)
-        except TrainingError as error:
-            ledger.fail(number, str(error))
-        else:
-            ledger.tell(number, outcome)
 
 
 def run_on_ray(ledger: Ledger, study: Study, reference: str, *, workers: int, address: str | None) -> None:
@@ -59,7 +47,12 @@ def run_on_ray(ledger: Ledger, study: Study, reference: str, *, workers: int, ad
             tune_config=tune.TuneConfig(
                 search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
             ),
-            run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                name="tune",
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         ).fit()
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -113,6 +106,10 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self.error: Exception | None = None
         self._numbers: dict[str, int] = {}
         self._waiting = False  # nothing new until a trial ends: Tune asks again many times a second
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a restore that we never do."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next slot; ``None`` to be asked again later; ``FINISHED`` when all is done."""

@@ -1,0 +1,264 @@
+"""Labels: which unit every index of every tensor dimension belongs to.
+
+The trace gives an id to every index of every parameter dimension and carries these ids along.  A tensor
+dimension is a row-major tuple of *factors* (:data:`Dim`); a factor is a constant size (``int``) or an array
+of unit ids.  So a feature map (N, C, 7, 7) has the dims ``((N,), (c,), (7,), (7,))`` and its flattened form
+``((N,), (c, 7, 7))``: views only regroup factors, and what they merged they can split again.
+
+While the trace runs, this file merely *writes down* what it learns (ties, products, freezes);
+:meth:`Labels.solve` draws the conclusions afterwards, as often as verification adds another freeze.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Ids = NDArray[np.int64]
+Factor = int | Ids
+Dim = tuple[Factor, ...]
+Dims = tuple[Dim, ...]
+
+
+class Report(Enum):
+    """Whether the user hears of a freeze."""
+
+    NEVER = "never"  # an input or output of the network, a kernel size: nobody expects a variable there
+    ALWAYS = "always"
+    IF_PRODUCED = "if produced"  # only where a layer makes these units (an input's own scale is no news)
+
+
+@dataclass(frozen=True, eq=False)
+class Freeze:
+    """These ids can never belong to a width variable, and why."""
+
+    ids: Ids
+    reason: str
+    report: Report
+
+    def onto(self, ids: Ids) -> Freeze:
+        """The same for ids that follow from these; the user has heard of it already."""
+        return Freeze(ids, self.reason, Report.NEVER if self.report is Report.NEVER else Report.IF_PRODUCED)
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """``whole`` has one id per index of the row-major product of ``factors``."""
+
+    whole: Ids
+    factors: Dim
+    where: str
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What follows from the labels.
+
+    ``component``: int (ids,), equal where ids live or die together; ``frozen``: component -> its freeze.
+    """
+
+    component: Ids
+    frozen: dict[int, Freeze]
+
+    def freeze_of(self, ids: Ids) -> Freeze | None:
+        """Why all of these ids are frozen; None if one of them is not."""
+        found = [self.frozen.get(c) for c in self.component[ids].tolist()]
+        return None if None in found else found[0]
+
+
+def constant(size: int) -> Dim:
+    """A dimension of a size that no variable changes; size 1 carries no factor at all."""
+    return (int(size),) if size != 1 else ()
+
+
+def constants(shape: Sequence[int]) -> Dims:
+    """Constant dims for a whole shape."""
+    return tuple(constant(size) for size in shape)
+
+
+def size_of(factor: Factor) -> int:
+    """The size of one factor."""
+    return factor if isinstance(factor, int) else len(factor)
+
+
+def size_of_dim(dim: Dim) -> int:
+    """The size of a dimension: the product of its factors."""
+    return math.prod(size_of(factor) for factor in dim)
+
+
+def ids_in(dim: Dim) -> list[Ids]:
+    """The id arrays among the factors."""
+    return [factor for factor in dim if not isinstance(factor, int)]
+
+
+@dataclass
+class Labels:
+    """Everything the trace learns about unit ids.  ``where`` names the op at work, for the reasons."""
+
+    count: int = 0
+    ties: list[tuple[Ids, Ids]] = field(default_factory=list)
+    freezes: list[Freeze] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    where: str = "the trace"
+    _merged: dict[tuple[int, ...], tuple[Ids, Dim]] = field(default_factory=dict)
+    _split: dict[tuple[int, int], tuple[Ids, Ids, Ids]] = field(default_factory=dict)
+
+    def new(self, size: int) -> Ids:
+        """Fresh ids for a dimension of this size."""
+        self.count += size
+        return np.arange(self.count - size, self.count, dtype=np.int64)
+
+    def tie(self, a: Ids, b: Ids) -> None:
+        """Units of ``a`` and ``b`` (same length) live or die together, index by index."""
+        if a is not b:
+            self.ties.append((a, b))
+
+    def freeze(self, dim: Iterable[Factor], reason: str, report: Report = Report.ALWAYS) -> None:
+        """No unit of these factors may be searched."""
+        for factor in dim:
+            if not isinstance(factor, int):
+                self.freezes.append(Freeze(factor, reason, report))
+
+    def as_ids(self, factor: Factor) -> Ids:
+        """The factor itself, or fresh frozen ids standing for a constant."""
+        if not isinstance(factor, int):
+            return factor
+        ids = self.new(factor)
+        self.freeze((ids,), "a constant size", Report.NEVER)
+        return ids
+
+    def concatenate(self, factors: Iterable[Factor]) -> Ids:
+        """Factors side by side; constants among them get frozen ids."""
+        return np.concatenate([self.as_ids(factor) for factor in factors])
+
+    def flat(self, dim: Dim) -> Factor:
+        """The dimension as a single factor; a product of several gets ids of its own."""
+        if not ids_in(dim):
+            return size_of_dim(dim)
+        if len(dim) == 1:
+            return dim[0]
+        # Negative keys are constants; the entry keeps the arrays alive, so that their id() stays theirs.
+        key = tuple(-factor if isinstance(factor, int) else id(factor) for factor in dim)
+        if key not in self._merged:
+            whole = self.new(size_of_dim(dim))
+            self._merged[key] = (whole, dim)
+            self.products.append(Product(whole, dim, self.where))
+        return self._merged[key][0]
+
+    def split(self, factor: Factor, first: int) -> tuple[Factor, Factor]:
+        """One factor as the product of one of size ``first`` and the rest."""
+        if isinstance(factor, int):
+            return first, factor // first
+        key = (id(factor), first)
+        if key not in self._split:
+            a, b = self.new(first), self.new(len(factor) // first)
+            self._split[key] = (a, b, factor)
+            self.products.append(Product(factor, (a, b), self.where))
+        a, b, _ = self._split[key]
+        return a, b
+
+    def unify(self, a: Dim, b: Dim, constant_report: Report = Report.IF_PRODUCED) -> Dim:
+        """Two dimensions of equal size index the same units; returns the one to go on with (``a`` if it can).
+
+        Where one of them is constant the other is frozen, and the user told according to ``constant_report``.
+        """
+        left, right = a, b
+        if [size_of(f) for f in left] != [size_of(f) for f in right]:
+            left, right = (self.flat(left),), (self.flat(right),)
+        for f, g in zip(left, right, strict=True):
+            if isinstance(f, int) or isinstance(g, int):
+                reason = f"{self.where}: tied to a constant size ({size_of(f)})"
+                self.freeze((f, g), reason, constant_report)
+            else:
+                self.tie(f, g)
+        return a if ids_in(a) else b
+
+    def reshape(self, dims: Dims, shape: Sequence[int]) -> Dims | None:
+        """The dims after a view to ``shape``: factors regrouped, split where needed; None if that fails."""
+        if 0 in shape:
+            return constants(shape)
+        queue = [factor for dim in reversed(dims) for factor in reversed(dim)]
+        result = []
+        for size in shape:
+            dim: list[Factor] = []
+            while (need := size // math.prod(size_of(f) for f in dim)) > 1:
+                if not queue:
+                    return None
+                factor = queue.pop()
+                common = math.gcd(size_of(factor), need)
+                if common == 1:
+                    return None
+                if common == size_of(factor):
+                    dim.append(factor)
+                    continue
+                first, rest = self.split(factor, common)
+                dim.append(first)
+                queue.append(rest)
+            result.append(tuple(dim))
+        return tuple(result) if not queue else None
+
+    def solve(self, extra: Iterable[Freeze] = ()) -> Solution:
+        """What lives or dies together and what is frozen, with ``extra`` freezes; changes no label.
+
+        A product with one free factor ties every index to the unit it belongs to; with two (heads x
+        head_dim, say) nothing tells which of them a new width would change, so both are frozen.
+        """
+        ties, freezes, pending = list(self.ties), [*self.freezes, *extra], list(self.products)
+        while True:
+            solution = self._components(ties, freezes)
+            left = [p for p in pending if not _settle(p, solution, ties, freezes)]
+            if len(left) == len(pending):
+                if not left:
+                    return solution
+                ambiguous = left.pop(0)
+                sizes = " x ".join(str(size_of(f)) for f in ambiguous.factors)
+                reason = f"{ambiguous.where}: a size read as {sizes}, where either factor could change"
+                for ids in (ambiguous.whole, *ids_in(ambiguous.factors)):
+                    freezes.append(Freeze(ids, reason, Report.ALWAYS))
+            pending = left
+
+    def _components(self, ties: list[tuple[Ids, Ids]], freezes: list[Freeze]) -> Solution:
+        empty = np.zeros(0, dtype=np.int64)
+        rows = np.concatenate([empty, *(a for a, _ in ties)])
+        columns = np.concatenate([empty, *(b for _, b in ties)])
+        graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(self.count, self.count))
+        component = connected_components(graph, directed=False)[1].astype(np.int64)
+        frozen: dict[int, Freeze] = {}
+        rank = {Report.NEVER: 0, Report.ALWAYS: 1, Report.IF_PRODUCED: 2}
+        for freeze in sorted(freezes, key=lambda f: rank[f.report]):  # stable: the first of a rank counts
+            for c in np.unique(component[freeze.ids]).tolist():
+                frozen.setdefault(c, freeze)
+        return Solution(component, frozen)
+
+
+def _settle(product: Product, solution: Solution, ties: list[tuple[Ids, Ids]], freezes: list[Freeze]) -> bool:
+    """Draw the conclusion from one product, if there is one yet; True if so."""
+    free = []
+    frozen = None
+    for k, factor in enumerate(product.factors):
+        if not isinstance(factor, int):
+            freeze = solution.freeze_of(factor)
+            frozen = frozen or freeze
+            if freeze is None:
+                free.append((k, factor))
+    if len(free) == 1:
+        k, unit = free[0]
+        before = math.prod(size_of(f) for f in product.factors[:k])
+        after = len(product.whole) // (before * len(unit))
+        ties.append((product.whole, np.tile(np.repeat(unit, after), before)))
+        return True
+    whole = solution.freeze_of(product.whole)
+    if not free and frozen is not None:
+        freezes.append(frozen.onto(product.whole))
+    elif whole is not None:
+        freezes.extend(whole.onto(factor) for _, factor in free)
+    else:
+        return False
+    return True

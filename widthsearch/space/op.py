@@ -1,0 +1,132 @@
+"""One aten operation of the traced run, and what its rule may do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from widthsearch.space.labels import Dim, Dims, Labels, Report
+
+if TYPE_CHECKING:
+    from widthsearch.space.tracer import Tracer
+
+# Of these the output is linear in the parameter: scaling a unit of the parameter scales that of the output.
+LINEAR = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "permute"}
+LINEAR |= {
+    "transpose",
+    "t",
+    "clone",
+    "contiguous",
+    "_to_copy",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "mul",
+    "div",
+    "neg",
+}
+
+
+class Op:
+    """One aten operation of the run, as a rule sees it.
+
+    ``inputs`` and ``outputs`` are its tensors in order; ``op["dim"]`` is an argument by its name in the
+    operation's schema, with the schema's default.
+    """
+
+    def __init__(
+        self, tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        self.tracer = tracer
+        self.labels: Labels = tracer.labels
+        self.func, self.args, self.kwargs, self.out = func, args, kwargs, out
+        self.name: str = func._schema.name.partition("::")[2]
+        self.inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+        self.outputs = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
+
+    def __getitem__(self, argument: str) -> Any:
+        """An argument of the operation; KeyError if its schema has none of this name."""
+        for i, known in enumerate(self.func._schema.arguments):
+            if known.name == argument:
+                if i < len(self.args):
+                    return self.args[i]
+                return self.kwargs.get(argument, known.default_value)
+        raise KeyError(f"{self.func} has no argument {argument!r}")
+
+    def get(self, argument: str) -> Any:
+        """An argument of the operation, None if its schema has none of this name."""
+        try:
+            return self[argument]
+        except KeyError:
+            return None
+
+    @property
+    def where(self) -> str:
+        """The operation and the module at work, as the reasons quote them."""
+        module = self.tracer.modules.innermost
+        name = self.name.strip("_").removeprefix("native_")
+        return f"{name} in {module!r}" if module else f"{name} in the model's own forward"
+
+    def dims(self, tensor: str | Tensor) -> Dims:
+        """The dims of a tensor, or of the argument of this name."""
+        return self.tracer.label(self[tensor] if isinstance(tensor, str) else tensor).dims
+
+    def dim_index(self, argument: str = "dim") -> int:
+        """The argument as an index of a dimension of ``self``, counted from the front."""
+        return int(self[argument]) % max(self.inputs[0].ndim, 1)
+
+    def freeze(self, dim: Dim, what: str) -> None:
+        """Give the units of this dimension up; ``what`` the operation does that forbids them."""
+        # A parameter is worth a word of its own; what the network computes, where a layer makes its units.
+        live = any(self.tracer.label(t).live for t in self.inputs)
+        self.labels.freeze(dim, f"{self.where}: {what}", Report.IF_PRODUCED if live else Report.ALWAYS)
+
+    def linear_source(self) -> str | None:
+        """The parameter that the output is a view or a multiple of, if any."""
+        name = self.name.rstrip("_")
+        if name in LINEAR and not any(self.tracer.label(t).live for t in self.inputs) and self.inputs:
+            tensors = self.inputs[:1] if name == "div" else self.inputs
+            return next((s for t in tensors if (s := self.tracer.label(t).source)), None)
+        return None
+
+    def multiply_accumulate(self, *dims: Dim) -> None:
+        """Count one multiply-accumulate for every index of the product of these dims."""
+        if self.tracer.counts_macs:
+            self.tracer.trace.macs.append(tuple(factor for dim in dims for factor in dim))
+
+    def produce(self, weight: Tensor, dim: Dim) -> None:
+        """This dimension of a weight makes units."""
+        axis = self.tracer.axis_of(dim)
+        if axis is not None and self.tracer.label(weight).source == axis[0]:
+            self.tracer.produce(axis)
+
+    def contract(self, a: Tensor, dim_a: Dim, b: Tensor, dim_b: Dim) -> None:
+        """Sum over a dimension of ``a`` times one of ``b``; one of them must be a weight, the consumer."""
+        for weight, dim in ((b, dim_b), (a, dim_a)):
+            label, axis = self.tracer.label(weight), self.tracer.axis_of(dim)
+            if axis is not None and label.source == axis[0] and not label.live:
+                self.tracer.trace.consumers[axis] = None
+                # A weight over constants reads the network's input: no news for the user.
+                self.labels.unify(dim_a, dim_b, constant_report=Report.NEVER)
+                return
+        live = self.tracer.label(a).live and self.tracer.label(b).live
+        reader = "a product of two activations is summed over" if live else "a computed weight reads"
+        self.freeze((*dim_a, *dim_b), f"{reader} these units")
+
+    def broadcast(self, tensors: Sequence[Tensor], shape: Sequence[int], skip: int | None = None) -> Dims:
+        """The dims of tensors that broadcast to ``shape``, tied to one another, except dimension ``skip``."""
+        # Parameters first: the result keeps their axes, by which a multiple of a weight is still a weight.
+        ordered = sorted(tensors, key=lambda t: self.tracer.label(t).source is None)
+        result: list[Dim] = []
+        for i in range(len(shape)):
+            dim: Dim | None = None
+            for tensor in ordered:
+                own = i - len(shape) + tensor.ndim
+                if i != skip and own >= 0 and tensor.shape[own] != 1:
+                    other = self.dims(tensor)[own]
+                    dim = other if dim is None else self.labels.unify(dim, other)
+            result.append(dim or ())
+        return tuple(result)

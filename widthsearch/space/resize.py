@@ -1,0 +1,87 @@
+"""Copies of a model at other widths: fresh ones of any size, and ones that keep some of the units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from widthsearch.space.tracer import Trace, copy_with, empty_copy, named_tensors
+from widthsearch.space.variables import Variables
+
+
+def shapes_at(trace: Trace, variables: Variables, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter and buffer at these widths."""
+    return {
+        name: tuple(
+            variables.size(trace.axes.get((name, dim), size), widths) for dim, size in enumerate(shape)
+        )
+        for name, shape in trace.shapes.items()
+    }
+
+
+def resized_copy(
+    model: nn.Module, trace: Trace, variables: Variables, widths: Sequence[int], device: str | None = None
+) -> nn.Module:
+    """A copy at these widths; tensors of a new size are uninitialised (``device``: default each its own)."""
+    copied = empty_copy(model, device, shapes_at(trace, variables, widths))
+    synchronise_attributes(copied, model, trace, variables, widths)
+    return copied
+
+
+def compacted_copy(
+    model: nn.Module, trace: Trace, variables: Variables, keep: Sequence[NDArray[np.bool_]]
+) -> nn.Module:
+    """A copy with only the units where ``keep`` (one bool array per variable) is true, weights included."""
+    kept = np.concatenate([*keep, np.array([True])])  # position -1, a constant, stays
+    new: dict[str, Tensor] = {}
+    for name, old in named_tensors(model).items():
+        tensor = old.detach().clone()
+        for dim in range(old.ndim):
+            ids = trace.axes.get((name, dim))
+            if ids is not None and not kept[variables.position[ids]].all():
+                index = torch.as_tensor(np.flatnonzero(kept[variables.position[ids]]), device=old.device)
+                tensor = tensor.index_select(dim, index)
+        new[name] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+    copied = copy_with(model, new)
+    synchronise_attributes(copied, model, trace, variables, [int(k.sum()) for k in keep])
+    return copied
+
+
+def synchronise_attributes(
+    copied: nn.Module, original: nn.Module, trace: Trace, variables: Variables, widths: Sequence[int]
+) -> None:
+    """Make the sizes that modules state (``out_channels``, ``in_features`` ...) agree with their tensors."""
+    old_modules = dict(original.named_modules())
+    modules = dict(copied.named_modules())
+    for module in modules.values():
+        _synchronise_module(module)
+    for name, channels in trace.normalised.items():
+        module = modules[name]
+        if isinstance(module, _NormBase):
+            # InstanceNorm sees the channels once per sample: only the ratio of the sizes counts.
+            stated = int(old_modules[name].num_features)
+            module.num_features = variables.size(channels, widths) * stated // len(channels)
+
+
+def _synchronise_module(module: nn.Module) -> None:
+    if isinstance(module, _ConvNd):
+        depthwise = module.groups > 1 and module.groups == module.in_channels
+        if depthwise:
+            multiplier = module.out_channels // module.groups
+            module.groups = int(module.weight.shape[0]) // (1 if module.transposed else multiplier)
+        first, second = int(module.weight.shape[0]), int(module.weight.shape[1]) * module.groups
+        module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = map(int, module.weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = int(module.weight.shape[1])
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = int(module.weight.shape[0])
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = int(module.get_parameter("weight_ih_l0").shape[1])

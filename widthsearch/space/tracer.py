@@ -1,0 +1,286 @@
+"""Run a model once and watch every aten operation: who produces units, who consumes them, what it costs.
+
+The model runs on the meta device where it can (no arithmetic, any size in milliseconds) and on the CPU
+where it cannot (its Python code reads values).  The rules of propagation stand in :mod:`.rules`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from widthsearch.space.labels import Dims, Factor, Ids, Labels, Report, constants, size_of_dim
+from widthsearch.space.op import Op
+from widthsearch.space.rules import rule_for
+
+Axis = tuple[str, int]  # (parameter or buffer, dimension)
+
+
+@dataclass(frozen=True, eq=False)
+class Production:
+    """At one moment of the run a layer called ``name`` made the units ``ids``."""
+
+    name: str
+    ids: Ids
+
+
+@dataclass
+class Trace:
+    """What one traced run of a model leaves behind."""
+
+    labels: Labels = field(default_factory=Labels)
+    axes: dict[Axis, Ids] = field(default_factory=dict)  # every parameter and buffer dimension larger than 1
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # every parameter and buffer
+    parameters: tuple[str, ...] = ()
+    productions: list[Production] = field(default_factory=list)
+    consumers: dict[Axis, None] = field(default_factory=dict)  # in order of execution
+    macs: list[tuple[Factor, ...]] = field(
+        default_factory=list
+    )  # each a product of sizes, for the whole batch
+    normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
+    output_shapes: list[tuple[int, ...]] = field(default_factory=list)
+    device: str = "meta"
+
+
+@dataclass(eq=False)
+class Label:
+    """What is known of one tensor.
+
+    ``source``: the parameter that it is a linear image of (a view, a multiple), None for other tensors.
+    ``live``: it depends on the input of the network.
+    """
+
+    dims: Dims
+    source: str | None = None
+    live: bool = False
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Gives every tensor its :class:`Label` by applying the rule of each aten operation."""
+
+    def __init__(self, trace: Trace, modules: ModuleStack) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+        self.modules = modules
+        self.labels = trace.labels
+        self.counts_macs = True
+        self._labels: Any = WeakTensorKeyDictionary()
+        self._axis_of = {id(ids): axis for axis, ids in trace.axes.items()}
+
+    def label(self, tensor: Tensor) -> Label:
+        """The label of a tensor; one never seen before (a plain attribute, say) is constant."""
+        found: Label | None = self._labels.get(tensor)
+        return found if found is not None else Label(constants(tensor.shape))
+
+    def set_label(self, tensor: Tensor, label: Label) -> None:
+        """Label a tensor."""
+        self._labels[tensor] = label
+
+    def axis_of(self, dim: Sequence[Factor]) -> Axis | None:
+        """The parameter axis that this dimension is, whole and in order; None if it is not one."""
+        return self._axis_of.get(id(dim[0])) if len(dim) == 1 else None
+
+    def produce(self, axis: Axis) -> None:
+        """Note that the layer owning this weight axis has just made units."""
+        owner, _, leaf = axis[0].rpartition(".")
+        self.trace.productions.append(
+            Production(owner if owner and leaf == "weight" else axis[0], self.trace.axes[axis])
+        )
+
+    def note_normalised(self, channels: Factor) -> None:
+        """The module at work may state this size without having a tensor of it."""
+        if not isinstance(channels, int):
+            self.trace.normalised[self.modules.innermost] = channels
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, then label its outputs."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        op = Op(self, func, args, kwargs, out)
+        self.labels.where = op.where
+        if op.outputs:
+            self._apply_rule(op)
+        return out
+
+    def _apply_rule(self, op: Op) -> None:
+        live = any(self.label(t).live for t in op.inputs)
+        source = op.linear_source()
+        counted = len(self.trace.macs)
+        dims = self._dims_by_rule(op)
+        if not dims or not all(map(_fits, dims, op.outputs)):
+            dims = []
+            del self.trace.macs[counted:]
+            self._freeze_unknown(op)
+        for i, tensor in enumerate(op.outputs):
+            known = dims[i] if i < len(dims) else constants(tensor.shape)
+            self.set_label(tensor, Label(known, source, live))
+
+    def _dims_by_rule(self, op: Op) -> Sequence[Dims]:
+        rule = rule_for(op.func, op.name)
+        try:
+            return (rule(op) if rule is not None else None) or ()
+        except (LookupError, TypeError, ValueError):
+            return ()  # an overload with other arguments than the rule knows: as good as no rule
+
+    def _freeze_unknown(self, op: Op) -> None:
+        for tensor in op.inputs:
+            for dim in self.label(tensor).dims:
+                op.freeze(dim, "no rule for this operation yet")
+        count_flops = flop_registry.get(op.func._overloadpacket)
+        if count_flops is not None and self.counts_macs:
+            # Everything it touches is frozen now, so that its cost is a constant: torch's own figure.
+            self.trace.macs.append((count_flops(*op.args, **op.kwargs, out_val=op.out) // 2,))
+
+
+def _fits(dims: Dims, tensor: Tensor) -> bool:
+    return tuple(size_of_dim(dim) for dim in dims) == tuple(tensor.shape)
+
+
+class ModuleStack:
+    """The names of the modules whose forward is running, innermost last."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names: list[str] = []
+        self._handles = []
+        for name, module in model.named_modules():
+            self._handles.append(module.register_forward_pre_hook(self._enter(name)))
+            self._handles.append(module.register_forward_hook(self._leave))
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            self._names.append(name)
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._names.pop()
+
+    @property
+    def innermost(self) -> str:
+        """The module at work; empty for the model itself."""
+        return self._names[-1] if self._names else ""
+
+    def remove(self) -> None:
+        """Take the hooks off again."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer once, under its first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A deep copy in which these tensors stand for the model's own (same names, any shape or device)."""
+    memo = {id(old): tensors[name] for name, old in named_tensors(model).items()}
+    return copy.deepcopy(model, memo)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Every tensor in whatever a model returns: nested containers and dataclasses."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for v in value.values() for t in tensors_in(v)]
+    if isinstance(value, (list, tuple, set)):
+        return [t for v in value for t in tensors_in(v)]
+    if dataclasses.is_dataclass(value):
+        return [t for v in vars(value).values() for t in tensors_in(v)]
+    return []
+
+
+def to_device(example: Any, device: str) -> Any:
+    """The example with its tensors on another device."""
+    return tree_map(lambda t: t.detach().to(device) if isinstance(t, Tensor) else t, example)
+
+
+def empty_copy(
+    model: nn.Module, device: str | None = None, shapes: Mapping[str, Sequence[int]] | None = None
+) -> nn.Module:
+    """A copy on ``device`` (default: each tensor's own) with tensors of these ``shapes`` (default: its own).
+
+    Tensors that keep their shape keep their values, except on meta.
+    """
+    new: dict[str, Tensor] = {}
+    for name, old in named_tensors(model).items():
+        shape = tuple(old.shape if shapes is None else shapes[name])
+        if device == "meta" or shape != tuple(old.shape):
+            tensor = torch.empty(shape, dtype=old.dtype, device=device or old.device)
+        else:
+            tensor = old.detach().to(device or old.device, copy=True)
+        new[name] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+    return copy_with(model, new)
+
+
+@contextmanager
+def reference_kernels(device: str) -> Iterator[None]:
+    """No gradients and no fused kernels: every operation shows."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TF32 acceleration")  # setting the mkldnn flag says so
+            mkldnn = torch.backends.mkldnn.flags(enabled=False)
+            with torch.no_grad(), mkldnn if device == "cpu" else nullcontext():
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def run_trace(model: nn.Module, example: tuple[Any, ...], device: str) -> Trace:
+    """Trace ``model(*example)`` in eval and in train mode, on a copy; raises what the model raises."""
+    trace = _new_trace(model, device)
+    runner = empty_copy(model, device)
+    inputs = to_device(example, device)
+    modules = ModuleStack(runner)
+    tracer = Tracer(trace, modules)
+    for name, tensor in named_tensors(runner).items():
+        dims = tuple((trace.axes[name, d],) if (name, d) in trace.axes else () for d in range(tensor.ndim))
+        tracer.set_label(tensor, Label(dims, name if isinstance(tensor, nn.Parameter) else None))
+    for tensor in tree_flatten(inputs)[0]:
+        if isinstance(tensor, Tensor):
+            tracer.set_label(tensor, Label(constants(tensor.shape), live=True))
+    # Some layers exist in one mode only (auxiliary heads, masked embeddings); the cost is that of eval.
+    for training in (False, True):
+        runner.train(training)
+        tracer.counts_macs = not training
+        with reference_kernels(device), tracer:
+            out = runner(*inputs)
+        outputs = tensors_in(out)
+        if not outputs:
+            raise TypeError(f"the forward pass returns {type(out).__name__} without any tensor in it")
+        for tensor in outputs:
+            trace.output_shapes.append(tuple(tensor.shape))
+            for dim in tracer.label(tensor).dims:
+                trace.labels.freeze(dim, "an output of the network", Report.NEVER)
+    return trace
+
+
+def _new_trace(model: nn.Module, device: str) -> Trace:
+    trace = Trace(device=device, parameters=tuple(name for name, _ in model.named_parameters()))
+    for name, tensor in named_tensors(model).items():
+        trace.shapes[name] = tuple(tensor.shape)
+        for dim, size in enumerate(tensor.shape):
+            if size > 1:
+                trace.axes[name, dim] = trace.labels.new(size)
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            for dim in range(tensor.ndim):
+                ids = trace.axes.get((name, dim), np.zeros(0, dtype=np.int64))
+                trace.labels.freeze((ids,), f"{name}: a tensor of whole numbers has no other width")
+    return trace

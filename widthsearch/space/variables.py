@@ -1,0 +1,204 @@
+"""From the labels of a trace to width variables: names, widths, linear forms, the cost polynomial."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widthsearch.cost import Cost, Polynomial
+from widthsearch.space.labels import Factor, Freeze, Ids, Report, Solution
+from widthsearch.space.tracer import Trace
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Units that look like a width variable but cannot be searched, and why (module and operation)."""
+
+    name: str
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Components that touch the same parameter axes equally often."""
+
+    components: Ids  # in the order of the units
+    first_axis: str  # the first parameter that has them
+
+
+@dataclass(frozen=True, eq=False)
+class Variables:
+    """The width variables of one trace.
+
+    ``position``: int (ids,), of every id its position in the concatenation of all variables' units, -1 for
+    constants; ``variable``: int (ids,), the index of its variable, -1 for constants.
+    """
+
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+    frozen: tuple[Frozen, ...]
+    position: Ids
+    variable: Ids
+
+    def form(self, factor: Factor) -> tuple[tuple[int, ...], int]:
+        """The size of a factor as a linear form: the multiplicity per variable, and the constant."""
+        if isinstance(factor, int):
+            return (0,) * len(self.names), factor
+        counts = np.bincount(self.variable[factor] + 1, minlength=len(self.names) + 1)
+        return tuple(int(c) // w for c, w in zip(counts[1:], self.widths, strict=True)), int(counts[0])
+
+    def size(self, factor: Factor, widths: Sequence[int]) -> int:
+        """The size of a factor at these widths."""
+        multiplicity, constant = self.form(factor)
+        return constant + sum(m * w for m, w in zip(multiplicity, widths, strict=True))
+
+
+def find_variables(trace: Trace, rejected: Iterable[Freeze] = ()) -> Variables:
+    """Group the units of a trace into width variables; ``rejected`` are freezes that verification adds.
+
+    A variable is a set of components with the same signature: how often each parameter axis has them.
+    """
+    solution = trace.labels.solve(rejected)
+    consumed = _components_in(solution, (trace.axes[axis] for axis in trace.consumers))
+    produced = _components_in(solution, (p.ids for p in trace.productions))
+    free: list[_Group] = []
+    given_up: dict[_Group, str] = {}
+    for group in _groups(trace, solution):
+        first = int(group.components[0])
+        freeze = solution.frozen.get(first)
+        if freeze is not None:
+            if freeze.report is Report.ALWAYS or (freeze.report is Report.IF_PRODUCED and first in produced):
+                given_up[group] = freeze.reason
+        elif first not in consumed:
+            if first in produced:
+                given_up[group] = "no weight reads its units"
+        elif len(group.components) > 1:
+            free.append(group)
+    names, groups = _named(trace, solution, free)
+    frozen_names, frozen_groups = _named(trace, solution, list(given_up))
+    components = tuple(group.components for group in groups)
+    position, variable = _positions(solution, components)
+    return Variables(
+        names=names,
+        widths=tuple(len(units) for units in components),
+        frozen=tuple(
+            Frozen(name, len(group.components), given_up[group])
+            for name, group in zip(frozen_names, frozen_groups, strict=True)
+        ),
+        position=position,
+        variable=variable,
+    )
+
+
+def _components_in(solution: Solution, factors: Iterable[Ids]) -> set[int]:
+    return {int(c) for ids in factors for c in np.unique(solution.component[ids])}
+
+
+def _groups(trace: Trace, solution: Solution) -> list[_Group]:
+    """Partition the components by signature, refining axis by axis; in the order of the parameters."""
+    count = int(solution.component.max(initial=-1)) + 1
+    signature = np.zeros(count, dtype=np.int64)  # 0: in no axis so far
+    owner = np.full(count, -1, dtype=np.int64)
+    sequence: list[int] = []  # components in the order in which the axes show them
+    names: list[str] = []
+    fresh = 1
+    for (name, _), ids in trace.axes.items():
+        found, first, times = np.unique(solution.component[ids], return_index=True, return_counts=True)
+        _, refined = np.unique(np.stack([signature[found], times]), axis=1, return_inverse=True)
+        signature[found] = fresh + refined.ravel()
+        fresh += len(found)
+        unseen = owner[found] < 0
+        sequence.extend(found[unseen][np.argsort(first[unseen])].tolist())
+        owner[found[unseen]] = len(names)
+        names.append(name)
+    members: dict[tuple[int, bool], list[int]] = {}
+    for c in sequence:
+        freeze = solution.frozen.get(c)
+        # Only units that are frozen for the same reason make one entry in the report.
+        key = (int(signature[c]), freeze is not None)
+        members.setdefault(key, []).append(c)
+    return [_Group(np.array(m, dtype=np.int64), names[owner[m[0]]]) for m in members.values()]
+
+
+def _named(
+    trace: Trace, solution: Solution, groups: Sequence[_Group]
+) -> tuple[tuple[str, ...], list[_Group]]:
+    """The groups in order of execution, and their names: the layer that makes their units first.
+
+    Units that no layer makes (a parameter used as an activation) are named after the parameter and come last.
+    """
+    made: dict[int, tuple[int, str]] = {}
+    for moment, production in enumerate(trace.productions):
+        for c in np.unique(solution.component[production.ids]).tolist():
+            made.setdefault(c, (moment, production.name))
+    never = len(trace.productions)
+    first = {g: made.get(int(g.components[0]), (never, g.first_axis)) for g in groups}
+    ordered = sorted(groups, key=lambda g: first[g][0])
+    seen: Counter[str] = Counter()
+    names = []
+    for group in ordered:
+        name = first[group][1]
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(names), ordered
+
+
+def _positions(solution: Solution, components: Sequence[Ids]) -> tuple[Ids, Ids]:
+    count = int(solution.component.max(initial=-1)) + 1
+    position, variable = np.full(count, -1, dtype=np.int64), np.full(count, -1, dtype=np.int64)
+    start = 0
+    for index, units in enumerate(components):
+        position[units] = np.arange(start, start + len(units))
+        variable[units] = index
+        start += len(units)
+    return position[solution.component], variable[solution.component]
+
+
+def cost_of(trace: Trace, variables: Variables, batch: int) -> Cost:
+    """The cost polynomials: MACs per sample and unique parameters."""
+    builder = _CostBuilder(variables)
+    macs = builder.polynomial((1.0 / batch, product) for product in trace.macs)
+    params = builder.polynomial(
+        (1.0, tuple(trace.axes.get((name, dim), size) for dim, size in enumerate(trace.shapes[name])))
+        for name in trace.parameters
+    )
+    count = len(variables.names)
+    return Cost(
+        variables=variables.names,
+        multiplicity=np.array([m for m, _ in builder.forms], dtype=np.float64).reshape(
+            len(builder.forms), count
+        ),
+        constant=np.array([c for _, c in builder.forms], dtype=np.float64),
+        polynomials={"macs": macs, "params": params},
+    )
+
+
+class _CostBuilder:
+    """Collects distinct linear forms; form 0 is the constant 1."""
+
+    def __init__(self, variables: Variables) -> None:
+        self._variables = variables
+        self.forms: dict[tuple[tuple[int, ...], int], int] = {((0,) * len(variables.names), 1): 0}
+
+    def polynomial(self, terms: Iterable[tuple[float, tuple[Factor, ...]]]) -> Polynomial:
+        """Sum the terms, equal products together."""
+        total: dict[tuple[int, ...], float] = {}
+        for coefficient, factors in terms:
+            product = []
+            for factor in factors:
+                multiplicity, constant = form = self._variables.form(factor)
+                if any(multiplicity):
+                    product.append(self.forms.setdefault(form, len(self.forms)))
+                else:
+                    coefficient *= constant
+            key = tuple(sorted(product))
+            total[key] = total.get(key, 0.0) + coefficient
+        longest = max(map(len, total), default=0)
+        padded = [key + (0,) * (longest - len(key)) for key in total]
+        factors_array: NDArray[np.int64] = np.array(padded, dtype=np.int64).reshape(len(total), longest)
+        return Polynomial(np.array(list(total.values()), dtype=np.float64), factors_array)

@@ -1,0 +1,162 @@
+"""The width space of a model: its width variables, their cost, and the model at other widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from widthsearch.cost import Cost
+from widthsearch.errors import UsageError
+from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
+from widthsearch.space.labels import Report
+from widthsearch.space.resize import compacted_copy, resized_copy
+from widthsearch.space.tracer import Trace, run_trace
+from widthsearch.space.variables import Frozen, Variables, cost_of
+from widthsearch.space.verify import apply_rejections
+from widthsearch.space.verify import verify as find_rejections
+
+
+@dataclass(frozen=True, eq=False)
+class ConsumerAxis:
+    """A weight dimension that is summed over: it reads units.
+
+    ``unit``: int (size,), of every index its unit as a position in the concatenation of all variables' units
+    (in the order of ``WidthSpace.widths``), or -1 for a constant.
+    """
+
+    parameter: str
+    dim: int
+    unit: NDArray[np.int64]
+
+
+Rejections = tuple[Sequence[tuple[str, str]], ...]
+
+
+class WidthSpace:
+    """What :func:`trace` finds in a model.
+
+    ``model``: the user's own; ``widths``: variable -> width, in the order of execution; ``frozen``: what
+    cannot be searched, and why; ``cost``: MACs per sample and parameters at any widths; ``consumers``: the
+    weight axes that read the variables.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: tuple[Any, ...],
+        traced: Trace,
+        initialisation: Initialisation,
+        rejections: Rejections,
+    ) -> None:
+        """Not for users: call :func:`trace`."""
+        self.model = model
+        self._example, self._trace = example, traced
+        self._initialisation, self._rejections = initialisation, rejections
+        self._variables: Variables = apply_rejections(traced, rejections)
+        self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
+        self.frozen: tuple[Frozen, ...] = self._variables.frozen
+        self.cost: Cost = cost_of(traced, self._variables, _batch_size(example))
+        self.consumers: tuple[ConsumerAxis, ...] = tuple(
+            ConsumerAxis(name, dim, self._variables.position[traced.axes[name, dim]])
+            for name, dim in traced.consumers
+            if (self._variables.position[traced.axes[name, dim]] >= 0).any()
+        )
+
+    def resize(self, widths: Mapping[str, int]) -> nn.Module:
+        """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.
+
+        Raises UsageError for a missing or unknown variable and for a width below 1.
+        """
+        resized = resized_copy(self.model, self._trace, self._variables, self._ordered(widths))
+        initialise(resized, self._initialisation)
+        return resized
+
+    def at(self, widths: Mapping[str, int], *, model: nn.Module | None = None) -> WidthSpace:
+        """The same space, seen on a network of these widths (``model``, or a fresh ``resize(widths)``).
+
+        Raises ValueError for widths below 2 (a dimension of size 1 carries no label) and for a model of
+        other widths.
+        """
+        small = [name for name, width in zip(self.widths, self._ordered(widths), strict=True) if width < 2]
+        if small:
+            raise ValueError(f"widths below 2 cannot be traced: {', '.join(small)}")
+        seen = self.resize(widths) if model is None else model
+        with isolated_random_numbers():
+            traced = _traced(seen, self._example)
+        space = WidthSpace(seen, self._example, traced, self._initialisation, self._rejections)
+        if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
+            raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
+        return space
+
+    def compact(self, keep: Mapping[str, NDArray[np.bool_]]) -> nn.Module:
+        """A copy of the model with only the kept units; their weights and buffers stay.
+
+        ``keep``: bool (width,) per variable.  Raises ValueError where a variable would lose all its units or
+        an array has another length.
+        """
+        if set(keep) != set(self.widths):
+            raise ValueError(f"keep needs exactly the variables {list(self.widths)}, not {list(keep)}")
+        masks = []
+        for name, width in self.widths.items():
+            mask = np.asarray(keep[name], dtype=bool)
+            if mask.shape != (width,) or not mask.any():
+                raise ValueError(f"{name}: keep needs {width} booleans, at least one of them true")
+            masks.append(mask)
+        return compacted_copy(self.model, self._trace, self._variables, masks)
+
+    def _ordered(self, widths: Mapping[str, int]) -> list[int]:
+        if set(widths) != set(self.widths):
+            missing, unknown = sorted(set(self.widths) - set(widths)), sorted(set(widths) - set(self.widths))
+            raise UsageError(f"widths must name every variable; missing: {missing}, unknown: {unknown}")
+        for name, width in widths.items():
+            if int(width) != width or width < 1:
+                raise UsageError(f"the width of {name} must be a whole number of at least 1, not {width!r}")
+        return [int(widths[name]) for name in self.widths]
+
+
+def trace(model: nn.Module, example: Tensor | tuple[Any, ...], *, verify: bool = True) -> WidthSpace:
+    """Find the width variables of a model.
+
+    ``example``: what the model is called with (``model(*example)`` if a tuple), a batch of two samples is
+    enough.  ``verify``: also try resized models, and freeze what breaks.  The model and all random number
+    generators stay as they are.  Raises UsageError if the model does not run on the example.
+    """
+    inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    with isolated_random_numbers():
+        traced = _traced(model, inputs)
+        initialisation = record(model)
+        _freeze_fixed_tensors(traced, initialisation)
+        rejections = find_rejections(model, inputs, traced, initialisation) if verify else ()
+    return WidthSpace(model, inputs, traced, initialisation, rejections)
+
+
+def _traced(model: nn.Module, example: tuple[Any, ...]) -> Trace:
+    try:
+        return run_trace(model, example, "meta")
+    except Exception:  # it reads values, or has tensors of its own: run it for real
+        try:
+            return run_trace(model, example, "cpu")
+        except Exception as error:
+            lines = str(error).splitlines() or [""]
+            raise UsageError(
+                f"the model does not run on the example: {type(error).__name__}: {lines[0]}"
+            ) from error
+
+
+def _freeze_fixed_tensors(traced: Trace, initialisation: Initialisation) -> None:
+    """A tensor with values of its own (a filter, a table) has no other width."""
+    for (name, _), ids in traced.axes.items():
+        if name not in initialisation.fills:
+            reason = f"{name} is not trained, and has values that another width does not define"
+            traced.labels.freeze((ids,), reason, Report.IF_PRODUCED)
+
+
+def _batch_size(example: tuple[Any, ...]) -> int:
+    tensors = [t for t in tree_flatten(example)[0] if isinstance(t, Tensor) and t.ndim]
+    return int(tensors[0].shape[0]) if tensors else 1
