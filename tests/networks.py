@@ -25,9 +25,15 @@ def vectors(*shape: int) -> tuple[Tensor]:
     return (torch.linspace(-3, 3, 2 * torch.Size(shape).numel()).reshape(2, *shape).sin(),)
 
 
-def mlp(a: int = 16, b: int = 12) -> nn.Module:
+def mlp(a: int = 16, b: int = 12) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(10, a), nn.GELU(), nn.Dropout(0.2), nn.Linear(a, b), nn.Sigmoid(), nn.Linear(b, 5)
+        nn.Linear(10, a),
+        nn.GELU(),
+        nn.Dropout(0.2),
+        nn.Linear(a, b),
+        nn.LogSigmoid(),
+        nn.RReLU(),
+        nn.Linear(b, 5),
     )
 
 
@@ -39,21 +45,21 @@ class LeNet(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(1, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1)
         self.fc1, self.fc2 = nn.Linear(16 * b, c), nn.Linear(c, 10)
 
-    def flatten(self, x: Tensor) -> Tensor:
+    def flatten(self, x: Tensor) -> Any:
         return x.view(x.size(0), -1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = F.max_pool2d(torch.relu(self.conv1(x)), 2)
         x = F.avg_pool2d(F.elu(self.conv2(x), inplace=True), 2)
         return self.fc2(torch.tanh(self.fc1(self.flatten(x))))
 
 
 class LiteralView(LeNet):
-    def flatten(self, x: Tensor) -> Tensor:
+    def flatten(self, x: Tensor) -> Any:
         return x.view(-1, 128)
 
 
-def conv1d(a: int = 8, b: int = 10, c: int = 14) -> nn.Module:
+def conv1d(a: int = 8, b: int = 10, c: int = 14) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv1d(4, a, 5, padding=2),
         nn.BatchNorm1d(a),
@@ -85,7 +91,7 @@ class BasicBlock(nn.Module):
         if stride != 1 or i != o:
             self.downsample = nn.Sequential(nn.Conv2d(i, o, 1, stride, bias=False), nn.BatchNorm2d(o))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         y += x if self.downsample is None else self.downsample(x)
         return F.relu(y)
@@ -109,7 +115,7 @@ class ResNet(nn.Module):
             elif isinstance(module, BasicBlock):
                 nn.init.zeros_(module.bn2.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.fc(self.layers(F.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
 
 
@@ -123,7 +129,7 @@ class InvertedResidual(nn.Module):
         )
         self.residual = stride == 1 and i == o
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return x + self.body(x) if self.residual else self.body(x)
 
 
@@ -148,7 +154,7 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(2 * growth)
         self.conv2 = nn.Conv2d(2 * growth, growth, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
         return torch.cat([x, y], 1)
 
@@ -177,7 +183,7 @@ class UNet(nn.Module):
         self.up, self.up2 = nn.ConvTranspose2d(c, up, 2, 2), conv_bn(up + b, d)
         self.up1, self.out = conv_bn(d + a, e), nn.Conv2d(e, 2, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         a = self.down1(x)
         b = self.down2(F.max_pool2d(a, 2))
         y = self.up(self.middle(F.max_pool2d(b, 2)))
@@ -193,7 +199,7 @@ class Shared(nn.Module):
         super().__init__()
         self.first, self.twice, self.last = nn.Linear(10, a), nn.Linear(a, a), nn.Linear(a, 5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = F.silu(self.first(x))
         return self.last(F.silu(self.twice(F.silu(self.twice(x)))))
 
@@ -208,7 +214,7 @@ class Functional(nn.Module):
         self.wide = nn.Parameter(torch.randn(14, 8) * 0.3)
         self.last = nn.Linear(14, 5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = torch.relu(F.conv2d(x, self.weight)) * self.scale * 2.0 + torch.ones(1, device=x.device)
         return F.linear(F.linear(x.amax((2, 3)), self.wide).square(), self.last.weight, self.last.bias)
 
@@ -221,7 +227,7 @@ class Tokens(nn.Module):
         self.embed, self.position = nn.Embedding(11, d), nn.Parameter(torch.randn(1, 6, d) * 0.02)
         self.fc1, self.fc2, self.head = nn.Linear(d, h), nn.Linear(h, d), nn.Linear(d, 11)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Any:
         x = self.embed(tokens) + self.position
         return self.head((x + self.fc2(F.mish(self.fc1(x)))).mean(1))
 
@@ -232,7 +238,7 @@ class SqueezeExcite(nn.Module):
         self.conv, self.fc1, self.fc2 = conv_bn(3, 12), nn.Conv2d(12, 5, 1), nn.Conv2d(5, 12, 1)
         self.head = nn.Linear(12, 5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.conv(x)
         x = x * torch.sigmoid(self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1)))))
         return self.head(torch.flatten(x.mean(-1).mean(-1, keepdim=True), 1))
@@ -255,6 +261,20 @@ def depthwise_multiplier(a: int = 6, b: int = 9) -> nn.Module:
     )
 
 
+class MaskedWeight(nn.Module):
+    """The consumer is a multiple of a parameter; the producer is tied to a consumer (an autoencoder)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Linear(10, 9), nn.Parameter(torch.randn(7, 9))
+        self.mask: Tensor
+        self.register_buffer("mask", torch.ones(7, 9))
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = F.linear(F.relu(self.first(x)), self.mask * self.weight * 0.5)
+        return F.linear(F.linear(F.relu(hidden), self.weight.t() / 2), self.first.weight.t())
+
+
 class TwoInputs(nn.Module):
     """A dictionary comes back; the forward pass reads a value, so that it cannot run without data."""
 
@@ -265,6 +285,41 @@ class TwoInputs(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         joined = torch.cat([F.relu(self.left(x)), F.softplus(self.right(y))], dim=-1)
         return {"logits": self.head(joined if float(x.sum()) < 1e9 else -joined)}
+
+
+class Between(nn.Module):
+    """conv -> something -> conv -> linear."""
+
+    def __init__(self, something: object, channels: int = 8, **modules: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(channels, 6, 1)
+        self.head = nn.Linear(6, 4)
+        self.something = something
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.last(self.something(self.first(x)))  # type: ignore[operator]
+        return self.head(x.mean((2, 3)))
+
+
+class LastDim(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Filter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.register_buffer("table", torch.arange(8.0).reshape(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        return x + self.table
 
 
 NETWORKS: dict[str, Network] = {
@@ -301,6 +356,7 @@ NETWORKS: dict[str, Network] = {
     "squeeze_excite": Network(SqueezeExcite, images(), ("conv.0", "fc1")),
     "depthwise_multiplier": Network(depthwise_multiplier, images(), ("0", "5"), takes_widths=True),
     "two_inputs": Network(TwoInputs, (*vectors(4), *vectors(6)), ("left", "right"), takes_widths=True),
+    "masked_weight": Network(MaskedWeight, vectors(10), ("first", "weight")),
     "instance_norm": Network(
         lambda a=8: nn.Sequential(
             nn.Conv2d(3, a, 3),
@@ -329,4 +385,5 @@ def randomise(model: nn.Module) -> nn.Module:
 
 def outputs(model: nn.Module, example: tuple[Any, ...]) -> Tensor:
     result = model(*example)
-    return result["logits"] if isinstance(result, dict) else result
+    tensor: Tensor = result["logits"] if isinstance(result, dict) else result
+    return tensor

@@ -121,8 +121,8 @@ class BudgetController:
     steps: int
     pressure: str = "neurons"
 
-    PROPORTIONAL = 1.0
-    INTEGRAL = 0.02  # per step of a run of REFERENCE_STEPS
+    PROPORTIONAL = 3.0
+    INTEGRAL = 0.06  # per step of a run of REFERENCE_STEPS
     REFERENCE_STEPS = 550
     DESCENT = 0.6
 

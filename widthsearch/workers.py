@@ -7,10 +7,11 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from typing import Any
 
 from widthsearch.errors import TrainingError, UsageError
-from widthsearch.plan import Failed, Plan, Slot, Wait
+from widthsearch.plan import Plan, Slot
 from widthsearch.search import Ledger
 from widthsearch.study import Study, load_study
 from widthsearch.trial import TrialRunner
@@ -33,8 +34,13 @@ from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 
+#: How long an idle worker sleeps before it asks again.
+IDLE_SECONDS = 0.25
+
+
 def run_on_ray(ledger: Ledger, study: Study, reference: str, *, workers: int, address: str | None) -> None:
     """Run the trials with Ray Tune, ``workers`` at a time, on a local Ray or on a cluster."""
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(workers))  # start all workers at once
     _start_ray(workers * study.threads, address)
     folder = tempfile.mkdtemp(prefix="widthsearch-")
     # Ray's own SIGTERM handler aborts the driver; Tune stops gracefully on SIGUSR1.
@@ -51,6 +57,7 @@ def run_on_ray(ledger: Ledger, study: Study, reference: str, *, workers: int, ad
                 storage_path=folder,
                 name="tune",
                 verbose=0,
+                stop=searcher.idle_is_over,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
@@ -75,23 +82,35 @@ def _start_ray(cpus: int, address: str | None) -> None:
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
-    """A Ray Tune worker: loads the study once, then runs one slot per Tune trial."""
+    """A Ray Tune worker: loads the study once, then runs one slot per Tune trial.
+
+    Without a slot it idles, until the searcher knows of one.  Tune would stop a worker that has nothing to
+    do between two phases of the search, and a new one takes longer to start than many trainings take.
+    """
 
     def setup(self, config: dict[str, Any], study: dict[str, Any]) -> None:
-        """Load the study file, the data and the width space."""
-        loaded, _, _ = load_study(study["reference"])
-        self._runner = TrialRunner(loaded, Plan.from_json(study["plan"]))
-        self._slot = Slot(**config["slot"])
+        """Remember what to load; loading is left to the first training, so that all workers start at once."""
+        self._study, self._runner = study, None
+        self._slot = config["slot"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next slot, in the same process: starting one anew would take seconds."""
-        self._slot = Slot(**new_config["slot"])
+        """The next slot, in the same process."""
+        self._slot = new_config["slot"]
         return True
 
     def step(self) -> dict[str, Any]:
-        """The whole training run.  JSON, because Tune would flatten a dictionary and split names at '/'."""
+        """The whole training run, or a moment of idling.
+
+        The outcome travels as JSON: Tune would flatten a dictionary and split its names at "/".
+        """
+        if self._slot is None:
+            time.sleep(IDLE_SECONDS)
+            return {"ended": 0, "outcome": "", "done": False}
+        if self._runner is None:
+            loaded, _, _ = load_study(self._study["reference"])
+            self._runner = TrialRunner(loaded, Plan.from_json(self._study["plan"]))
         try:
-            outcome = self._runner.run(self._slot)
+            outcome = self._runner.run(Slot(**self._slot))
         except TrainingError as error:
             outcome = {"error": str(error)}
         return {"ended": 1, "outcome": json.dumps(outcome), "done": True}
@@ -104,38 +123,40 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric="ended", mode="max")  # Tune insists on a metric in every result
         self.ledger = ledger
         self.error: Exception | None = None
-        self._numbers: dict[str, int] = {}
-        self._waiting = False  # nothing new until a trial ends: Tune asks again many times a second
+        self._numbers: dict[str, int] = {}  # Tune's trial id -> Optuna's trial number
+        self._waiting = False  # nothing new can start until a training ends
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that we never do."""
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next slot; ``None`` to be asked again later; ``FINISHED`` when all is done."""
+        """The next slot, or none to idle; ``FINISHED`` when all is done."""
         if self.error is not None:
             return Searcher.FINISHED
-        if self._waiting:
-            return None
         try:
             step = self.ledger.next_step()
             if isinstance(step, Slot):
                 self._numbers[trial_id] = self.ledger.ask(step)
                 return {"slot": {**vars(step), "widths": dict(step.widths)}}
-            self._waiting = isinstance(step, Wait) or (isinstance(step, Failed) and bool(self._numbers))
-            return None if self._waiting else Searcher.FINISHED
         except Exception as error:  # an exception in here would abort Tune with all of its running trials
             self.error = error
             return Searcher.FINISHED
+        self._waiting = bool(self._numbers)
+        return {"slot": None} if self._waiting else Searcher.FINISHED
+
+    def idle_is_over(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Tune's stopping test, asked at every result of a worker."""
+        return result["ended"] == 0 and not self._waiting
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the ledger how the trial ended."""
+        """Tell the ledger how the training ended."""
         number = self._numbers.pop(trial_id, None)
-        self._waiting = False
         if number is None:
-            return
+            return  # an idle worker
+        self._waiting = False
         try:
             outcome = json.loads(result["outcome"]) if result and not error else {}
             if "val_loss" in outcome:

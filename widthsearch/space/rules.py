@@ -38,8 +38,9 @@ LARGEST_FILLED = 1 << 16
 
 def pointwise(op: Op) -> Result:
     """Element-wise with broadcasting: equal indices are the same unit."""
-    dims = op.broadcast(op.inputs, op.outputs[0].shape)
-    return [dims] * len(op.outputs)
+    shape = op.outputs[0].shape
+    dims = op.broadcast(op.inputs, shape)
+    return [dims if out.shape == shape else constants(out.shape) for out in op.outputs]
 
 
 def same(op: Op) -> Result:
@@ -297,7 +298,8 @@ def spatial(op: Op) -> Result:
 # "pointwise" need no entry.
 FAMILIES: dict[Rule, str] = {
     pointwise: """copy where masked_fill _prelu_kernel hardtanh hardswish hardsigmoid leaky_relu elu celu
-        mish gelu silu positive rsub addcmul addcdiv lerp""",
+        mish gelu silu positive rsub addcmul addcdiv lerp log_sigmoid_forward rrelu_with_noise
+        rrelu_with_noise_functional""",
     same: """clone contiguous _to_copy detach alias lift_fresh lift_fresh_copy native_dropout dropout
         bernoulli normal uniform fill zero zeros_like ones_like empty_like full_like rand_like randn_like""",
     filled: "zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor",

@@ -118,10 +118,8 @@ def _groups(trace: Trace, solution: Solution) -> list[_Group]:
         names.append(name)
     members: dict[tuple[int, bool], list[int]] = {}
     for c in sequence:
-        freeze = solution.frozen.get(c)
-        # Only units that are frozen for the same reason make one entry in the report.
-        key = (int(signature[c]), freeze is not None)
-        members.setdefault(key, []).append(c)
+        # A layer may have both, frozen units and free ones.
+        members.setdefault((int(signature[c]), c in solution.frozen), []).append(c)
     return [_Group(np.array(m, dtype=np.int64), names[owner[m[0]]]) for m in members.values()]
 
 
