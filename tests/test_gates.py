@@ -1,0 +1,182 @@
+"""Gates: exact at 0, unbiased where it can be checked by hand, and on budget."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import NETWORKS, outputs, randomise
+from torch import nn
+
+from widthsearch.gates import START, BudgetController, Gated, cut, expected, sample
+from widthsearch.rule import Constraints
+from widthsearch.space import trace
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_closed_gate_equals_the_compacted_network(name):
+    make, example, *_ = NETWORKS[name]
+    torch.manual_seed(0)
+    model = randomise(make())
+    space = trace(model, example)
+    rng = np.random.default_rng(0)
+    keep = {v: rng.random(w) > 0.4 for v, w in space.widths.items()}
+    for k in keep.values():
+        k[0] = True
+    gated = Gated(space).eval()
+    with torch.no_grad():
+        gated.log_alpha.fill_(10.0)  # all gates exactly 1, so that only the mask closes any
+        full = outputs(gated, example)
+        gated.mask = torch.from_numpy(np.concatenate(list(keep.values()))).float()
+        closed, compacted = outputs(gated, example), outputs(space.compact(keep).eval(), example)
+        plain = outputs(model.eval(), example)
+    assert (closed - compacted).abs().max() < 1e-5
+    assert torch.equal(full, plain) or (full - plain).abs().max() < 1e-6  # open gates change nothing
+    assert (closed - plain).abs().max() > 1e-4  # and closing them does
+
+
+def test_gates_leave_the_users_model_alone():
+    make, example, *_ = NETWORKS["unet"]
+    model = make()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    gated = Gated(trace(model, example)).eval()
+    gated(*example)
+    assert gated.model is model
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert set(gated.state_dict()) == {"log_alpha", *(f"model.{k}" for k in before)}
+
+
+def test_every_gate_gets_a_gradient():
+    make, example, *_ = NETWORKS["unet"]
+    torch.manual_seed(0)
+    gated = Gated(trace(randomise(make()), example))
+    with torch.no_grad():
+        gated.log_alpha.zero_()  # half open: no sample is clamped for all units at once
+    total = torch.zeros_like(gated.log_alpha)
+    for _ in range(20):
+        gated.zero_grad()
+        gated(*example).square().sum().backward()
+        total += gated.log_alpha.grad.abs()
+    assert (total > 0).all()
+
+
+def test_samples_follow_the_hard_concrete_distribution():
+    """P(z = 0) and P(z = 1) against equation 12 of Louizos et al. and its mirror."""
+    torch.manual_seed(0)
+    for log_alpha in (-2.0, 0.0, 1.5):
+        z = sample(torch.full((200_000,), log_alpha))
+        closed = 1 - 1 / (1 + math.exp(2 / 3 * math.log(0.1 / 1.1) - log_alpha))
+        opened = 1 / (1 + math.exp(2 / 3 * math.log(1.1 / 0.1) - log_alpha))
+        assert (z == 0).float().mean().item() == pytest.approx(closed, abs=5e-3)
+        assert (z == 1).float().mean().item() == pytest.approx(opened, abs=5e-3)
+        assert z.min() >= 0
+        assert z.max() <= 1
+
+
+def test_expected_gates_are_monotone_and_reach_both_ends():
+    z = expected(torch.linspace(-6, 6, 101))
+    assert z[0] == 0
+    assert z[-1] == 1
+    assert (z.diff() >= 0).all()
+
+
+def controller_for(pressure, steps=100):
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    space = trace(model, torch.randn(2, 6))
+    budget = {r: c / 4 for r, c in space.cost(space.widths).items()}
+    gated = Gated(space)
+    return gated, BudgetController(gated, space.widths, space.cost, budget, steps, pressure), space, budget
+
+
+@pytest.mark.parametrize("pressure", ["neurons", "cost"])
+def test_the_penalty_gradient_is_the_gradient_of_the_penalty(pressure):
+    """The gradient written by hand against autograd on ``price * log E[.]``."""
+    torch.manual_seed(0)
+    gated, controller, space, budget = controller_for(pressure)
+    with torch.no_grad():
+        gated.log_alpha.normal_()
+    controller._step = 50  # the target is well below the cost by now, so the price is not 0
+    controller.price_gates()
+    assert controller.price > 0
+    a = gated.log_alpha.detach().double().requires_grad_()
+    open_ = torch.sigmoid(a - 2 / 3 * math.log(0.1 / 1.1))
+    units = torch.stack([part.sum() for part in open_.split(list(space.widths.values()))])
+    if pressure == "neurons":
+        objective = open_.sum().log()
+    else:
+        sizes = torch.cat([torch.tensor([6.0]).double(), units, torch.tensor([3.0]).double()])
+        macs = (sizes[:-1] * sizes[1:]).sum()
+        params = macs + sizes[1:].sum()
+        worst = max(("macs", macs), ("params", params), key=lambda f: (f[1] / budget[f[0]]).item())
+        objective = worst[1].log()
+    (controller.price * objective).backward()
+    torch.testing.assert_close(gated.log_alpha.grad.double(), a.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_the_price_is_zero_within_the_target_and_rises_above_it():
+    gated, controller, _, _ = controller_for("neurons")
+    with torch.no_grad():
+        gated.log_alpha.fill_(-4.0)
+    controller.price_gates()
+    assert controller.price == 0
+    with torch.no_grad():
+        gated.log_alpha.fill_(START)
+    prices = []
+    for _ in range(60):
+        controller.price_gates()
+        prices.append(controller.price)
+    assert prices[-1] > prices[10] > 0
+
+
+@pytest.mark.parametrize("pressure", ["neurons", "cost"])
+def test_the_controller_brings_the_expected_cost_to_the_budget(pressure):
+    """On gates without any task: the cost must follow the target down and stay near the budget."""
+    torch.manual_seed(0)
+    gated, controller, space, budget = controller_for(pressure, steps=300)
+    optimizer = torch.optim.Adam([gated.log_alpha], lr=0.09)
+    for _ in range(300):
+        # A task that wants all gates open; like a real one it is silent about gates that are shut for good.
+        alive = torch.sigmoid(gated.log_alpha) * torch.sigmoid(-gated.log_alpha)
+        gated.log_alpha.grad = (-0.05 * torch.rand_like(alive) * alive).detach()
+        controller.price_gates()
+        optimizer.step()
+    open_ = torch.sigmoid(gated.log_alpha.detach() - 2 / 3 * math.log(0.1 / 1.1))
+    units = [part.sum().item() for part in open_.split(list(space.widths.values()))]
+    cost = space.cost(dict(zip(space.widths, units, strict=True)))
+    worst = max(cost[r] / limit for r, limit in budget.items())
+    assert 0.6 < worst < 1.15
+
+
+def chain(widths):
+    sizes = [5, *widths.values(), 3]
+    return {"macs": sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2, 12), min_size=1, max_size=4), st.floats(0.05, 1.2), st.integers(0, 10**6))
+def test_the_cut_is_the_longest_prefix_by_rank_within_the_budget(counts, share, seed):
+    widths = {f"v{i}": n for i, n in enumerate(counts)}
+    log_alpha = np.random.default_rng(seed).normal(size=sum(counts))
+    ones = dict.fromkeys(widths, 1)
+    constraints = Constraints(chain, {"macs": max(share * chain(widths)["macs"], chain(ones)["macs"])}, ones, ones)
+    keep = cut(log_alpha, widths, constraints)
+    kept = {v: int(k.sum()) for v, k in keep.items()}
+    assert constraints.allow(kept)
+    assert min(kept.values()) >= 1
+    flat = np.concatenate(list(keep.values()))
+    if flat.all():
+        return
+    # Every unit that goes ranks below every unit that stays, but for the one best unit of each variable.
+    best = np.concatenate([np.arange(len(a)) == a.argmax() for a in split(log_alpha, counts)])
+    assert log_alpha[flat & ~best].min(initial=np.inf) > log_alpha[~flat].max()
+    # And the next unit by rank would break the budget.
+    following = np.where(flat, -np.inf, log_alpha).argmax()
+    more = flat.copy()
+    more[following] = True
+    assert not constraints.allow({v: int(k.sum()) for v, k in zip(widths, split(more, counts), strict=True)})
+
+
+def split(array, counts):
+    return np.split(array, np.cumsum(counts)[:-1])
