@@ -1,0 +1,195 @@
+"""The schedule: what comes next is a function of the trials alone, whoever asks and however they were run."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from widthsearch.cost import Cost, Polynomial
+from widthsearch.plan import Done, Failed, History, Plan, Run, Slot, Wait, next_step
+
+# A chain 10 -> a -> b -> 5 without biases: forms 1, 10, a, b, 5 and three products.
+FORMS = np.array([[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=float)
+CONSTANTS = np.array([1, 10, 0, 0, 5], dtype=float)
+CHAIN = Polynomial(np.ones(3), np.array([[1, 2], [2, 3], [3, 4]]))
+COST = Cost(("a", "b"), FORMS, CONSTANTS, {"macs": CHAIN, "params": CHAIN})
+PLAN = Plan(
+    widths={"a": 40, "b": 40},
+    cost=COST,
+    budget={"macs": 550},
+    minimum={"a": 1, "b": 1},
+    multiple_of={"a": 1, "b": 1},
+    pressure="neurons",
+    over=4.0,
+    rounds=4,
+    replicas=3,
+    seeds=2,
+    report_seeds=3,
+    patience=2,
+    tolerance=0.02,
+    retries=1,
+    seed=7,
+)
+
+
+def pretend(slot, need=(30.0, 6.0)):
+    """A deterministic training: layer a needs five times the neurons of layer b."""
+    rng = random.Random(str(slot.key))
+    w = slot.widths
+    if slot.kind == "measure":
+        share = COST(w)["macs"] / (4 * 550)
+        wanted = {v: n * (1 + rng.gauss(0, 0.05)) * share for v, n in zip(w, need, strict=True)}
+        ratio = {v: min(0.95, max(0.05, 1 - wanted[v] / w[v])) for v in w}
+        return Run(slot.key, "complete", w, value=3.0, prune_ratio=ratio)
+    loss = sum(abs(np.log(w[v] / n)) for v, n in zip(w, need, strict=True)) + rng.gauss(0, 0.01)
+    return Run(slot.key, "complete", w, value=float(loss))
+
+
+def simulate(plan=PLAN, workers=1, run=pretend, order=None):
+    """Run a whole search with ``workers`` pretended workers; ``order`` picks which of them ends next."""
+    finished, running, asked = [], [], []
+    for _ in range(1000):
+        live = [Run(s.key, "running", s.widths) for s in running]
+        step = next_step(plan, finished + live)
+        if isinstance(step, Slot) and len(running) < workers:
+            assert step not in running
+            running.append(step)
+            asked.append(step)
+        elif running:
+            slot = running.pop(order.randrange(len(running)) if order else 0)
+            finished.append(run(slot))
+        else:
+            return step, asked, finished
+    raise AssertionError("the search does not end")
+
+
+def test_a_search_goes_through_all_phases_and_finds_the_layer_that_needs_more():
+    step, asked, finished = simulate()
+    assert isinstance(step, Done)
+    widths = History(PLAN, finished).proposal(step.round)
+    assert widths["a"] > 2 * widths["b"]
+    assert COST(widths)["macs"] <= 550
+    kinds = [s.kind for s in asked]
+    assert kinds[:7] == ["measure"] * 3 + ["baseline"] * 2 + ["score"] * 2
+    assert kinds[-6:] == ["report", "baseline"] * 3
+    assert {s.replica for s in asked if s.kind == "report"} == {2, 3, 4}  # fresh seeds
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_workers_and_the_order_in_which_they_end_change_nothing(workers):
+    one = simulate()
+    for seed in range(5):
+        many = simulate(workers=workers, order=random.Random(seed))
+        assert many[0] == one[0]
+        assert [(s.key, s.widths) for s in many[1]] == [(s.key, s.widths) for s in one[1]]
+
+
+def test_a_search_interrupted_anywhere_goes_on_to_the_same_end():
+    end, asked, finished = simulate()
+    for k in range(len(asked)):
+        slot = asked[k]
+        runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths)]
+        assert next_step(PLAN, runs) == slot
+
+
+def test_a_failed_run_is_retried_with_the_same_seed_and_then_given_up():
+    tries = []
+
+    def run(slot):
+        if slot.key == ("score", 0, 1):
+            tries.append(slot.random_seed(PLAN.seed))
+            return Run(slot.key, "failed", slot.widths, error="loss is nan")
+        return pretend(slot)
+
+    step, _, _ = simulate(run=run)
+    assert len(tries) == 1 + PLAN.retries
+    assert len(set(tries)) == 1
+    assert isinstance(step, Done)
+    assert step.round > 0  # a round that lost a run ranks behind every round that did not
+
+
+def test_a_search_whose_measures_all_fail_says_so():
+    def run(slot):
+        return Run(slot.key, "failed", slot.widths, error="training loss is nan")
+
+    step, _, _ = simulate(run=run)
+    assert isinstance(step, Failed)
+    assert "training loss is nan" in step.because
+
+
+def test_a_search_whose_scores_all_fail_says_so():
+    def run(slot):
+        if slot.kind == "score":
+            return Run(slot.key, "failed", slot.widths, error="training loss is nan")
+        return pretend(slot)
+
+    step, _, _ = simulate(run=run)
+    assert isinstance(step, Failed)
+    assert "every score failed" in step.because
+
+
+def test_it_stops_when_balanced():
+    def run(slot):
+        r = pretend(slot)
+        return replace(r, prune_ratio={"a": 0.5, "b": 0.5}) if slot.kind == "measure" else r
+
+    step, _, finished = simulate(run=run)
+    assert isinstance(step, Done)
+    assert "balanced" in step.because
+    assert {r.key[1] for r in finished if r.key[0] == "measure"} == {0}
+
+
+def unbalanced(slot, better):
+    """Ratios that never balance; the score of round r is better(r)."""
+    if slot.kind == "measure":
+        lean = 0.3 + 0.01 * slot.replica
+        return Run(slot.key, "complete", slot.widths, value=3.0, prune_ratio={"a": lean, "b": 0.9 - lean})
+    return Run(slot.key, "complete", slot.widths, value=better(slot.round))
+
+
+def test_it_stops_when_the_score_does_not_improve_and_keeps_the_best_round_not_the_last():
+    step, _, finished = simulate(run=lambda s: unbalanced(s, lambda r: 1.0 + r))
+    assert isinstance(step, Done)
+    assert step.because == "no better score for 2 rounds"
+    assert step.round == 0
+    assert max(r.key[1] for r in finished) == 2
+
+
+def test_it_stops_at_the_round_limit():
+    step, _, finished = simulate(run=lambda s: unbalanced(s, lambda r: 1.0 - 0.1 * r))
+    assert isinstance(step, Done)
+    assert step.because == "round limit (4) reached"
+    assert step.round == 3
+
+
+def test_plain_runs_of_one_replica_share_their_random_numbers_and_measures_do_not():
+    w = {"a": 2, "b": 2}
+    seeds = {kind: Slot(kind, 0, 1, w).random_seed(7) for kind in ("score", "baseline", "report")}
+    assert len(set(seeds.values())) == 1
+    assert Slot("score", 3, 1, w).random_seed(7) == seeds["score"]
+    others = [Slot("score", 0, 2, w), Slot("measure", 0, 1, w), Slot("measure", 1, 1, w)]
+    assert len({s.random_seed(7) for s in others} | {seeds["score"]}) == 4
+    assert Slot("score", 0, 1, w).random_seed(8) != seeds["score"]
+
+
+def test_measures_are_over_wide_and_everything_else_is_within_budget():
+    _, asked, _ = simulate()
+    for slot in asked:
+        cost = COST(slot.widths)["macs"]
+        assert cost <= (4 * 550 if slot.kind == "measure" else 550)
+        assert cost > (3 * 550 if slot.kind == "measure" else 400)
+
+
+def test_a_plan_survives_json():
+    import json
+
+    again = Plan.from_json(json.loads(json.dumps(PLAN.to_json())))
+    assert again.cost({"a": 3.5, "b": 2}) == COST({"a": 3.5, "b": 2})
+    assert simulate(again)[1] == simulate()[1]
+
+
+def test_a_slot_waits_for_what_it_depends_on():
+    measure = [Run(("measure", 0, k), "running", {"a": 80, "b": 80}) for k in range(3)]
+    baseline = [Run(("baseline", -1, k), "complete", {"a": 18, "b": 18}, value=1.0) for k in range(2)]
+    assert next_step(PLAN, measure + baseline) == Wait()
