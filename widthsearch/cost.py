@@ -44,8 +44,11 @@ class Cost:
 
     def __call__(self, widths: Mapping[str, float]) -> dict[str, float]:
         """The cost at ``widths`` per resource; whole numbers where the widths are whole."""
-        w = np.array([widths[v] for v in self.variables], dtype=np.float64)  # (V,)
-        size = self.multiplicity @ w + self.constant  # (F,)
+        return self.values(np.array([widths[v] for v in self.variables], dtype=np.float64))
+
+    def values(self, widths: NDArray[np.float64]) -> dict[str, float]:
+        """The cost at real ``widths`` (V,), in the order of ``variables``."""
+        size = self.multiplicity @ widths + self.constant  # (F,)
         return {
             resource: float((p.coefficients * size[p.factors].prod(axis=1)).sum())
             for resource, p in self.polynomials.items()

@@ -20,10 +20,6 @@ from widthsearch.study import Recipe, Split
 
 EVALUATION_BATCH = 1024
 
-#: Learning rate of the gates times the number of steps: 0.05 at 550 steps.  Gates start at +2 and have to
-#: be able to travel to about -2 however short the training is.
-GATE_LR_STEPS = 0.05 * 550
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -91,7 +87,7 @@ def steps_per_epoch(split: Split, recipe: Recipe) -> int:
 def train(
     net: nn.Module, split: Split, recipe: Recipe, *, seed: int, controller: BudgetController | None = None
 ) -> None:
-    """Train ``net`` in place; with a controller, ``net`` is a :class:`Gated` network and so are its gates.
+    """Train ``net`` in place; with a controller, ``net`` is :class:`Gated` and its gates are trained too.
 
     The order of the batches depends on ``seed`` alone, not on the network, so that runs of different widths
     see the same batches.  Raises :class:`TrainingError` when the loss is no longer finite.
@@ -101,9 +97,6 @@ def train(
     weights = list(net.model.parameters()) if isinstance(net, Gated) else list(net.parameters())
     optimizer = make_optimizer(weights, recipe)
     schedule = make_schedule(optimizer, recipe, steps)
-    gate_optimizer = None
-    if isinstance(net, Gated):  # no weight decay: it would pull the gates to half open
-        gate_optimizer = torch.optim.Adam([net.log_alpha], lr=GATE_LR_STEPS / steps)
     loss_of = loss_function(recipe, training=True)
     order = torch.Generator().manual_seed(seed)
     loss = torch.zeros(())
@@ -116,9 +109,8 @@ def train(
             net.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if gate_optimizer is not None and controller is not None:
-                controller.price_gates()
-                gate_optimizer.step()
+            if controller is not None:
+                controller.step()
             if schedule is not None:
                 schedule.step()
         # Once an epoch is enough: a loss that became NaN stays NaN.

@@ -33,7 +33,6 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-
 #: How long an idle worker sleeps before it asks again.
 IDLE_SECONDS = 0.25
 

@@ -20,7 +20,7 @@ import torch
 from widthsearch.gates import BudgetController, Gated
 from widthsearch.prepare import make_plan
 from widthsearch.study import load_study
-from widthsearch.train import GATE_LR_STEPS, loss_function, make_optimizer
+from widthsearch.train import loss_function, make_optimizer
 from widthsearch.trial import build_space
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -32,9 +32,7 @@ def stepper(study, data, gated: bool) -> Callable[[], None]:
     space = space.at(space.widths)
     plan = make_plan(study, space)
     net = Gated(space) if gated else space.model
-    steps = 10_000
-    controller = BudgetController(net, space.widths, plan.cost, plan.budget, steps) if gated else None
-    gate_optimizer = torch.optim.Adam([net.log_alpha], lr=GATE_LR_STEPS / steps) if gated else None
+    controller = BudgetController(net, space.widths, plan.cost, plan.budget, steps=10_000) if gated else None
     optimizer = make_optimizer(list(space.model.parameters()), study.recipe)
     loss_of = loss_function(study.recipe, training=True)
     x, y = (t[:128] for t in data[0])
@@ -46,8 +44,7 @@ def stepper(study, data, gated: bool) -> Callable[[], None]:
         loss.backward()
         optimizer.step()
         if gated:
-            controller.price_gates()
-            gate_optimizer.step()
+            controller.step()
 
     return step
 
@@ -66,9 +63,8 @@ def main() -> None:
     for name in ("mnist1d_conv", "digits_mlp", "fashion_mnist"):
         study, _, _ = load_study(str(STUDIES / f"{name}.py"))
         data = study.data()
-        plain, control, gated = stepper(study, data, False), stepper(study, data, False), stepper(study, data, True)
         times: dict[str, list[float]] = {"plain": [], "control": [], "gated": []}
-        steps = list({"plain": plain, "control": control, "gated": gated}.items())
+        steps = [(kind, stepper(study, data, kind == "gated")) for kind in times]
         for i in range(pairs + 20):
             for kind, step in steps[i % 3 :] + steps[: i % 3]:  # rotated, so that no kind always comes first
                 t = seconds(step)

@@ -105,10 +105,10 @@ class Op:
 
     def contract(self, a: Tensor, dim_a: Dim, b: Tensor, dim_b: Dim) -> None:
         """Sum over a dimension of ``a`` times one of ``b``; one of them must be a weight, the consumer."""
-        for weight, dim in ((b, dim_b), (a, dim_a)):
+        for weight, dim, other in ((b, dim_b, a), (a, dim_a, b)):
             label, axis = self.tracer.label(weight), self.tracer.axis_of(dim)
             if axis is not None and label.source == axis[0] and not label.live:
-                self.tracer.trace.consumers[axis] = None
+                self.tracer.note_consumer(axis, other)
                 # A weight over constants reads the network's input: no news for the user.
                 self.labels.unify(dim_a, dim_b, constant_report=Report.NEVER)
                 return

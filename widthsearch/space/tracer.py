@@ -29,6 +29,14 @@ from widthsearch.space.rules import rule_for
 Axis = tuple[str, int]  # (parameter or buffer, dimension)
 
 
+@dataclass
+class Reading:
+    """Who reads units through a weight: the modules whose forward does it, and how much it reads."""
+
+    modules: set[str] = field(default_factory=set)
+    elements: int = 0  # of the activations it is multiplied with, for the whole batch
+
+
 @dataclass(frozen=True, eq=False)
 class Production:
     """At one moment of the run a layer called ``name`` made the units ``ids``."""
@@ -46,7 +54,7 @@ class Trace:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # every parameter and buffer
     parameters: tuple[str, ...] = ()
     productions: list[Production] = field(default_factory=list)
-    consumers: dict[Axis, None] = field(default_factory=dict)  # in order of execution
+    consumers: dict[Axis, Reading] = field(default_factory=dict)  # in order of execution
     macs: list[tuple[Factor, ...]] = field(
         default_factory=list
     )  # each a product of sizes, for the whole batch
@@ -99,6 +107,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace.productions.append(
             Production(owner if owner and leaf == "weight" else axis[0], self.trace.axes[axis])
         )
+
+    def note_consumer(self, axis: Axis, activations: Tensor) -> None:
+        """Note that the module at work multiplies activations with this weight and sums over this axis."""
+        reading = self.trace.consumers.setdefault(axis, Reading())
+        reading.modules.add(self.modules.innermost)
+        if self.counts_macs:  # in one of the two modes
+            reading.elements += activations.numel()
 
     def note_normalised(self, channels: Factor) -> None:
         """The module at work may state this size without having a tensor of it."""

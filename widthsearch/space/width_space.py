@@ -27,12 +27,15 @@ class ConsumerAxis:
     """A weight dimension that is summed over: it reads units.
 
     ``unit``: int (size,), of every index its unit as a position in the concatenation of all variables' units
-    (in the order of ``WidthSpace.widths``), or -1 for a constant.
+    (in the order of ``WidthSpace.widths``), or -1 for a constant.  ``modules``: the modules in whose forward
+    it is read; ``elements_per_sample``: how many activations it is multiplied with, for one sample.
     """
 
     parameter: str
     dim: int
     unit: NDArray[np.int64]
+    modules: frozenset[str]
+    elements_per_sample: int
 
 
 Rejections = tuple[Sequence[tuple[str, str]], ...]
@@ -63,8 +66,14 @@ class WidthSpace:
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
         self.cost: Cost = cost_of(traced, self._variables, _batch_size(example))
         self.consumers: tuple[ConsumerAxis, ...] = tuple(
-            ConsumerAxis(name, dim, self._variables.position[traced.axes[name, dim]])
-            for name, dim in traced.consumers
+            ConsumerAxis(
+                name,
+                dim,
+                self._variables.position[traced.axes[name, dim]],
+                frozenset(reading.modules),
+                reading.elements // _batch_size(example),
+            )
+            for (name, dim), reading in traced.consumers.items()
             if (self._variables.position[traced.axes[name, dim]] >= 0).any()
         )
 
