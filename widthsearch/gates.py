@@ -11,6 +11,10 @@ regularization", ICLR 2018, equations 10 to 13), one per unit, on a whole width 
 The gate of a unit scales the input axis of every weight that consumes it.  That is exact whatever lies
 between producer and consumer (bias, BatchNorm, activation, depthwise convolution, residual sum), where a
 gate before a BatchNorm would be undone by it, and nearly free: weights are smaller than activations.
+
+All gates of a network are a few hundred or thousand numbers.  They live in NumPy on the CPU, and what is
+done with them is written out by hand: on small networks autograd's graph, or a second torch optimizer,
+would take longer than the gates do.  Only their products with the weights are torch.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from widthsearch.cost import Cost
 from widthsearch.rule import Constraints
@@ -35,26 +38,42 @@ LOW, HIGH = -0.1, 1.1
 START = 2.0  # log_alpha of a fresh gate: open with probability 0.96
 _OPEN_SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
 
+Vector = NDArray[np.floating[Any]]
 
-def sample(log_alpha: Tensor) -> Tensor:
-    """One hard-concrete sample per gate (equations 10 and 11).  Shape (U,) in, (U,) out."""
-    noise = torch.empty_like(log_alpha, requires_grad=False).uniform_(1e-6, 1 - 1e-6).logit_()
-    z: Tensor = _HardConcrete.apply(log_alpha, noise)  # type: ignore[no-untyped-call]
+
+def sample(log_alpha: Vector, uniform: Vector) -> tuple[Vector, Vector]:
+    """One hard-concrete sample per gate from ``uniform`` numbers in (0, 1) (equations 10 and 11).
+
+    Returns the gates z and their derivatives dz / d log_alpha.  All shapes are (U,).
+    """
+    s = 1 / (1 + np.exp((np.log(1 / uniform - 1) - log_alpha) / TEMPERATURE))
+    z = np.clip(s * (HIGH - LOW) + LOW, 0, 1)
+    slope = (z - LOW) * (HIGH - z) / ((HIGH - LOW) * TEMPERATURE)  # s (1 - s) (HIGH - LOW) / TEMPERATURE
+    return z, slope * ((z > 0) & (z < 1))
+
+
+def expected(log_alpha: Vector) -> Vector:
+    """The gates used at test time (equation 13).  Shape (U,) in, (U,) out."""
+    z: Vector = np.clip((HIGH - LOW) / (1 + np.exp(-log_alpha)) + LOW, 0, 1)
     return z
 
 
-def expected(log_alpha: Tensor) -> Tensor:
-    """The gates used at test time (equation 13).  Shape (U,) in, (U,) out."""
-    return (torch.sigmoid(log_alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
+def open_probability(log_alpha: Vector) -> Vector:
+    """P(z > 0) (equation 12).  Shape (U,) in, (U,) out."""
+    return 1 / (1 + np.exp(_OPEN_SHIFT - log_alpha))
 
 
 class Gated(nn.Module):
     """A network with a gate on every unit of its width space.
 
-    Owns one vector ``log_alpha`` (U,), the gates of all variables one after the other, and runs the user's
-    model with gated weights through ``functional_call``: its modules, hooks and ``state_dict`` stay as they
-    are.  In training mode every forward pass draws one sample; in eval mode the gates are
-    :func:`expected`, times ``mask`` (U,) once that is set.
+    Owns one vector ``log_alpha`` (U,), the gates of all variables one after the other.  For the time of a
+    forward pass the gated weights stand in for the user's parameters, as ``torch.func.functional_call``
+    would put them there (which is slower); after it modules, hooks and ``state_dict`` are as they were.  Of
+    tied weights only the consuming side is gated.
+
+    In training mode every forward pass draws one sample from torch's global generator, and
+    :meth:`take_gradient` gives what ``backward`` found; in eval mode the gates are :func:`expected`, times
+    ``mask`` (bool, (U,)) once that is set.
 
     Where a linear layer's weight is larger than the batch that it is multiplied with (an MLP), the batch is
     scaled instead: the same product for less work.
@@ -63,18 +82,31 @@ class Gated(nn.Module):
     def __init__(self, space: WidthSpace) -> None:
         super().__init__()
         self.model = space.model
-        device = next(space.model.parameters()).device
-        units = sum(space.widths.values())
-        self.log_alpha = nn.Parameter(torch.full((units,), START, device=device))
-        self.mask: Tensor | None = None
-        self._axes = [_GatedAxis.of(axis, space, device) for axis in space.consumers]
+        self.device = next(space.model.parameters()).device
+        self.log_alpha: Vector = np.full(sum(space.widths.values()), START, dtype=np.float32)
+        self.mask: NDArray[np.bool_] | None = None
+        self._axes = [_GatedAxis.of(axis, space, self.device) for axis in space.consumers]
+        self._drawn: list[tuple[Tensor, Vector]] = []  # gates of training passes and their derivatives
 
     def gates(self) -> Tensor:
         """The gate values of one forward pass, shape (U,), each in [0, 1]."""
-        if self.training:
-            return sample(self.log_alpha)
-        z = expected(self.log_alpha)
-        return z if self.mask is None else z * self.mask
+        if not self.training:
+            closed = 1 if self.mask is None else self.mask
+            return torch.from_numpy((expected(self.log_alpha) * closed).astype(np.float32)).to(self.device)
+        uniform = torch.rand(len(self.log_alpha)).numpy().clip(1e-6, 1 - 1e-6)
+        values, slope = sample(self.log_alpha, uniform)
+        z = torch.from_numpy(values).to(self.device).requires_grad_()
+        self._drawn.append((z, slope))
+        return z
+
+    def take_gradient(self) -> Vector:
+        """d loss / d log_alpha, shape (U,), summed over the passes since it was last taken."""
+        gradient = np.zeros_like(self.log_alpha)
+        for z, slope in self._drawn:
+            if z.grad is not None:
+                gradient += z.grad.cpu().numpy() * slope
+        self._drawn.clear()
+        return gradient
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The user's model on ``inputs``, every consuming weight scaled by the gates of what it consumes."""
@@ -83,19 +115,19 @@ class Gated(nn.Module):
             None if cheaper else axis.weight for axis, cheaper in zip(self._axes, by_input, strict=True)
         ]
         products = _Products.apply(self.gates(), self._axes, *weights)  # type: ignore[no-untyped-call]
-        replaced: dict[str, Tensor] = {}
         hooks = []
         try:
             for axis, product, weight in zip(self._axes, products, weights, strict=True):
                 if weight is None and axis.linear is not None:
                     hooks.append(axis.linear.register_forward_pre_hook(_scale_input(product)))
-                elif axis.parameter in replaced:  # it consumes on two of its axes
-                    replaced[axis.parameter] = replaced[axis.parameter] * product
+                elif weight is None:  # the second axis of a weight that consumes on two
+                    axis.owner[axis.leaf] = axis.owner[axis.leaf] * product
                 else:
-                    replaced[axis.parameter] = product
-            # tie_weights=False: of tied weights only the consuming side is gated.
-            output: Tensor = functional_call(self.model, replaced, inputs, tie_weights=False)
+                    axis.owner[axis.leaf] = product
+            output: Tensor = self.model(*inputs)
         finally:
+            for axis in self._axes:
+                axis.owner[axis.leaf] = axis.original
             for hook in hooks:
                 hook.remove()
         return output
@@ -109,7 +141,9 @@ def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[A
 class _GatedAxis:
     """One consuming weight axis: how to find its gates and what to multiply them with."""
 
-    parameter: str
+    owner: dict[str, Any]  # the parameters of the module that has the weight
+    leaf: str
+    original: nn.Parameter
     weight: nn.Parameter | None  # None for the second axis of a weight that consumes on two
     shape: list[int]  # that broadcasts the gates of the axis against the weight
     others: list[int]  # the weight's other dimensions
@@ -126,11 +160,13 @@ class _GatedAxis:
         start = int(position[0])
         in_order = np.array_equal(position, np.arange(start, start + size)) and start + size <= units
         same = [other for other in space.consumers if other.parameter == axis.parameter]
-        owner_name = axis.parameter.rpartition(".")[0]
+        owner_name, _, leaf = axis.parameter.rpartition(".")
         owner = space.model.get_submodule(owner_name)
         plain = type(owner) is nn.Linear and axis.modules == {owner_name} and len(same) == 1
         return cls(
-            parameter=axis.parameter,
+            owner=owner._parameters,
+            leaf=leaf,
+            original=weight,
             weight=weight if same[0] is axis else None,
             shape=[size if d == axis.dim else 1 for d in range(weight.ndim)],
             others=[d for d in range(weight.ndim) if d != axis.dim],
@@ -147,27 +183,6 @@ class _GatedAxis:
         return batch * self.inputs_per_sample < self.weight.numel()
 
 
-# The two functions below do by hand what autograd would do operation by operation.  A small network has
-# many weights and little to do with each: there the graph would cost more than the gates.
-
-
-class _HardConcrete(torch.autograd.Function):
-    """``clamp(sigmoid((noise + log_alpha) / TEMPERATURE) * (HIGH - LOW) + LOW, 0, 1)``."""
-
-    @staticmethod
-    def forward(ctx: Any, log_alpha: Tensor, noise: Tensor) -> Tensor:
-        s = noise.add_(log_alpha).div_(TEMPERATURE).sigmoid_()
-        z = torch.add(LOW, s, alpha=HIGH - LOW).clamp_(0, 1)
-        ctx.save_for_backward(s, z)
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        s, z = ctx.saved_tensors
-        inside = (z > 0) & (z < 1)
-        return gradient * inside * s * (1 - s) * ((HIGH - LOW) / TEMPERATURE), None
-
-
 class _Products(torch.autograd.Function):
     """Per axis, its weight times its gates, or its gates alone where there is no weight.
 
@@ -177,18 +192,16 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, axes: list[_GatedAxis], *weights: Tensor | None) -> tuple[Tensor, ...]:
-        padded = None
-        products, gates = [], []
+        padded = torch.cat([z, z.new_ones(1)]) if any(axis.part is None for axis in axes) else z
+        gates, products = [], []
         for axis, weight in zip(axes, weights, strict=True):
-            if axis.part is not None:
-                gate = z[axis.part]
+            gate = padded[axis.index if axis.part is None else axis.part]
+            if weight is not None:
+                gate = gate.view(axis.shape)
+                products.append(weight * gate)
             else:
-                padded = torch.cat([z, z.new_ones(1)]) if padded is None else padded
-                gate = padded[axis.index]
-            shaped = gate.view(axis.shape)
-            alone = gate.clone() if axis.linear is not None else shaped.clone()
-            products.append(alone if weight is None else weight * shaped)
-            gates.append(shaped)
+                products.append(gate.clone() if axis.linear is not None else gate.view(axis.shape).clone())
+            gates.append(gate)
         ctx.axes, ctx.units = axes, len(z)
         ctx.save_for_backward(*gates, *weights)
         return tuple(products)
@@ -196,16 +209,16 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         n = len(ctx.axes)
-        gates, weights = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        saved = ctx.saved_tensors
         by_z = gradients[0].new_zeros(ctx.units + 1)
         by_weight: list[Tensor | None] = []
-        for axis, g, gate, weight in zip(ctx.axes, gradients, gates, weights, strict=True):
+        for axis, g, gate, weight in zip(ctx.axes, gradients, saved[:n], saved[n:], strict=True):
             by_weight.append(None if weight is None else g * gate)
             by_gate = g.flatten() if weight is None else (g * weight).sum(axis.others)
-            if axis.part is not None:
-                by_z[axis.part] += by_gate
-            else:
+            if axis.part is None:
                 by_z.index_add_(0, axis.index, by_gate)
+            else:
+                by_z[axis.part].add_(by_gate)
         return by_z[:-1], None, *by_weight
 
 
@@ -218,8 +231,7 @@ class BudgetController:
     that is most over its target, and never negative.
 
     Call :meth:`step` after ``backward()``, beside the optimizer of the weights.  The gates have an Adam of
-    their own and no weight decay, which would pull them to half open.  All of it is a few vectors of U
-    numbers, in float64 on the CPU: the same on every device, and quicker than a graph of small kernels.
+    their own (Kingma and Ba 2015) and no weight decay, which would pull them to half open.
     """
 
     PROPORTIONAL = 3.0
@@ -229,7 +241,7 @@ class BudgetController:
     )
     REFERENCE_STEPS = 550
     DESCENT = 0.6
-    BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's (Kingma and Ba 2015)
+    BETAS, EPSILON = (0.9, 0.999), 1e-8
 
     def __init__(
         self,
@@ -250,38 +262,34 @@ class BudgetController:
         self._scale = self.REFERENCE_STEPS / steps
         self._integral = 0.0
         self._step = 0
-        self._mean = np.zeros(len(self._variable))  # Adam's first and second moment
-        self._square = np.zeros(len(self._variable))
+        self._mean = np.zeros_like(gated.log_alpha)  # Adam's first and second moment
+        self._square = np.zeros_like(gated.log_alpha)
 
     def step(self) -> None:
         """Set the price, and move the gates by the gradient of loss and penalty."""
         log_alpha = self.gated.log_alpha
-        a = log_alpha.detach().to("cpu", torch.float64).numpy()  # (U,)
-        g = self.penalty_gradient(a)
-        if log_alpha.grad is not None:
-            g += log_alpha.grad.to("cpu", torch.float64).numpy()
+        g = self.gated.take_gradient() + self.penalty_gradient(log_alpha)
         beta1, beta2 = self.BETAS
         self._mean += (1 - beta1) * (g - self._mean)
         self._square += (1 - beta2) * (g * g - self._square)
         rate = self.LEARNING_RATE * self._scale / (1 - beta1**self._step)
-        move = rate * self._mean / (np.sqrt(self._square / (1 - beta2**self._step)) + self.EPSILON)
-        with torch.no_grad():
-            log_alpha.copy_(torch.from_numpy(a - move))
+        root = np.sqrt(self._square / (1 - beta2**self._step)) + self.EPSILON
+        log_alpha -= np.float32(rate) * self._mean / root
 
-    def penalty_gradient(self, log_alpha: NDArray[np.float64]) -> NDArray[np.float64]:
+    def penalty_gradient(self, log_alpha: Vector) -> Vector:
         """One step of the controller: sets the price; the gradient of the penalty, shape (U,)."""
-        open_ = 1 / (1 + np.exp(_OPEN_SHIFT - log_alpha))  # P(z > 0), equation 12
-        units = np.bincount(self._variable, weights=open_)  # expected open units per variable, (V,)
+        open_ = open_probability(log_alpha)
+        # The expected open units per variable, (V,).  (bincount with weights is float64 already.)
+        units = np.bincount(self._variable, weights=open_).astype(np.float64, copy=False)
         resource, error = self._most_over(units)
         self._step += 1
         self._integral = max(0.0, self._integral + error * self._scale)
         self.price = max(0.0, self.PROPORTIONAL * error + self.INTEGRAL * self._integral)
-        by_unit: float | NDArray[np.float64] = 1 / units.sum()  # d log E[.] / d P(z > 0)
-        if self.pressure == "cost":
-            value, gradient = self.cost.gradient(resource, units)
-            by_unit = gradient[self._variable] / value
-        result: NDArray[np.float64] = self.price * by_unit * open_ * (1 - open_)
-        return result
+        slope = open_ * (1 - open_)  # d P(z > 0) / d log_alpha
+        if self.pressure == "neurons":
+            return slope * log_alpha.dtype.type(self.price / units.sum())
+        value, by_variable = self.cost.gradient(resource, units)
+        return slope * (self.price / value * by_variable).astype(log_alpha.dtype)[self._variable]
 
     def _most_over(self, units: NDArray[np.float64]) -> tuple[str, float]:
         """The resource that is most over its target, and ``log(E[cost] / target)``."""
@@ -296,7 +304,7 @@ class BudgetController:
 
 
 def cut(
-    log_alpha: NDArray[np.float64], widths: Mapping[str, int], constraints: Constraints
+    log_alpha: Vector, widths: Mapping[str, int], constraints: Constraints
 ) -> dict[str, NDArray[np.bool_]]:
     """Cut the gates by rank to the budget: per variable, which units stay.
 

@@ -43,7 +43,8 @@ class Tracker:
         self.running: dict[int, Slot] = {}
         self.done: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.round, self.failures, self.gain = 0, 0, None
+        self.round, self.failures = 0, 0
+        self.gain: float | None = None
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             if KIND in trial.user_attrs:
                 self._count(trial.user_attrs[KIND], trial.user_attrs)

@@ -113,9 +113,8 @@ class TrialRunner:
             pressure=self.plan.pressure,
         )
         train(gated, self.training, self.recipe, seed=seed, controller=controller)
-        log_alpha = gated.log_alpha.detach().to("cpu", torch.float64).numpy()
-        keep = cut(log_alpha, widths, self.plan.constraints())
-        gated.mask = torch.from_numpy(np.concatenate(list(keep.values()))).to(gated.log_alpha)
+        keep = cut(gated.log_alpha, widths, self.plan.constraints())
+        gated.mask = np.concatenate(list(keep.values()))
         kept = {v: int(k.sum()) for v, k in keep.items()}
         return {
             **_losses(evaluate(gated, self.validation, self.recipe)),

@@ -89,7 +89,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], study: dict[str, Any]) -> None:
         """Remember what to load; loading is left to the first training, so that all workers start at once."""
-        self._study, self._runner = study, None
+        self._study = study
+        self._runner: TrialRunner | None = None
         self._slot = config["slot"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
