@@ -60,7 +60,8 @@ def expected(log_alpha: Vector) -> Vector:
 
 def open_probability(log_alpha: Vector) -> Vector:
     """P(z > 0) (equation 12).  Shape (U,) in, (U,) out."""
-    return 1 / (1 + np.exp(_OPEN_SHIFT - log_alpha))
+    p: Vector = 1 / (1 + np.exp(_OPEN_SHIFT - log_alpha))
+    return p
 
 
 class Gated(nn.Module):

@@ -79,14 +79,20 @@ def make_plan(study: Study, space: WidthSpace) -> Plan:
         retries=study.retries,
         seed=study.seed,
     )
+    asked = ", ".join(f"{r}={limit}" for r, limit in plan.budget.items())
     try:
         plan.baseline()
-        plan.over_wide(plan.widths)
     except BudgetTooSmallError:
         least = plan.cost.at(plan.constraints().smallest())
-        asked = ", ".join(f"{r}={limit}" for r, limit in plan.budget.items())
         needed = ", ".join(f"{r}={least[r]}" for r in plan.budget)
         raise UsageError(f"budget {asked} is too small: the minimum widths alone cost {needed}") from None
+    try:
+        plan.over_wide(plan.widths)
+    except BudgetTooSmallError:
+        raise UsageError(
+            f"budget {asked} is too small: {study.over:g} times that (over) does not even pay for an "
+            "over-wide network with two units per variable"
+        ) from None
     return plan
 
 

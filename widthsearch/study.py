@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -57,6 +58,8 @@ class Budget:
                 raise UsageError(
                     f"budget {text!r}: unknown resource {resource!r}; known are {', '.join(RESOURCES)}"
                 )
+            if resource in values:
+                raise UsageError(f"budget {text!r}: {resource!r} is given twice")
             values[resource] = amount
         return cls(**values)
 
@@ -109,10 +112,12 @@ class Recipe:
         _check_positive(self, whole=("epochs", "batch_size"), real=("lr",))
         _check_choice(self, "optimizer", ("sgd", "adamw"))
         _check_choice(self, "schedule", ("one-cycle", "cosine", "constant"))
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"Recipe(momentum={self.momentum!r}): must be at least 0 and below 1")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"Recipe(label_smoothing={self.label_smoothing!r}): at least 0 and below 1")
+        _check_range(self, "momentum", below=1)
+        _check_range(self, "label_smoothing", below=1)
+        _check_range(self, "weight_decay")
+        if self.loss is not None and not callable(self.loss):
+            raise UsageError(f"Recipe(loss={self.loss!r}): must be a function loss(output, target) -> scalar")
+        _check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -163,14 +168,17 @@ class Study:
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
         _check_positive(self, whole=whole, real=("over",))
         _check_choice(self, "pressure", ("neurons", "cost"))
+        _check_range(self, "tolerance")
         if self.over <= 1:
             raise UsageError(f"Study(over={self.over!r}): must be above 1, or there is nothing to prune")
         if self.report_seeds < 2:
             raise UsageError(f"Study(report_seeds={self.report_seeds!r}): at least 2, for an interval")
         for name in ("retries", "seed"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise UsageError(f"Study({name}={value!r}): must be a whole number of at least 0")
+            if not isinstance(value, int) or not 0 <= value < 2**32:
+                raise UsageError(
+                    f"Study({name}={value!r}): must be a whole number of at least 0, below 2**32"
+                )
 
 
 def _check_positive(owner: object, *, whole: tuple[str, ...], real: tuple[str, ...]) -> None:
@@ -180,6 +188,26 @@ def _check_positive(owner: object, *, whole: tuple[str, ...], real: tuple[str, .
         if not good or isinstance(value, bool) or not 0 < value < math.inf:
             kind = "whole number of at least 1" if name in whole else "finite number above 0"
             raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be a {kind}")
+
+
+def _check_range(owner: object, name: str, below: float = math.inf) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, int | float) or not 0 <= value < below:
+        limit = f" and below {below}" if below < math.inf else ""
+        raise UsageError(
+            f"{type(owner).__name__}({name}={value!r}): must be a finite number of at least 0{limit}"
+        )
+
+
+def _check_device(name: str) -> None:
+    if name == "auto":
+        return
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UsageError(
+            f"Recipe(device={name!r}): no such device here ({describe_error(error)}); try 'auto' or 'cpu'"
+        ) from None
 
 
 def _check_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
@@ -250,7 +278,7 @@ def _import_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{path}: {describe_error(error, path)}") from error
     return module
 

@@ -154,7 +154,7 @@ def _traced(model: nn.Module, example: tuple[Any, ...]) -> Trace:
         except Exception as error:
             lines = str(error).splitlines() or [""]
             raise UsageError(
-                f"the model does not run on the example: {type(error).__name__}: {lines[0]}"
+                f"{type(model).__name__} does not run on the example: {type(error).__name__}: {lines[0]}"
             ) from error
 
 
