@@ -76,5 +76,5 @@ study = Study(
     budget=Budget(macs="1/16x", params="1/16x"),
     recipe=Recipe(epochs=12, batch_size=128, lr=0.1),
     rounds=2,
-    report_seeds=24,  # seed-to-seed differences have a deviation of .05: fewer cannot tell a gain of .03 from 0
+    report_seeds=24,  # differences have a deviation of .05 over seeds: fewer cannot tell a gain of .03 from 0
 )

@@ -84,7 +84,9 @@ def test_scaling_keeps_proportions_up_to_one_unit(widths, factor):
 
 def test_widths_at_the_budget_are_a_fixed_point_of_scaling():
     widths = {"a": 4, "b": 8, "c": 16}
-    constraints = Constraints(chain_cost, chain_cost(widths), dict.fromkeys(widths, 1), dict.fromkeys(widths, 1))
+    constraints = Constraints(
+        chain_cost, chain_cost(widths), dict.fromkeys(widths, 1), dict.fromkeys(widths, 1)
+    )
     assert rule.scale_to_budget(widths, constraints) == widths
 
 

@@ -74,7 +74,9 @@ def main() -> None:
                 t = seconds(step)
                 if i >= 2:
                     times[kind].append(t)
-        print(f"{name}: plain step {1e3 * statistics.median(times['plain']):.2f} ms, {pairs} pairs of blocks of {BLOCK}")
+        print(
+            f"{name}: plain step {1e3 * statistics.median(times['plain']):.2f} ms, {pairs} pairs of blocks of {BLOCK}"
+        )
         for kind in ("control", "gated"):
             ratios = [a / b for a, b in zip(times[kind], times["plain"], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)

@@ -1,0 +1,33 @@
+"""Fixtures of the tests that run the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import Finished, clean_process, command, trials, write_study
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test in a folder of its own, with nothing from the user's environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WIDTHSEARCH_STORAGE", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    with clean_process():
+        yield
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_study(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A study that ran to its end, undisturbed: shared, read only."""
+    folder = tmp_path_factory.mktemp("finished")
+    file, url = write_study(folder), f"sqlite:///{folder / 'widthsearch.db'}"
+    result = command("launch", file, "--storage", url)
+    return Finished(file, url, result, trials(url))
