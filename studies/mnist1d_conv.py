@@ -6,7 +6,7 @@ fresh seeds, which the search has not seen.
 
 Six Conv1d (k=5, padding 2) and a hidden linear layer, each with BatchNorm and ReLU.  No layer has a bias and
 no BatchNorm a scale or shift, so that every parameter is a weight: 524,032 MACs and 48,592 parameters.
-Scaled uniformly to the budget the widths are 4-4-8-8-15-16-15.
+Scaled uniformly to the budget the widths are 4-4-8-8-16-15-15.
 """
 
 from __future__ import annotations

@@ -181,8 +181,10 @@ def _backend(workers: int, address: str | None) -> Backend:
         from widthsearch.search import run_in_process
 
         return run_in_process
-    from widthsearch.workers import run_on_ray
+    from widthsearch.workers import check_address, run_on_ray
 
+    if address is not None:
+        check_address(address)
     return functools.partial(run_on_ray, workers=workers, address=address)
 
 

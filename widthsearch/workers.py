@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from typing import Any
@@ -76,8 +77,19 @@ def _start_ray(cpus: int, address: str | None) -> None:
         else:
             # Small object store: results are a few numbers, data is loaded by each worker.
             ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise UsageError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
+
+
+def check_address(address: str) -> None:
+    """Raise :class:`UsageError` if nothing answers there; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # "auto", "local"
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Ray cluster at {address!r}: {error}") from None
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
