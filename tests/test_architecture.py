@@ -12,7 +12,9 @@ def order():
     """The modules in the order of ARCHITECTURE.md's table."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     rows = re.findall(r"^\| (`.+?`) \|", text, flags=re.MULTILINE)
-    return [name.removesuffix(".py").removesuffix("/") for row in rows for name in re.findall(r"`(.+?)`", row)]
+    return [
+        name.removesuffix(".py").removesuffix("/") for row in rows for name in re.findall(r"`(.+?)`", row)
+    ]
 
 
 def imports(path):

@@ -13,7 +13,7 @@ between producer and consumer (bias, BatchNorm, activation, depthwise convolutio
 gate before a BatchNorm would be undone by it, and nearly free: weights are smaller than activations.
 
 All gates of a network are a few hundred or thousand numbers.  They live in NumPy on the CPU, and what is
-done with them is written out by hand: on small networks autograd's graph, or a second torch optimizer,
+done with them is written out by hand: on small networks autograd's graph of it, or a second torch optimizer,
 would take longer than the gates do.  Only their products with the weights are torch.
 """
 
@@ -86,6 +86,7 @@ class Gated(nn.Module):
         self.device = next(space.model.parameters()).device
         self.log_alpha: Vector = np.full(sum(space.widths.values()), START, dtype=np.float32)
         self.mask: NDArray[np.bool_] | None = None
+        self._widths = list(space.widths.values())
         self._axes = [_GatedAxis.of(axis, space, self.device) for axis in space.consumers]
         self._drawn: list[tuple[Tensor, Vector]] = []  # gates of training passes and their derivatives
 
@@ -111,27 +112,28 @@ class Gated(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The user's model on ``inputs``, every consuming weight scaled by the gates of what it consumes."""
-        by_input = [axis.is_cheaper_on_input(len(inputs[0])) for axis in self._axes]
-        weights = [
-            None if cheaper else axis.weight for axis, cheaper in zip(self._axes, by_input, strict=True)
-        ]
-        products = _Products.apply(self.gates(), self._axes, *weights)  # type: ignore[no-untyped-call]
+        z = self.gates()
+        # The usual axis is one whole variable: one node of the graph for all of these.
+        variables = z.split(self._widths)  # type: ignore[no-untyped-call]
         hooks = []
         try:
-            for axis, product, weight in zip(self._axes, products, weights, strict=True):
-                if weight is None and axis.linear is not None:
-                    hooks.append(axis.linear.register_forward_pre_hook(_scale_input(product)))
-                elif weight is None:  # the second axis of a weight that consumes on two
-                    axis.owner[axis.leaf] = axis.owner[axis.leaf] * product
+            for axis in self._axes:
+                gate = variables[axis.variable] if axis.index is None else _padded(z)[axis.index]
+                if axis.is_cheaper_on_input(len(inputs[0])):
+                    hooks.append(axis.linear.register_forward_pre_hook(_scale_input(gate)))
                 else:
-                    axis.owner[axis.leaf] = product
+                    axis.owner[axis.leaf] = axis.owner[axis.leaf] * gate.view(axis.shape)
             output: Tensor = self.model(*inputs)
         finally:
             for axis in self._axes:
-                axis.owner[axis.leaf] = axis.original
+                axis.owner[axis.leaf] = axis.weight
             for hook in hooks:
                 hook.remove()
         return output
+
+
+def _padded(z: Tensor) -> Tensor:
+    return torch.cat([z, z.new_ones(1)])
 
 
 def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
@@ -144,83 +146,39 @@ class _GatedAxis:
 
     owner: dict[str, Any]  # the parameters of the module that has the weight
     leaf: str
-    original: nn.Parameter
-    weight: nn.Parameter | None  # None for the second axis of a weight that consumes on two
+    weight: nn.Parameter
     shape: list[int]  # that broadcasts the gates of the axis against the weight
-    others: list[int]  # the weight's other dimensions
-    part: slice | None  # of all gates: where the axis is one whole variable in order, the usual case
+    variable: int  # if ``index`` is None (the usual case), the axis is this whole variable in order
     index: Tensor | None  # else the position of each index among all gates; U is the constant 1
-    linear: nn.Linear | None  # the one module that reads the weight, if it is a plain linear layer
+    linear: nn.Module  # the module that has the weight
+    on_input: bool  # whether that is a plain linear layer, and the only reader of the weight
     inputs_per_sample: int
 
     @classmethod
     def of(cls, axis: ConsumerAxis, space: WidthSpace, device: torch.device) -> _GatedAxis:
         weight = space.model.get_parameter(axis.parameter)
-        units, size = sum(space.widths.values()), len(axis.unit)
-        position = np.where(axis.unit >= 0, axis.unit, units)
-        start = int(position[0])
-        in_order = np.array_equal(position, np.arange(start, start + size)) and start + size <= units
-        same = [other for other in space.consumers if other.parameter == axis.parameter]
+        starts = np.cumsum([0, *space.widths.values()])
+        position = np.where(axis.unit >= 0, axis.unit, starts[-1])
+        variable = int(np.searchsorted(starts[1:-1], position[0], side="right"))
+        whole = np.array_equal(position, np.arange(starts[variable], starts[variable + 1]))
         owner_name, _, leaf = axis.parameter.rpartition(".")
         owner = space.model.get_submodule(owner_name)
-        plain = type(owner) is nn.Linear and axis.modules == {owner_name} and len(same) == 1
+        alone = sum(other.parameter == axis.parameter for other in space.consumers) == 1
         return cls(
             owner=owner._parameters,
             leaf=leaf,
-            original=weight,
-            weight=weight if same[0] is axis else None,
-            shape=[size if d == axis.dim else 1 for d in range(weight.ndim)],
-            others=[d for d in range(weight.ndim) if d != axis.dim],
-            part=slice(start, start + size) if in_order else None,
-            index=None if in_order else torch.from_numpy(position).to(device),
-            linear=owner if isinstance(owner, nn.Linear) and plain else None,
+            weight=weight,
+            shape=[len(axis.unit) if d == axis.dim else 1 for d in range(weight.ndim)],
+            variable=variable,
+            index=None if whole else torch.from_numpy(position).to(device),
+            linear=owner,
+            on_input=type(owner) is nn.Linear and axis.modules == {owner_name} and alone,
             inputs_per_sample=axis.elements_per_sample,
         )
 
     def is_cheaper_on_input(self, batch: int) -> bool:
         """Whether scaling what the weight is multiplied with is less work than scaling the weight."""
-        if self.linear is None or self.weight is None:
-            return False
-        return batch * self.inputs_per_sample < self.weight.numel()
-
-
-class _Products(torch.autograd.Function):
-    """Per axis, its weight times its gates, or its gates alone where there is no weight.
-
-    ``z``: (U,), all gates.  In one node of the graph, whose backward pass sums over each weight's other
-    dimensions and collects the gradient of all gates.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, axes: list[_GatedAxis], *weights: Tensor | None) -> tuple[Tensor, ...]:
-        padded = torch.cat([z, z.new_ones(1)]) if any(axis.part is None for axis in axes) else z
-        gates, products = [], []
-        for axis, weight in zip(axes, weights, strict=True):
-            gate = padded[axis.index if axis.part is None else axis.part]
-            if weight is not None:
-                gate = gate.view(axis.shape)
-                products.append(weight * gate)
-            else:
-                products.append(gate.clone() if axis.linear is not None else gate.view(axis.shape).clone())
-            gates.append(gate)
-        ctx.axes, ctx.units = axes, len(z)
-        ctx.save_for_backward(*gates, *weights)
-        return tuple(products)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        n = len(ctx.axes)
-        saved = ctx.saved_tensors
-        by_z = gradients[0].new_zeros(ctx.units + 1)
-        by_weight: list[Tensor | None] = []
-        for axis, g, gate, weight in zip(ctx.axes, gradients, saved[:n], saved[n:], strict=True):
-            by_weight.append(None if weight is None else g * gate)
-            by_gate = g.flatten() if weight is None else (g * weight).sum(axis.others)
-            if axis.part is None:
-                by_z.index_add_(0, axis.index, by_gate)
-            else:
-                by_z[axis.part].add_(by_gate)
-        return by_z[:-1], None, *by_weight
+        return self.on_input and batch * self.inputs_per_sample < self.weight.numel()
 
 
 class BudgetController:
@@ -237,9 +195,7 @@ class BudgetController:
 
     PROPORTIONAL = 3.0
     INTEGRAL = 0.06  # per step of a run of REFERENCE_STEPS
-    LEARNING_RATE = (
-        0.05  # likewise: gates start at +2 and must be able to get below -2 in any number of steps
-    )
+    LEARNING_RATE = 0.05  # likewise: in any number of steps a gate must be able to get from +2 below -2
     REFERENCE_STEPS = 550
     DESCENT = 0.6
     BETAS, EPSILON = (0.9, 0.999), 1e-8

@@ -62,9 +62,9 @@ def _width_table(s: dict[str, Any]) -> Table:
 def _network_table(s: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = ["network", "MACs", "params", "val loss", "median", "val accuracy", "median", "n"]
-    rows = [("seed", s["seed"]), ("baseline (uniform)", s["baseline"])]
+    rows = [("seed", s["seed"]), ("uniform baseline", s["baseline"])]
     if s["candidate"]:
-        rows.append((f"best round ({s['candidate']['round']})", s["candidate"]))
+        rows.append((f"best: round {s['candidate']['round']}", s["candidate"]))
     tested = any(network.get("test_accuracy") for _, network in rows)
     columns += ["test accuracy"] if tested else []
     for i, name in enumerate(columns):
