@@ -48,6 +48,32 @@ def test_a_closed_gate_equals_the_compacted_network(name):
     assert (closed - plain).abs().max() > 1e-4  # and closing them does
 
 
+class TiedHead(nn.Module):
+    """The output layer reads the embedding's width through the embedding's own table."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.fc, self.head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head(x + self.fc(x).relu())
+
+
+def test_of_tied_weights_only_the_consuming_side_is_gated():
+    torch.manual_seed(0)
+    model, tokens = TiedHead(), torch.arange(10).reshape(2, 5)
+    gated = Gated(trace(model, tokens)).eval()
+    gated.log_alpha[:] = 0.0  # half open: a gate on both sides would count twice
+    z = gated.gates()
+    assert len(z) == 8
+    with torch.no_grad():
+        x = model.embed(tokens)
+        y = x + (nn.functional.linear(x, model.fc.weight * z, model.fc.bias)).relu()
+        torch.testing.assert_close(gated(tokens), nn.functional.linear(y, model.head.weight * z))
+
+
 def test_gates_leave_the_users_model_alone():
     make, example, *_ = NETWORKS["unet"]
     model = make()

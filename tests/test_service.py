@@ -296,3 +296,11 @@ def test_show_and_help_start_without_torch_and_ray(finished: Finished) -> None:
     )
     for args in (("--help",), ("show", "--storage", finished.url), ("list", "--storage", finished.url)):
         subprocess.run([sys.executable, "-c", code, *args], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_missing_fashion_mnist_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHION_MNIST_DIR", "/no/such/folder")
+    study = Path(__file__).parents[1] / "studies" / "fashion_mnist.py"
+    result = command("launch", study)
+    assert_refused(result, "/no/such/folder", "apt-get install dataset-fashion-mnist", "FASHION_MNIST_DIR")
+    assert not Path("widthsearch.db").exists()

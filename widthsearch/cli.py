@@ -6,7 +6,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -15,6 +16,7 @@ from rich.console import Console
 from widthsearch.errors import UsageError
 
 if TYPE_CHECKING:
+    from widthsearch.progress import Tracker
     from widthsearch.search import Backend, Ended
 
 app = typer.Typer(
@@ -159,23 +161,17 @@ def list_(storage: Storage = None) -> None:
     out.print(table)
 
 
-class _display:  # noqa: N801
-    """Context: the backend and the progress display of a search; leaves the terminal clean at its end."""
+@contextmanager
+def _display(workers: int | None, address: str | None) -> Iterator[tuple[Backend, Tracker]]:
+    """The backend and the progress display of a search; leaves the terminal clean at its end."""
+    from widthsearch.progress import LiveTracker, Tracker
 
-    def __init__(self, workers: int | None, address: str | None) -> None:
-        self.workers, self.address = workers, address
-
-    def __enter__(self) -> tuple[Backend, Any]:
-        from widthsearch.progress import LiveTracker, Tracker
-
-        workers = self.workers if self.workers is not None else len(os.sched_getaffinity(0))
-        self.progress = (LiveTracker if out.is_terminal else Tracker)(out, workers)
-        return _backend(workers, self.address), self.progress
-
-    def __exit__(self, *_: object) -> None:
-        end = getattr(self.progress, "end", None)
-        if end is not None:
-            end()
+    workers = workers if workers is not None else len(os.sched_getaffinity(0))
+    progress = (LiveTracker if out.is_terminal else Tracker)(out, workers)
+    try:
+        yield _backend(workers, address), progress
+    finally:
+        progress.end()
 
 
 def _backend(workers: int, address: str | None) -> Backend:

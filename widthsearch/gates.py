@@ -120,13 +120,15 @@ class Gated(nn.Module):
             for axis in self._axes:
                 gate = variables[axis.variable] if axis.index is None else _padded(z)[axis.index]
                 if axis.is_cheaper_on_input(len(inputs[0])):
-                    hooks.append(axis.linear.register_forward_pre_hook(_scale_input(gate)))
+                    hooks.append(axis.module.register_forward_pre_hook(_scale_input(gate)))
                 else:
-                    axis.owner[axis.leaf] = axis.owner[axis.leaf] * gate.view(axis.shape)
+                    for parameters, leaf in axis.places:
+                        parameters[leaf] = parameters[leaf] * gate.view(axis.shape)
             output: Tensor = self.model(*inputs)
         finally:
             for axis in self._axes:
-                axis.owner[axis.leaf] = axis.weight
+                for parameters, leaf in axis.places:
+                    parameters[leaf] = axis.weight
             for hook in hooks:
                 hook.remove()
         return output
@@ -144,13 +146,14 @@ def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[A
 class _GatedAxis:
     """One consuming weight axis: how to find its gates and what to multiply them with."""
 
-    owner: dict[str, Any]  # the parameters of the module that has the weight
-    leaf: str
     weight: nn.Parameter
+    places: list[
+        tuple[dict[str, Any], str]
+    ]  # the parameters of each module that reads it, and its name there
     shape: list[int]  # that broadcasts the gates of the axis against the weight
     variable: int  # if ``index`` is None (the usual case), the axis is this whole variable in order
     index: Tensor | None  # else the position of each index among all gates; U is the constant 1
-    linear: nn.Module  # the module that has the weight
+    module: nn.Module  # that has the weight
     on_input: bool  # whether that is a plain linear layer, and the only reader of the weight
     inputs_per_sample: int
 
@@ -161,17 +164,25 @@ class _GatedAxis:
         position = np.where(axis.unit >= 0, axis.unit, starts[-1])
         variable = int(np.searchsorted(starts[1:-1], position[0], side="right"))
         whole = np.array_equal(position, np.arange(starts[variable], starts[variable + 1]))
-        owner_name, _, leaf = axis.parameter.rpartition(".")
+        owner_name = axis.parameter.rpartition(".")[0]
         owner = space.model.get_submodule(owner_name)
+        have_it = [
+            (name, (module._parameters, leaf))
+            for name, module in space.model.named_modules()
+            for leaf, parameter in module._parameters.items()
+            if parameter is weight
+        ]
+        # Of tied weights, where one module may produce what another consumes, those that consume.  If it is
+        # read by a module that does not have it (a functional call), wherever it is.
+        reading = [place for name, place in have_it if name in axis.modules]
         alone = sum(other.parameter == axis.parameter for other in space.consumers) == 1
         return cls(
-            owner=owner._parameters,
-            leaf=leaf,
             weight=weight,
+            places=reading or [place for _, place in have_it],
             shape=[len(axis.unit) if d == axis.dim else 1 for d in range(weight.ndim)],
             variable=variable,
             index=None if whole else torch.from_numpy(position).to(device),
-            linear=owner,
+            module=owner,
             on_input=type(owner) is nn.Linear and axis.modules == {owner_name} and alone,
             inputs_per_sample=axis.elements_per_sample,
         )

@@ -79,6 +79,9 @@ class Tracker:
         self.failures += 1
         self.say(f"trial {number}: {describe(slot)} failed: {error}")
 
+    def end(self) -> None:
+        """Nothing to clean up: lines were printed as they came."""
+
     def _count(self, kind: str, outcome: Mapping[str, Any]) -> None:
         self.done[kind] += 1
         self.seconds[kind].append(outcome[SECONDS])
