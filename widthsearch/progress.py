@@ -157,7 +157,8 @@ class LiveTracker(Tracker):
         for kind, label in LABELS.items():
             bar = ProgressBar(total=expected[kind], completed=self.done[kind], width=30)
             grid.add_row(label, bar, f"{self.done[kind]} / {expected[kind]}")
-        running = ", ".join(describe(s) for s in self.running.values()) or "starting workers"
+        idle = "ending" if sum(self.done.values()) else "starting workers"
+        running = ", ".join(describe(s) for s in self.running.values()) or idle
         elapsed = duration(time.monotonic() - self.start)
         failures = f", {self.failures} failed" if self.failures else ""
         return Group(

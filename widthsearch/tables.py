@@ -100,7 +100,7 @@ def _verdict_lines(s: dict[str, Any]) -> list[str]:
         lines.append(
             f"gain in validation loss over uniform scaling: [bold]{gain['mean']:+.4f}[/] "
             f"(95 % interval {low:+.4f} to {high:+.4f}, median {gain['median']:+.4f}, "
-            f"{gain['n']} fresh seeds, paired)"
+            f"n = {gain['n']} fresh seeds)"
         )
         lines.append(
             {
