@@ -12,7 +12,9 @@ from pathlib import Path
 import optuna
 import pytest
 from commands import (
+    DATA,
     HEADER,
+    RECIPE,
     TRIALS,
     URL,
     Finished,
@@ -22,6 +24,7 @@ from commands import (
     custom_loss,
     interrupt,
     real_command,
+    setting,
     start,
     trials,
     write_study,
@@ -304,3 +307,30 @@ def test_missing_fashion_mnist_is_said_in_one_line(monkeypatch: pytest.MonkeyPat
     result = command("launch", study)
     assert_refused(result, "/no/such/folder", "apt-get install dataset-fashion-mnist", "FASHION_MNIST_DIR")
     assert not Path("widthsearch.db").exists()
+
+
+def test_datasets_do_as_well_as_tensors(finished: Finished, tmp_path: Path) -> None:
+    wrapped = "T = torch.utils.data.TensorDataset\n    return T(x[:64], y[:64]), T(x[64:], y[64:])"
+    assert command("launch", write_study(tmp_path, (DATA, wrapped))).code == 0
+    found = trials()
+    assert len(found) == TRIALS
+    assert {tuple(t.params) for t in found} == {tuple(t.params) for t in finished.trials}
+    bad = "T = torch.utils.data.TensorDataset\n    return T(x, y + 7), T(x, y)"
+    assert_refused(command("launch", write_study(tmp_path, (DATA, bad), name="bad")), "label", "3 classes")
+
+
+def test_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:
+    targets = "return (x[:64], x[:64, :3]), (x[64:], x[64:, :3])"
+    file = write_study(tmp_path, (DATA, targets), (RECIPE, f"{RECIPE[:-1]}, loss=nn.functional.mse_loss)"))
+    assert command("launch", file).code == 0
+    shown = json.loads(command("show", "--json").out)
+    assert shown["recommended"]["val_accuracy"] is None
+    assert shown["recommended"]["val_loss"]["n"] == 2
+
+
+def test_minimum_and_multiple_of_hold_for_every_network(tmp_path: Path) -> None:
+    file = write_study(tmp_path, setting("multiple_of=4"), ("replicas=2", "replicas=2, minimum={'fc2': 7}"))
+    assert command("launch", file).code == 0
+    for t in trials():
+        assert all(w % 4 == 0 for w in t.params.values())
+        assert t.params["fc2"] >= 8

@@ -177,7 +177,7 @@ def driver_lock(url: str, study_name: str) -> Iterator[None]:
     """
     lock = _lock(url, study_name)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0.5)  # `show` may hold it for a moment, to see whether anybody does
     except filelock.Timeout:
         holder = ""
         if study_name in study_names(storage := open_storage(url, create=False)):
