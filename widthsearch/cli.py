@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,6 +143,7 @@ def show(
 @one_line_errors
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
+    from rich.markup import escape
     from rich.table import Table
 
     from widthsearch import storage as db
@@ -157,7 +159,7 @@ def list_(storage: Storage = None) -> None:
         gain = s["gain"]
         shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
         scored = sum(r["val_loss"] is not None for r in s["rounds"])
-        table.add_row(name, s["status"], str(scored), str(sum(s["trials"].values())), shown)
+        table.add_row(escape(name), s["status"], str(scored), str(sum(s["trials"].values())), shown)
     out.print(table)
 
 
@@ -193,6 +195,8 @@ def _finish(ended: Ended, url: str) -> None:
     if ended.status == "interrupted":
         err.print(
             f"interrupted; nothing is lost.  Go on with: {_command('resume', ended.name, url)}",
+            markup=False,
+            highlight=False,
             soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED)
@@ -206,14 +210,15 @@ def _print_summary(summary: dict[str, Any], url: str) -> None:
 
     show_summary(out, summary)
     if summary["status"] == "interrupted":
-        out.print(f"go on with: {_command('resume', summary['study'], url)}", highlight=False, soft_wrap=True)
+        line = f"go on with: {_command('resume', summary['study'], url)}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _command(verb: str, name: str, url: str) -> str:
     from widthsearch import storage as db
 
-    where = "" if url == db.url_from(None) else f" --storage {db.hide_password(url)}"
-    return f"widthsearch {verb} {name}{where}"
+    where = "" if url == db.url_from(None) else f" --storage {shlex.quote(db.hide_password(url))}"
+    return f"widthsearch {verb} {shlex.quote(name)}{where}"
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def _load_data(study: Study) -> Data:
         data = study.data()
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"data() raised {describe_error(error)}") from error
     return check_data(data)
 
@@ -113,7 +113,7 @@ def _code_of(path: Path) -> dict[str, str]:
     compared one by one.
     """
     digests = {}
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign):

@@ -55,7 +55,7 @@ class Tracker:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def started(self, number: int, slot: Slot) -> None:
         """A trial was handed to a worker."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from widthsearch import storage as names
@@ -178,6 +181,8 @@ def resume(
         if attrs.get(names.STATUS) == "finished":
             return Ended(name, "finished", attrs[names.STOPPED])
         source = attrs[names.SOURCE]
+        if file is None and not Path(source["file"]).is_file():
+            raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
         written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
         study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
         prepared = prepare(study, path)
@@ -187,19 +192,35 @@ def resume(
                     f"{path} has changed since launch: {'; '.join(changed)}; "
                     f"undo that, launch it under a new --name, or go on all the same with --force"
                 )
-            if prepared.plan.cost.variables != plan_of(optuna_study).cost.variables:
+            if other := _other_search(plan_of(optuna_study), prepared.plan):
                 raise UsageError(
-                    f"{path}: the network has other width variables now; launch it as a new study"
+                    f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
                 )
             _write_plan(optuna_study, prepared)
         return _run(optuna_study, study, f"{path}:{attribute}", backend, progress)
 
 
+def _other_search(before: Plan, now: Plan) -> str:
+    """Why trials under one plan cannot go on under another; empty if they can."""
+    if before.cost.variables != now.cost.variables:
+        return "the network has other width variables now"
+    old, new = before.to_json(), now.to_json()
+    what = {"cost": "layers", "widths": "widths"}
+    fixed = ("cost", "widths", "budget", "minimum", "multiple_of", "pressure", "over", "seeds", "seed")
+    changed = [what.get(name, name) for name in fixed if old[name] != new[name]]
+    return f"the search has other {', '.join(changed)} now" if changed else ""
+
+
 def _refuse_existing(name: str, storage: optuna.storages.BaseStorage) -> None:
     for summary in optuna.study.get_all_study_summaries(storage=storage, include_best_trial=False):
         # An empty study without a plan is a launch that was killed in its first moment: taken over.
-        if summary.study_name == name and (names.PLAN in summary.user_attrs or summary.n_trials):
-            hint = f"go on with: widthsearch resume {name}; " if names.PLAN in summary.user_attrs else ""
+        ours = summary.direction == StudyDirection.MINIMIZE and not summary.n_trials
+        if summary.study_name == name and (names.PLAN in summary.user_attrs or not ours):
+            hint = (
+                f"go on with: widthsearch resume {shlex.quote(name)}; "
+                if names.PLAN in summary.user_attrs
+                else ""
+            )
             raise UsageError(f"study {name!r} exists already; {hint}start a new one with --name")
 
 

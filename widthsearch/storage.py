@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,13 +55,17 @@ def url_from(option: str | None) -> str:
 
 def hide_password(url: str) -> str:
     """The URL as it may be shown: its password, if any, as ``***``."""
-    return make_url(url).render_as_string(hide_password=True)
+    parsed = make_url(url)
+    secret = {key: "hidden" for key in parsed.query if "pass" in key.lower()}
+    return parsed.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
         parsed.get_dialect()
+        if "@" in (parsed.host or ""):
+            raise ValueError("an @ in a password must be written %40")
     except Exception:
         # The value may hold a password in a place that only its author can see: show its start alone.
         raise UsageError(
@@ -93,7 +98,8 @@ def open_storage(url: str, *, create: bool) -> optuna.storages.RDBStorage:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     except ImportError as error:
         raise UsageError(
-            f"storage {hide_password(url)!r}: the database driver is missing ({error.name})"
+            f"storage {hide_password(url)!r}: its database driver is not installed "
+            f"({error.name or getattr(error.__cause__ or error.__context__, 'name', None)})"
         ) from None
     except Exception as error:
         reason = next(iter(str(getattr(error, "orig", None) or error).splitlines()), type(error).__name__)
@@ -162,10 +168,15 @@ def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
 
 def _lock(url: str, study_name: str) -> filelock.BaseFileLock:
     path = sqlite_path(url)
+
     # A database server gives no folder to lock in: then the lock holds on this host only.
-    digest = hashlib.sha256(f"{url} {study_name}".encode()).hexdigest()[:16]
-    base = Path(tempfile.gettempdir()) / f"widthsearch-{digest}" if path is None else path
-    slug = "".join(c if c.isalnum() or c in "-_" else "_" for c in study_name)
+    def digest(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    base = Path(tempfile.gettempdir()) / f"widthsearch-{digest(url)}" if path is None else path
+    slug = "".join(c if c.isalnum() or c in "-_" else "_" for c in study_name)[:60]
+    if slug != study_name:  # two names must never share a lock
+        slug += f"-{digest(study_name)}"
     return filelock.FileLock(f"{base}.{slug}.lock", timeout=0)
 
 
@@ -184,7 +195,7 @@ def driver_lock(url: str, study_name: str) -> Iterator[None]:
             holder = load(study_name, storage, url).user_attrs.get(DRIVER, "")
         raise UsageError(
             f"study {study_name!r} is being run by another driver ({holder or 'it is just starting'}); "
-            "stop that one first, or watch it with: widthsearch show " + study_name
+            "stop that one first, or watch it with: widthsearch show " + shlex.quote(study_name)
         ) from None
     try:
         yield

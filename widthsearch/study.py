@@ -24,7 +24,7 @@ Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
-_AMOUNT = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+|\d+/\d+)(?P<unit>x|k|M|G)?")
+_AMOUNT = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d{1,2})?|\.\d+|\d+/\d+)(?P<unit>x|k|M|G)?")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from widthsearch.report import BETTER, NO_DIFFERENCE, WORSE
@@ -13,7 +14,7 @@ from widthsearch.report import BETTER, NO_DIFFERENCE, WORSE
 
 def show_summary(console: Console, s: dict[str, Any]) -> None:
     """Print one study: headline, widths, networks, rounds, cost, what was left out."""
-    console.print(f"[bold]{s['study']}[/]  {s['status']}" + _why(s), highlight=False)
+    console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)
     if s["candidate"] is None:
         console.print(_before_first_score(s), highlight=False)
     console.print(_width_table(s))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from widthsearch import storage as names
 from widthsearch.errors import TrainingError, UsageError
@@ -54,10 +55,12 @@ def build_space(study: Study, data: Data) -> WidthSpace:
         model = study.model()
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"model() raised {describe_error(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError(f"{type(model).__name__} has no parameter to train")
     return trace(model, example_of(data[0])[0])
 
 
@@ -86,10 +89,13 @@ class TrialRunner:
             outcome = (
                 self._measure(widths, seed) if slot.kind == "measure" else self._plain(slot, widths, seed)
             )
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        except TrainingError:
+            raise
+        except Exception as error:
             raise TrainingError(describe_error(error)) from error
         cost = self.plan.cost.at(widths)
-        samples = steps_per_epoch(self.training, self.recipe) * self.recipe.batch_size * self.recipe.epochs
+        batch = min(self.recipe.batch_size, size_of(self.training))
+        samples = steps_per_epoch(self.training, self.recipe) * batch * self.recipe.epochs
         return {
             **outcome,
             names.MACS: cost["macs"],
@@ -149,9 +155,20 @@ def check_data(data: Any) -> Data:
             raise UsageError(f"data(): {name} has {len(split[0])} inputs but {len(split[1])} targets")
         if not pair and not hasattr(split, "__getitem__"):
             raise UsageError(f"data(): {name} is {type(split).__name__}; give (x, y) tensors or a dataset")
+        if not pair:
+            _check_samples(name, split)
         if size_of(tuple(split) if pair else split) < EXAMPLE_SIZE:
             raise UsageError(f"data(): {name} has fewer than {EXAMPLE_SIZE} samples")
     return tuple(tuple(s) if isinstance(s, list) else s for s in data)  # type: ignore[return-value]
+
+
+def _check_samples(name: str, split: Dataset[Any]) -> None:
+    try:
+        good = size_of(split) < EXAMPLE_SIZE or all(isinstance(t, Tensor) for t in example_of(split))
+    except Exception as error:
+        raise UsageError(f"data(): {name} gives no samples (x, y): {describe_error(error)}") from error
+    if not good:
+        raise UsageError(f"data(): the samples (x, y) of {name} must become tensors when batched")
 
 
 def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
@@ -162,12 +179,20 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
     """
     from widthsearch.train import loss_function
 
+    splits = dict(zip(("train", "validation", "test"), data, strict=False))
+    space.model.eval()
+    for name, split in splits.items():
+        try:
+            with torch.no_grad():
+                space.model(example_of(split)[0])
+        except Exception as error:
+            raise UsageError(f"data(): the model does not run on {name}: {describe_error(error)}") from error
     x, y = example_of(data[0])
     with torch.no_grad():
-        output = space.model.eval()(x)
+        output = space.model(x)
     if study.recipe.loss is None and y.dtype == torch.int64 and output.ndim == 2:
         classes = output.shape[1]
-        for name, split in zip(("train", "validation", "test"), data, strict=False):
+        for name, split in splits.items():
             targets = split[1] if isinstance(split, tuple) else example_of(split)[1]
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= classes:
@@ -176,8 +201,12 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
                     f"but the model has {classes} classes: labels must be 0 to {classes - 1}"
                 )
     try:
-        loss = loss_function(study.recipe, training=True)(output, y)
+        loss = loss_function(study.recipe, training=True)(output.requires_grad_(), y)
     except Exception as error:
         raise UsageError(f"the loss cannot compare output and targets: {describe_error(error)}") from error
+    if not isinstance(loss, Tensor):
+        raise UsageError(f"the loss returned {loss!r:.60}; it must return a scalar tensor")
+    if not loss.requires_grad:
+        raise UsageError("the loss does not depend on the output (no gradient): is there a detach() in it?")
     if loss.ndim:
         raise UsageError(f"the loss returned a tensor of shape {tuple(loss.shape)}; it must return a scalar")
