@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -130,3 +130,8 @@ class Op:
                     dim = other if dim is None else self.labels.unify(dim, other)
             result.append(dim or ())
         return tuple(result)
+
+
+#: The dims of each output, in order; None: the rule does not cover this case.
+Result = Sequence[Dims] | None
+Rule = Callable[[Op], Result]

@@ -1,0 +1,1 @@
+"""Rules of propagation, one file per kind of operation; the table of all of them is :mod:`..rules`."""

@@ -1,0 +1,68 @@
+"""Operations that sum a product over units: matrix multiplication, convolution, lookup."""
+
+from __future__ import annotations
+
+from widthsearch.space.labels import Dim, Dims, Report, constant, constants
+from widthsearch.space.op import Op, Result
+
+
+def matrix_multiply(op: Op) -> Result:
+    """(..., n, k) times (..., k, m), with or without something added."""
+    *added, a, b = op.inputs
+    dims_a, dims_b = op.dims(a), op.dims(b)
+    op.contract(a, dims_a[-1], b, dims_b[-2])
+    batch = tuple(op.labels.unify(p, q) for p, q in zip(dims_a[:-2], dims_b[:-2], strict=True))
+    op.multiply_accumulate(*batch, dims_a[-2], dims_a[-1], dims_b[-1])
+    dims = (*batch, dims_a[-2], dims_b[-1])
+    for tensor, dim in ((a, dims_a[-2]), (b, dims_b[-1])):
+        op.produce(tensor, dim)
+    for bias in added:
+        for i in range(1, bias.ndim + 1):
+            if bias.shape[-i] != 1:
+                op.labels.unify(dims[-i], op.dims(bias)[-i])
+    return [dims]
+
+
+def convolution(op: Op) -> Result:
+    """A dense or depthwise convolution, plain or transposed, of any dimension."""
+    x, weight, groups, transposed = op["input"], op["weight"], op["groups"], op["transposed"]
+    x_dims, w_dims, out = op.dims(x), op.dims(weight), op.outputs[0]
+    for dim in w_dims[2:]:
+        op.labels.freeze(dim, f"{op.where}: a kernel size", Report.NEVER)
+    for dim in x_dims[2:]:
+        op.freeze(dim, "slides over these units")
+    positions = constants((x if transposed else out).shape[2:])
+    op.multiply_accumulate(x_dims[0], *positions, *w_dims)
+    if groups == 1:
+        reads, makes = (0, 1) if transposed else (1, 0)
+        op.contract(x, x_dims[1], weight, w_dims[reads])
+        units = w_dims[makes]
+        op.produce(weight, units)
+    elif groups == x.shape[1]:
+        units = _depthwise(op, x_dims[1], w_dims, transposed)
+    else:
+        for dim in (x_dims[1], *w_dims[:2]):
+            op.freeze(dim, f"a convolution in {groups} groups of several channels")
+        units = constant(out.shape[1])
+    if op["bias"] is not None and out.shape[1] != 1:
+        units = op.labels.unify(units, op.dims("bias")[0])
+    return [(x_dims[0], units, *constants(out.shape[2:]))]
+
+
+def _depthwise(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
+    """Every channel makes ``multiplier`` channels of its own, and is not mixed with another."""
+    if transposed:  # weight (C, multiplier, ...)
+        op.labels.freeze(w_dims[1], f"{op.where}: a channel multiplier", Report.NEVER)
+        multiplier = constant(op["weight"].shape[1])
+        return (*op.labels.unify(channels, w_dims[0]), *multiplier)
+    multiplier = constant(op["weight"].shape[0] // op["groups"])  # weight (C * multiplier, 1, ...)
+    return op.labels.unify((*channels, *multiplier), w_dims[0])
+
+
+def embedding(op: Op) -> Result:
+    """Looks rows up: the columns are units, the rows are words."""
+    words, units = op.dims("weight")
+    for dim in (words, units):
+        op.produce(op["weight"], dim)
+    op.freeze(words, "the rows of an embedding are a vocabulary")
+    return [(*op.dims("indices"), units)]

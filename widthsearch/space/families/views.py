@@ -1,0 +1,97 @@
+"""Views, copies, concatenation: operations that move values and compute none."""
+
+from __future__ import annotations
+
+from widthsearch.space.families.elementwise import filled
+from widthsearch.space.labels import Dim, Factor, constant
+from widthsearch.space.op import Op, Result
+
+
+def view(op: Op) -> Result:
+    """Regroup the factors."""
+    dims = op.labels.reshape(op.dims(op.inputs[0]), op.outputs[0].shape)
+    return None if dims is None else [dims]
+
+
+def permute(op: Op) -> Result:
+    """Dimensions in another order."""
+    dims = op.dims("self")
+    return [tuple(dims[i] for i in op["dims"])]
+
+
+def transpose(op: Op) -> Result:
+    """Two dimensions swapped."""
+    dims = list(op.dims("self"))
+    if dims:
+        i, j = op.dim_index("dim0"), op.dim_index("dim1")
+        dims[i], dims[j] = dims[j], dims[i]
+    return [tuple(dims)]
+
+
+def matrix_transpose(op: Op) -> Result:
+    """``t()``."""
+    return [op.dims("self")[::-1]]
+
+
+def expand(op: Op) -> Result:
+    """Size 1 repeated: the same value everywhere, like a filled tensor."""
+    dims, out = op.dims("self"), op.outputs[0]
+    offset, result = out.ndim - len(dims), list(filled(op)[0])  # type: ignore[index]
+    for i, dim in enumerate(dims):
+        if op["self"].shape[i] != 1:
+            result[i + offset] = dim
+    return [tuple(result)]
+
+
+def repeat(op: Op) -> Result:
+    """Whole copies one after the other: the copies are a new leading factor."""
+    dims = op.dims("self")
+    offset = len(op["repeats"]) - len(dims)
+    padded: list[Dim] = [()] * offset + list(dims)
+    return [tuple((*constant(n), *dim) for n, dim in zip(op["repeats"], padded, strict=True))]
+
+
+def part_of_dimension(op: Op) -> Result:
+    """Slices, splits, indexing along ``dim``: fine over constants, not over units (yet)."""
+    index = op.dim_index()
+    dims = op.dims(op.inputs[0])
+    if all(t.ndim == len(dims) and t.shape[index] == op.inputs[0].shape[index] for t in op.outputs):
+        return [dims] * len(op.outputs)
+    op.freeze(dims[index], "takes a part of these units by position")
+    results = []
+    for out in op.outputs:
+        kept = (constant(out.shape[index]),) if out.ndim == len(dims) else ()
+        results.append((*dims[:index], *kept, *dims[index + 1 :]))
+    return results
+
+
+def concatenate(op: Op) -> Result:
+    """Ids side by side along ``dim``, tied along the others."""
+    # An empty one-dimensional tensor is ignored by torch.cat, whatever the other shapes.
+    tensors = [t for t in op["tensors"] if tuple(t.shape) != (0,)]
+    index = int(op["dim"]) % op.outputs[0].ndim
+    dims = list(op.broadcast(tensors, op.outputs[0].shape, skip=index))
+    parts: list[Factor] = [op.labels.flat(op.dims(t)[index]) for t in tensors if t.shape[index]]
+    if all(isinstance(part, int) for part in parts):
+        dims[index] = constant(op.outputs[0].shape[index])
+    else:
+        dims[index] = (op.labels.concatenate(parts),)
+    return [tuple(dims)]
+
+
+def stack(op: Op) -> Result:
+    """A new dimension of constant size."""
+    dims = op.broadcast(op["tensors"], op["tensors"][0].shape)
+    index = int(op["dim"]) % op.outputs[0].ndim
+    return [(*dims[:index], constant(len(op["tensors"])), *dims[index:])]
+
+
+def pad(op: Op) -> Result:
+    """Padding adds constant sizes."""
+    dims = list(op.dims("self"))
+    for k in range(len(op["pad"]) // 2):
+        index = len(dims) - 1 - k
+        if op["pad"][2 * k] or op["pad"][2 * k + 1]:
+            op.freeze(dims[index], "pads these units")
+            dims[index] = constant(op.outputs[0].shape[index])
+    return [tuple(dims)]
