@@ -106,7 +106,9 @@ class Labels:
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    cuts: list[Ids] = field(default_factory=list)  # parts that were taken by position: never one variable
     where: str = "the trace"
+    _fixed: list[Freeze] | None = None
     _merged: dict[tuple[int, ...], tuple[Ids, Dim]] = field(default_factory=dict)
     _split: dict[tuple[int, int], tuple[Ids, Ids, Ids]] = field(default_factory=dict)
 
@@ -204,24 +206,28 @@ class Labels:
             result.append(tuple(dim))
         return tuple(result) if not queue else None
 
-    def solve(self, extra: Iterable[Freeze] = ()) -> Solution:
-        """What lives or dies together and what is frozen, with ``extra`` freezes; changes no label.
+    def solve(self, extra: Iterable[Freeze] = (), ties: Iterable[tuple[Ids, Ids]] = ()) -> Solution:
+        """What lives or dies together and what is frozen, with ``extra`` freezes and ties; changes no label.
 
-        A product with one free factor ties every index to the unit it belongs to; with two (heads x
-        head_dim, say) nothing tells which of them a new width would change, so both are frozen.
+        A product with one free factor ties every index to the unit it belongs to.  With two (2 x 58 in a
+        channel shuffle) the largest is taken as the units and the others as fixed: whether the model really
+        resizes like that, verification finds out.
         """
-        ties, freezes, pending = list(self.ties), [*self.freezes, *extra], list(self.products)
+        if self._fixed is None:  # decided once, whatever verification freezes later
+            self._fixed = []
+            self._solve([*self.freezes], [*self.ties], self._fixed)
+        return self._solve([*self.freezes, *self._fixed, *extra], [*self.ties, *ties], [])
+
+    def _solve(self, freezes: list[Freeze], ties: list[tuple[Ids, Ids]], decided: list[Freeze]) -> Solution:
+        pending = list(self.products)
         while True:
             solution = self._components(ties, freezes)
             left = [p for p in pending if not _settle(p, solution, ties, freezes)]
             if len(left) == len(pending):
                 if not left:
                     return solution
-                ambiguous = left.pop(0)
-                sizes = " x ".join(str(size_of(f)) for f in ambiguous.factors)
-                reason = f"{ambiguous.where}: a size read as {sizes}, where either factor could change"
-                for ids in (ambiguous.whole, *ids_in(ambiguous.factors)):
-                    freezes.append(Freeze(ids, reason, Report.ALWAYS))
+                decided.extend(new := _all_but_largest(left[0], solution))
+                freezes.extend(new)
             pending = left
 
     def _components(self, ties: list[tuple[Ids, Ids]], freezes: list[Freeze]) -> Solution:
@@ -236,6 +242,15 @@ class Labels:
             for c in np.unique(component[freeze.ids]).tolist():
                 frozen.setdefault(c, freeze)
         return Solution(component, frozen)
+
+
+def _all_but_largest(product: Product, solution: Solution) -> list[Freeze]:
+    """Fix all free factors of an ambiguous product but the one with the most units."""
+    free = [ids for ids in ids_in(product.factors) if solution.freeze_of(ids) is None]
+    largest = max(free, key=len)
+    sizes = " x ".join(str(size_of(f)) for f in product.factors)
+    reason = f"{product.where}: a size read as {sizes}, of which the largest factor is taken as the units"
+    return [Freeze(ids, reason, Report.NEVER) for ids in free if ids is not largest]
 
 
 def _settle(product: Product, solution: Solution, ties: list[tuple[Ids, Ids]], freezes: list[Freeze]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from widthsearch.space.families.contractions import groups_are_units
 from widthsearch.space.tracer import Trace, copy_with, empty_copy, named_tensors
 from widthsearch.space.variables import Variables
 
@@ -71,10 +72,10 @@ def synchronise_attributes(
 
 def _synchronise_module(module: nn.Module) -> None:
     if isinstance(module, _ConvNd):
-        depthwise = module.groups > 1 and module.groups == module.in_channels
-        if depthwise:
-            multiplier = module.out_channels // module.groups
-            module.groups = int(module.weight.shape[0]) // (1 if module.transposed else multiplier)
+        inside = module.in_channels // module.groups
+        if module.groups > 1 and groups_are_units(module.groups, inside):
+            stacked = inside if module.transposed else module.out_channels // module.groups
+            module.groups = int(module.weight.shape[0]) // stacked
         first, second = int(module.weight.shape[0]), int(module.weight.shape[1]) * module.groups
         module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
     elif isinstance(module, nn.Linear):
@@ -85,3 +86,7 @@ def _synchronise_module(module: nn.Module) -> None:
         module.num_parameters = int(module.weight.shape[0])
     elif isinstance(module, nn.RNNBase):
         module.input_size = int(module.get_parameter("weight_ih_l0").shape[1])
+        # With a projection the recurrent weight reads the projected state.
+        stacked = int(module.get_parameter("weight_hh_l0").shape[0])
+        gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+        module.hidden_size = stacked // gates

@@ -43,11 +43,15 @@ FAMILIES: dict[Rule, str] = {
     views.repeat: "repeat",
     views.part_of_dimension: """slice narrow select index_select unbind split split_with_sizes chunk
         unsafe_split unsafe_split_with_sizes unsafe_chunk""",
+    views.glu: "glu",
     views.concatenate: "cat",
     views.stack: "stack",
     views.pad: "constant_pad_nd",
     contractions.matrix_multiply: "mm addmm bmm baddbmm",
     contractions.convolution: "convolution",
+    contractions.attention: """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math
+        _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
+        _scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable""",
     contractions.embedding: "embedding",
     statistics.batch_norm: """native_batch_norm cudnn_batch_norm _native_batch_norm_legit
         _native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update""",

@@ -58,12 +58,14 @@ class Variables:
         return constant + sum(m * w for m, w in zip(multiplicity, widths, strict=True))
 
 
-def find_variables(trace: Trace, rejected: Iterable[Freeze] = ()) -> Variables:
-    """Group the units of a trace into width variables; ``rejected`` are freezes that verification adds.
+def find_variables(
+    trace: Trace, rejected: Iterable[Freeze] = (), ties: Iterable[tuple[Ids, Ids]] = ()
+) -> Variables:
+    """Group the units of a trace into width variables; verification adds freezes and ties.
 
     A variable is a set of components with the same signature: how often each parameter axis has them.
     """
-    solution = trace.labels.solve(rejected)
+    solution = trace.labels.solve(rejected, ties)
     consumed = _components_in(solution, (trace.axes[axis] for axis in trace.consumers))
     produced = _components_in(solution, (p.ids for p in trace.productions))
     free: list[_Group] = []
@@ -116,6 +118,12 @@ def _groups(trace: Trace, solution: Solution) -> list[_Group]:
         sequence.extend(found[unseen][np.argsort(first[unseen])].tolist())
         owner[found[unseen]] = len(names)
         names.append(name)
+    for ids in trace.labels.cuts:  # no new components: what no parameter has is no unit
+        found = np.unique(solution.component[ids])
+        found = found[owner[found] >= 0]
+        _, refined = np.unique(signature[found], return_inverse=True)
+        signature[found] = fresh + refined.ravel()
+        fresh += len(found)
     members: dict[tuple[int, bool], list[int]] = {}
     for c in sequence:
         # A layer may have both, frozen units and free ones.

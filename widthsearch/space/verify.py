@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from widthsearch.space.initialise import Initialisation, initialise
-from widthsearch.space.labels import Freeze, Report
-from widthsearch.space.resize import resized_copy
-from widthsearch.space.tracer import ModuleStack, Trace, reference_kernels, tensors_in, to_device
+from widthsearch.space.labels import Freeze, Ids, Report
+from widthsearch.space.resize import compacted_copy, resized_copy
+from widthsearch.space.tracer import (
+    ModuleStack,
+    Trace,
+    empty_copy,
+    named_tensors,
+    reference_kernels,
+    tensors_in,
+    to_device,
+)
 from widthsearch.space.variables import Variables, find_variables
 
 JOINT_TRIALS = 2
+LARGEST_SEARCH = 120  # resized models tried to find out what resizes together
+TOLERANCE = 1e-3  # of the removal test, relative: wrong alignments are off by 0.01 and more
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,37 +67,157 @@ def _first_difference(found: list[tuple[int, ...]], expected: list[tuple[int, ..
     )
 
 
+@dataclass(frozen=True)
+class Change:
+    """What verification changes: freeze one variable for a reason, or (no reason) tie several into one."""
+
+    names: tuple[str, ...]
+    reason: str | None = None
+
+
+Changes = tuple[Sequence[Change], ...]
+
+
 def verify(
     model: nn.Module, example: tuple[Any, ...], trace: Trace, initialisation: Initialisation
-) -> tuple[list[tuple[str, str]], ...]:
-    """Rounds of (variable, reason) to reject, one after the other, until all that is left resizes freely."""
+) -> Changes:
+    """Rounds of changes, one after the other, until all that is left resizes freely."""
     tester = _Tester(model, example, trace, initialisation)
     numbers = random.Random(0)
-    rounds: list[list[tuple[str, str]]] = []
+    rounds: list[list[Change]] = []
     while True:
-        variables = apply_rejections(trace, rounds)
-        if not variables.names or not _joint_failure(tester, variables, numbers):
+        variables = apply_changes(trace, rounds)
+        if not variables.names:
             return tuple(rounds)
-        rejected = []
-        for index, name in enumerate(variables.names):
-            reason = _single_failure(tester, variables, index)
-            if reason is not None:
-                rejected.append((name, f"another width does not run: {reason}"))
-        rounds.append(rejected or [_first_that_breaks(tester, variables, numbers)])
+        if not _joint_failure(tester, variables, numbers):
+            wrong = inexact(model, example, trace, variables)
+            if not wrong:
+                return tuple(rounds)
+            rounds.append([Change((name,), reason) for name, reason in wrong])
+            continue
+        failing = {
+            name: reason
+            for index, name in enumerate(variables.names)
+            if (reason := _single_failure(tester, variables, index)) is not None
+        }
+        together = _merges(tester, variables, list(failing)) if failing else []
+        merged = {name for change in together for name in change.names}
+        rejected = [
+            Change((name,), f"another width does not run: {reason}")
+            for name, reason in failing.items()
+            if name not in merged
+        ]
+        rounds.append([*rejected, *together] or [_first_that_breaks(tester, variables, numbers)])
 
 
-def apply_rejections(trace: Trace, rounds: Sequence[Sequence[tuple[str, str]]]) -> Variables:
+def _merges(tester: _Tester, variables: Variables, failing: list[str]) -> list[Change]:
+    """Variables that fail alone but resize together (the two halves of a chunk, heads and model width)."""
+
+    def scaled(names: Sequence[str]) -> bool:
+        pairs = zip(variables.names, variables.widths, strict=True)
+        return tester.failure(variables, [3 * w if name in names else w for name, w in pairs]) is None
+
+    merges: list[Change] = []
+    left = list(failing)
+    tries = LARGEST_SEARCH
+    while len(left) > 1 and tries > 0:
+        first = left[0]
+        # Nearly always it is the next ones in order of execution; else all that still fails, made smaller.
+        near = [[first, *left[1 : k + 1]] for k in (1, 2, 3) if k < len(left)] + [left]
+        group = next((names for names in near if scaled(names)), None)
+        tries -= len(near)
+        if group is not None:
+            for name in group[1:]:
+                smaller = [n for n in group if n != name]
+                tries -= 1
+                if len(smaller) > 1 and scaled(smaller):
+                    group = smaller
+            widths = [variables.widths[variables.names.index(n)] for n in group]
+            if math.gcd(*widths) > 1:
+                merges.append(Change(tuple(group)))
+        left = [n for n in left[1:] if group is None or n not in group]
+    return merges
+
+
+def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables:
     """The variables after these rounds; names are those of the round's own variables."""
     freezes: list[Freeze] = []
+    ties: list[tuple[Ids, Ids]] = []
     variables = find_variables(trace)
-    for rejected in rounds:
-        for name, reason in rejected:
-            ids = np.flatnonzero(variables.variable == variables.names.index(name))
+    for changes in rounds:
+        for change in changes:
+            units = [
+                np.flatnonzero(variables.variable == variables.names.index(name)) for name in change.names
+            ]
+            if change.reason is None:
+                ties.extend(_tie_in_step(variables, change.names, units))
+                continue
             # Once frozen, a flattened form of the units is a group of its own: one report is enough.
-            produced = any(np.isin(p.ids, ids).any() for p in trace.productions)
-            freezes.append(Freeze(ids, reason, Report.IF_PRODUCED if produced else Report.ALWAYS))
-        variables = find_variables(trace, freezes)
+            produced = any(np.isin(p.ids, units[0]).any() for p in trace.productions)
+            report = Report.IF_PRODUCED if produced else Report.ALWAYS
+            freezes.append(Freeze(units[0], change.reason, report))
+        variables = find_variables(trace, freezes, ties)
     return variables
+
+
+def _tie_in_step(
+    variables: Variables, names: Sequence[str], units: Sequence[Ids]
+) -> Iterator[tuple[Ids, Ids]]:
+    """Tie variables that scale together: one unit of the merged variable is a block of each."""
+    widths = [variables.widths[variables.names.index(name)] for name in names]
+    merged = math.gcd(*widths)
+    blocks = []
+    for ids, width in zip(units, widths, strict=True):
+        order = variables.position[ids] - variables.position[ids].min()
+        blocks.append((ids, order * merged // width))
+    leader = [blocks[0][0][blocks[0][1] == k][:1] for k in range(merged)]
+    for ids, block in blocks:
+        yield np.concatenate(leader)[block], ids
+
+
+def inexact(
+    model: nn.Module, example: tuple[Any, ...], trace: Trace, variables: Variables
+) -> list[tuple[str, str]]:
+    """Variables of which closing units is not the same as removing them, and why they cannot be searched."""
+    everyone = range(len(variables.names))
+    if removal_error(model, example, trace, variables, everyone) < TOLERANCE:
+        return []
+    wrong = []
+    for index, name in enumerate(variables.names):
+        error = removal_error(model, example, trace, variables, [index])
+        if error >= TOLERANCE:
+            wrong.append((name, f"closing its units is not the same as removing them (by {error:.1g})"))
+    return wrong or [(variables.names[-1], "closing units is not the same as removing them")]
+
+
+def removal_error(
+    model: nn.Module, example: tuple[Any, ...], trace: Trace, variables: Variables, some: Sequence[int]
+) -> float:
+    """How far the network without some units is from that with their gates at 0, relative to its output."""
+    numbers = np.random.default_rng(0)
+    keep = [np.ones(w, dtype=bool) for w in variables.widths]
+    for index in some:
+        keep[index] = numbers.permutation(variables.widths[index]) >= max(1, variables.widths[index] // 3)
+    live = empty_copy(model, "cpu")
+    for tensor in live.parameters():
+        if tensor.is_floating_point():  # zeros (of a fresh head) would hide every difference
+            tensor.data.add_(torch.randn_like(tensor), alpha=0.02)
+    removed = compacted_copy(live, trace, variables, keep).eval()
+    open_ = torch.from_numpy(np.concatenate([*keep, np.array([True])]))
+    tensors = named_tensors(live)
+    for name, dim in trace.consumers:
+        shape = [-1 if d == dim else 1 for d in range(tensors[name].ndim)]
+        gates = open_[torch.from_numpy(variables.position[trace.axes[name, dim]])].view(shape)
+        tensors[name].data.mul_(gates)
+    inputs = to_device(example, "cpu")
+    with reference_kernels("cpu"):
+        pairs = zip(tensors_in(live.eval()(*inputs)), tensors_in(removed(*inputs)), strict=True)
+        errors = [
+            float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
+            for a, b in pairs
+            if a.is_floating_point() and a.numel() and a.shape == b.shape
+        ]
+    return max((1.0 if math.isnan(e) else e for e in errors), default=0.0)
 
 
 def _random_widths(variables: Variables, numbers: random.Random) -> list[int]:
@@ -112,7 +244,7 @@ def _single_failure(tester: _Tester, variables: Variables, index: int) -> str | 
     return None
 
 
-def _first_that_breaks(tester: _Tester, variables: Variables, numbers: random.Random) -> tuple[str, str]:
+def _first_that_breaks(tester: _Tester, variables: Variables, numbers: random.Random) -> Change:
     """Each resizes alone but not together: the first that does not go with those before it."""
     for _ in range(JOINT_TRIALS):
         target = _random_widths(variables, numbers)
@@ -121,5 +253,5 @@ def _first_that_breaks(tester: _Tester, variables: Variables, numbers: random.Ra
             widths[index] = target[index]
             failure = tester.failure(variables, widths)
             if failure is not None:
-                return name, f"it does not resize independently of others: {failure}"
-    return variables.names[-1], "it does not resize independently of others"
+                return Change((name,), f"it does not resize independently of others: {failure}")
+    return Change((variables.names[-1],), "it does not resize independently of others")

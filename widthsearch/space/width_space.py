@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from widthsearch.space.labels import Report
 from widthsearch.space.resize import compacted_copy, resized_copy
 from widthsearch.space.tracer import Trace, run_trace
 from widthsearch.space.variables import Frozen, Variables, cost_of
-from widthsearch.space.verify import apply_rejections
-from widthsearch.space.verify import verify as find_rejections
+from widthsearch.space.verify import Changes, apply_changes
+from widthsearch.space.verify import verify as find_changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,6 @@ class ConsumerAxis:
     elements_per_sample: int
 
 
-Rejections = tuple[Sequence[tuple[str, str]], ...]
-
-
 class WidthSpace:
     """What :func:`trace` finds in a model.
 
@@ -55,13 +52,13 @@ class WidthSpace:
         example: tuple[Any, ...],
         traced: Trace,
         initialisation: Initialisation,
-        rejections: Rejections,
+        changes: Changes,
     ) -> None:
         """Not for users: call :func:`trace`."""
         self.model = model
         self._example, self._trace = example, traced
-        self._initialisation, self._rejections = initialisation, rejections
-        self._variables: Variables = apply_rejections(traced, rejections)
+        self._initialisation, self._changes = initialisation, changes
+        self._variables: Variables = apply_changes(traced, changes)
         self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
         self.cost: Cost = cost_of(traced, self._variables, _batch_size(example))
@@ -98,7 +95,7 @@ class WidthSpace:
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
             traced = _traced(seen, self._example)
-        space = WidthSpace(seen, self._example, traced, self._initialisation, self._rejections)
+        space = WidthSpace(seen, self._example, traced, self._initialisation, self._changes)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
         return space
@@ -141,8 +138,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...], *, verify: bool =
         traced = _traced(model, inputs)
         initialisation = record(model)
         _freeze_fixed_tensors(traced, initialisation)
-        rejections = find_rejections(model, inputs, traced, initialisation) if verify else ()
-    return WidthSpace(model, inputs, traced, initialisation, rejections)
+        changes = find_changes(model, inputs, traced, initialisation) if verify else ()
+    return WidthSpace(model, inputs, traced, initialisation, changes)
 
 
 def _traced(model: nn.Module, example: tuple[Any, ...]) -> Trace:

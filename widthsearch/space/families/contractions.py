@@ -41,9 +41,7 @@ def convolution(op: Op) -> Result:
     elif groups == x.shape[1]:
         units = _depthwise(op, x_dims[1], w_dims, transposed)
     else:
-        for dim in (x_dims[1], *w_dims[:2]):
-            op.freeze(dim, f"a convolution in {groups} groups of several channels")
-        units = constant(out.shape[1])
+        units = _grouped(op, x_dims[1], w_dims, transposed)
     if op["bias"] is not None and out.shape[1] != 1:
         units = op.labels.unify(units, op.dims("bias")[0])
     return [(x_dims[0], units, *constants(out.shape[2:]))]
@@ -57,6 +55,57 @@ def _depthwise(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
         return (*op.labels.unify(channels, w_dims[0]), *multiplier)
     multiplier = constant(op["weight"].shape[0] // op["groups"])  # weight (C * multiplier, 1, ...)
     return op.labels.unify((*channels, *multiplier), w_dims[0])
+
+
+def groups_are_units(groups: int, channels_per_group: int) -> bool:
+    """Whether a grouped convolution is resized by whole groups; else by channels, the same in every group."""
+    return groups >= channels_per_group
+
+
+def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
+    """``groups`` convolutions side by side: a channel is (group, channel inside the group), row by row."""
+    labels, groups = op.labels, op["groups"]
+    group, inside = labels.split(labels.flat(channels), groups)
+    # Weight (groups * out, in, ...), if transposed (groups * in, out, ...).
+    w_group, w_inside = labels.split(labels.flat(w_dims[0]), groups)
+    labels.unify((group,), (w_group,))
+    by_groups = groups_are_units(groups, op["input"].shape[1] // groups)
+    for fixed in (inside, w_inside, *w_dims[1]) if by_groups else (group, w_group):
+        labels.freeze((fixed,), f"{op.where}: the other factor of a grouped convolution", Report.NEVER)
+    if transposed:
+        axis = op.tracer.axis_of(w_dims[0])
+        if axis is not None:
+            op.tracer.note_consumer(axis, op["input"])
+        labels.unify((inside,), (w_inside,))
+        return (group, *w_dims[1])
+    op.contract(op["input"], (inside,), op["weight"], w_dims[1])
+    op.produce(op["weight"], w_dims[0])
+    return w_dims[0]
+
+
+def attention(op: Op) -> Result:
+    """Scaled dot products, softmax over the keys, a weighted sum of the values; (..., heads, time, size)."""
+    query, key, value = op.dims("query"), op.dims("key"), op.dims("value")
+    labels = op.labels
+    op.contract(op["query"], query[-1], op["key"], key[-1])
+    labels.unify(key[-2], value[-2])
+    batch = list(query[:-2])
+    for i, (q, *others) in enumerate(zip(batch, key[:-2], value[:-2], strict=True)):
+        for other in others:
+            if op["query"].shape[i] == op["key"].shape[i]:
+                batch[i] = labels.unify(batch[i], other)
+            else:  # grouped queries: each head of the keys serves several heads of the queries in a row
+                shared, _ = labels.split(labels.flat(q), op["key"].shape[i])
+                labels.unify((shared,), other)
+    mask = op.get("attn_mask") if op.get("attn_mask") is not None else op.get("attn_bias")
+    if mask is not None:
+        scores: Dims = (*batch, query[-2], key[-2])
+        for dim, own, size in zip(scores[::-1], op.dims(mask)[::-1], reversed(mask.shape), strict=False):
+            if size != 1:
+                labels.unify(dim, own)
+    op.multiply_accumulate(*batch, query[-2], key[-1], key[-2])
+    op.multiply_accumulate(*batch, query[-2], key[-2], value[-1])
+    return [(*batch, query[-2], value[-1])]
 
 
 def embedding(op: Op) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from widthsearch.space.families.elementwise import filled
 from widthsearch.space.labels import Dim, Factor, constant
 from widthsearch.space.op import Op, Result
@@ -52,17 +54,47 @@ def repeat(op: Op) -> Result:
 
 
 def part_of_dimension(op: Op) -> Result:
-    """Slices, splits, indexing along ``dim``: fine over constants, not over units (yet)."""
+    """Slices, splits, chunks, indexing along ``dim``: each output has the units at its positions."""
     index = op.dim_index()
-    dims = op.dims(op.inputs[0])
-    if all(t.ndim == len(dims) and t.shape[index] == op.inputs[0].shape[index] for t in op.outputs):
+    dims, size = op.dims(op.inputs[0]), op.inputs[0].shape[index]
+    if all(t.ndim == len(dims) and t.shape[index] == size for t in op.outputs):
         return [dims] * len(op.outputs)
-    op.freeze(dims[index], "takes a part of these units by position")
+    whole = op.labels.flat(dims[index])
+    places = None if isinstance(whole, int) else _places(op, size, index)
+    if places is None:
+        op.freeze(dims[index], "takes a part of these units by position")
     results = []
-    for out in op.outputs:
-        kept = (constant(out.shape[index]),) if out.ndim == len(dims) else ()
+    for k, out in enumerate(op.outputs):
+        kept: tuple[Dim, ...] = (constant(out.shape[index]),) if out.ndim == len(dims) else ()
+        if places is not None and not isinstance(whole, int) and out.shape[index] > 1:
+            part = whole[places[k]]
+            op.labels.cuts.append(part)
+            kept = ((part,),)
         results.append((*dims[:index], *kept, *dims[index + 1 :]))
     return results
+
+
+def glu(op: Op) -> Result:
+    """The first half of a dimension times the sigmoid of the second."""
+    index, dims = op.dim_index(), op.dims("self")
+    whole = op.labels.flat(dims[index])
+    if isinstance(whole, int):
+        return [(*dims[:index], constant(whole // 2), *dims[index + 1 :])]
+    first, second = whole[: len(whole) // 2], whole[len(whole) // 2 :]
+    op.labels.tie(first, second)
+    return [(*dims[:index], (first,), *dims[index + 1 :])]
+
+
+def _places(op: Op, size: int, index: int) -> list[slice] | None:
+    """Where each output lies in the dimension; None where that is not known or a position is chosen."""
+    if op.name == "slice":
+        return [slice(op["start"], op["end"], op["step"])]
+    if op.name == "narrow":
+        return [slice(op["start"], op["start"] + op["length"])]
+    if "split" in op.name or "chunk" in op.name:
+        ends = list(accumulate(t.shape[index] for t in op.outputs))
+        return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)] if ends[-1] == size else None
+    return None
 
 
 def concatenate(op: Op) -> Result:
