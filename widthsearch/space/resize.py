@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,12 +63,24 @@ def synchronise_attributes(
     modules = dict(copied.named_modules())
     for module in modules.values():
         _synchronise_module(module)
+    for (name, attribute, index), dim in trace.stated.items():
+        size = math.prod(variables.size(factor, widths) for factor in dim)
+        _state(modules[name], attribute, index, size)
     for name, channels in trace.normalised.items():
         module = modules[name]
         if isinstance(module, _NormBase):
             # InstanceNorm sees the channels once per sample: only the ratio of the sizes counts.
             stated = int(old_modules[name].num_features)
             module.num_features = variables.size(channels, widths) * stated // len(channels)
+
+
+def _state(module: nn.Module, attribute: str, index: int | None, size: int) -> None:
+    if index is not None:
+        values = list(getattr(module, attribute))
+        values[index] = size
+        setattr(module, attribute, type(getattr(module, attribute))(values))
+    elif getattr(module, attribute) != size:
+        setattr(module, attribute, size)
 
 
 def _synchronise_module(module: nn.Module) -> None:
@@ -82,6 +95,12 @@ def _synchronise_module(module: nn.Module) -> None:
         module.out_features, module.in_features = map(int, module.weight.shape)
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = int(module.weight.shape[1])
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        if module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        if module.weight is not None:
+            module.num_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = int(module.weight.shape[0])
     elif isinstance(module, nn.RNNBase):

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from widthsearch.space.labels import Dims, Factor, Ids, Labels, Report, constants, size_of_dim
+from widthsearch.space.attributes import Place, SizeReader, mark_sizes
+from widthsearch.space.labels import Dim, Dims, Factor, Ids, Labels, Report, constants, size_of_dim
 from widthsearch.space.op import Op
 from widthsearch.space.rules import rule_for
 
@@ -59,6 +60,7 @@ class Trace:
         default_factory=list
     )  # each a product of sizes, for the whole batch
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
+    stated: dict[Place, Dim] = field(default_factory=dict)  # sizes that modules state as attributes
     output_shapes: list[tuple[int, ...]] = field(default_factory=list)
     device: str = "meta"
 
@@ -262,6 +264,7 @@ def run_trace(model: nn.Module, example: tuple[Any, ...], device: str) -> Trace:
     """Trace ``model(*example)`` in eval and in train mode, on a copy; raises what the model raises."""
     trace = _new_trace(model, device)
     runner = empty_copy(model, device)
+    mark_sizes(runner)
     inputs = to_device(example, device)
     modules = ModuleStack(runner)
     tracer = Tracer(trace, modules)
@@ -275,7 +278,7 @@ def run_trace(model: nn.Module, example: tuple[Any, ...], device: str) -> Trace:
     for training in (False, True):
         runner.train(training)
         tracer.counts_macs = not training
-        with reference_kernels(device), tracer:
+        with reference_kernels(device), tracer, SizeReader(tracer):
             out = runner(*inputs)
         outputs = tensors_in(out)
         if not outputs:
@@ -297,5 +300,5 @@ def _new_trace(model: nn.Module, device: str) -> Trace:
         if not (tensor.is_floating_point() or tensor.is_complex()):
             for dim in range(tensor.ndim):
                 ids = trace.axes.get((name, dim), np.zeros(0, dtype=np.int64))
-                trace.labels.freeze((ids,), f"{name}: a tensor of whole numbers has no other width")
+                trace.labels.freeze((ids,), f"{name}: whole numbers", Report.NEVER)
     return trace

@@ -1,0 +1,102 @@
+"""Sizes that modules state: which of their integers say how many units there are.
+
+``x.view(b, t, self.num_heads, -1)`` works at another width only if ``num_heads`` follows.  So while the trace
+runs, every integer attribute of a user's module is a :class:`Stated`, an ``int`` that knows where it came
+from, and a function mode sees it arrive as an argument: the dimension that it became says what it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from widthsearch.space.tracer import Tracer
+
+Place = tuple[str, str, int | None]  # module, attribute, position if that is a list or tuple
+RESHAPING = {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones"}
+SPLITTING = {"split", "split_with_sizes", "narrow", "chunk"}
+
+
+class Stated(int):
+    """An integer attribute of a module."""
+
+    place: Place
+
+    @classmethod
+    def of(cls, value: int, place: Place) -> Stated:
+        """The same number, with its origin."""
+        stated = cls(value)
+        stated.place = place
+        return stated
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 1
+
+
+def mark_sizes(model: nn.Module) -> None:
+    """Make every integer attribute of the user's own modules a :class:`Stated`, in place (on a copy)."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn."):
+            continue  # their attributes are known: see resize.py
+        for attribute, value in list(vars(module).items()):
+            if attribute == "training":
+                continue
+            if _is_size(value):
+                module.__dict__[attribute] = Stated.of(value, (name, attribute, None))
+            elif type(value) in (list, tuple) and value and all(map(_is_size, value)):
+                marked = [Stated.of(v, (name, attribute, i)) for i, v in enumerate(value)]
+                module.__dict__[attribute] = type(value)(marked)
+
+
+class SizeReader(TorchFunctionMode):
+    """Notes which dimension each stated size becomes; enter it inside the :class:`Tracer`."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the function, then look at its arguments."""
+        out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in RESHAPING and isinstance(out, Tensor):
+            sizes = list(_integers(args[1:])) + list(_integers(list((kwargs or {}).values())))
+            if name == "unflatten":
+                sizes, offset = sizes[1:], int(sizes[0]) % args[0].ndim
+            else:
+                offset = out.ndim - len(sizes)
+            for k, size in enumerate(sizes):
+                if isinstance(size, Stated) and offset >= 0:
+                    self._note(size, out, offset + k)
+        elif name in SPLITTING:
+            self._read_split(name, out, args, kwargs or {})
+        return out
+
+    def _read_split(self, name: str, out: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        sizes = [s for s in _integers([*args[1:], *kwargs.values()]) if isinstance(s, Stated)]
+        if name == "chunk" or not sizes:
+            return
+        for k, size in enumerate(sizes[: len(outs)]):
+            changed = [d for d in range(outs[k].ndim) if outs[k].shape[d] != args[0].shape[d]]
+            if len(changed) == 1 and outs[k].shape[changed[0]] == size:
+                self._note(size, outs[k], changed[0])
+
+    def _note(self, size: Stated, out: Tensor, dim: int) -> None:
+        if out.shape[dim] == size:
+            self.tracer.trace.stated.setdefault(size.place, self.tracer.label(out).dims[dim])
+
+
+def _integers(values: Any) -> Iterator[int]:
+    for value in values:
+        if isinstance(value, int):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _integers(value)
