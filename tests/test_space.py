@@ -257,16 +257,10 @@ FROZEN: dict[str, tuple[nn.Module, str]] = {
     "group norm": (Between(nn.GroupNorm(2, 8)), "group_norm in 'something'"),
     "softmax": (Between(nn.Softmax(dim=1)), "softmax in 'something'"),
     "mean": (Between(lambda x: x - x.mean(1, keepdim=True)), "mean in the model's own forward: reduces"),
-    "split": (Between(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)), "split in the model's own forward"),
-    "slice": (Between(lambda x: x[:, 4:], 4), "slice in the model's own forward"),
     "index": (Between(lambda x: x[:, [3, 1, 2, 0]], 4), "index in the model's own forward: no rule"),
     "flip": (Between(lambda x: x.flip(1)), "flip in the model's own forward: mixes or reorders"),
     "cumsum": (Between(lambda x: x.cumsum(1)), "cumsum in the model's own forward"),
     "no rule": (Between(lambda x: torch.roll(x, 1, 1)), "roll in the model's own forward: no rule"),
-    "grouped": (
-        Between(nn.Conv2d(8, 8, 3, groups=2)),
-        "convolution in 'something': a convolution in 2 groups",
-    ),
     "pad": (
         Between(lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)), 10),
         "constant_pad_nd in the model's own forward",

@@ -93,7 +93,7 @@ def verify(
             wrong = inexact(model, example, trace, variables)
             if not wrong:
                 return tuple(rounds)
-            rounds.append([Change((name,), reason) for name, reason in wrong])
+            rounds.append(_tie_or_freeze(variables, wrong))
             continue
         failing = {
             name: reason
@@ -175,6 +175,19 @@ def _tie_in_step(
         yield np.concatenate(leader)[block], ids
 
 
+def _tie_or_freeze(variables: Variables, wrong: Sequence[tuple[str, str]]) -> list[Change]:
+    """Equal parts of one dimension (``chunk``) can only lose the same units; the next round checks the tie."""
+    width = dict(zip(variables.names, variables.widths, strict=True))
+    changes = []
+    left = dict(wrong)
+    while left:
+        name, reason = next(iter(left.items()))
+        equal = tuple(n for n in left if width[n] == width[name])
+        changes.append(Change(equal) if len(equal) > 1 else Change((name,), reason))
+        left = {n: r for n, r in left.items() if n not in equal}
+    return changes
+
+
 def inexact(
     model: nn.Module, example: tuple[Any, ...], trace: Trace, variables: Variables
 ) -> list[tuple[str, str]]:
@@ -196,8 +209,9 @@ def removal_error(
     """How far the network without some units is from that with their gates at 0, relative to its output."""
     numbers = np.random.default_rng(0)
     keep = [np.ones(w, dtype=bool) for w in variables.widths]
-    for index in some:
-        keep[index] = numbers.permutation(variables.widths[index]) >= max(1, variables.widths[index] // 3)
+    for index in some:  # not the same share of each: equal cuts of two halves hide that the halves are tied
+        width = variables.widths[index]
+        keep[index] = numbers.permutation(width) >= max(1, int(width * numbers.uniform(0.1, 0.7)))
     live = empty_copy(model, "cpu")
     for tensor in live.parameters():
         if tensor.is_floating_point():  # zeros (of a fresh head) would hide every difference
