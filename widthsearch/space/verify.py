@@ -176,7 +176,7 @@ def _tie_in_step(
 
 
 def _tie_or_freeze(variables: Variables, wrong: Sequence[tuple[str, str]]) -> list[Change]:
-    """Equal parts of one dimension (``chunk``) can only lose the same units; the next round checks the tie."""
+    """Equal parts of one dimension (``chunk``) only lose units together; the next round checks the tie."""
     width = dict(zip(variables.names, variables.widths, strict=True))
     changes = []
     left = dict(wrong)
@@ -211,7 +211,7 @@ def removal_error(
     keep = [np.ones(w, dtype=bool) for w in variables.widths]
     for index in some:  # not the same share of each: equal cuts of two halves hide that the halves are tied
         width = variables.widths[index]
-        keep[index] = numbers.permutation(width) >= max(1, int(width * numbers.uniform(0.1, 0.7)))
+        keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + index % 3)
     live = empty_copy(model, "cpu")
     for tensor in live.parameters():
         if tensor.is_floating_point():  # zeros (of a fresh head) would hide every difference
