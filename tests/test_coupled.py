@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from networks import Between, images, randomise, vectors
 from test_space import counted_macs, parameter_count, random_widths
 from torch import Tensor, nn
 
+from widthsearch.gates import Gates
 from widthsearch.space import WidthSpace, trace
 
 
@@ -77,6 +79,45 @@ class Recurrent(nn.Module):
         return self.out(self.cell(x)[0][:, -1])
 
 
+class Block(nn.Module):
+    """A transformer's residual stream under some normalisation, with a gated MLP."""
+
+    def __init__(self, norm: Callable[[int], nn.Module], d: int = 12, hidden: int = 10) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(6, d), nn.Linear(d, 3)
+        self.norms = nn.ModuleList([norm(d), norm(d)])
+        self.up, self.down = nn.Linear(d, hidden), nn.Linear(hidden, d)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.embed(x)
+        x = x + self.down(F.gelu(self.up(self.norms[0](x))))
+        return self.out(self.norms[1](x))
+
+
+class HandWritten(nn.Module):
+    """Llama's RMSNorm or a LayerNorm, from single operations."""
+
+    def __init__(self, d: int, kind: str) -> None:
+        super().__init__()
+        self.weight, self.kind = nn.Parameter(torch.ones(d)), kind
+
+    def forward(self, x: Tensor) -> Any:
+        if self.kind == "rms":
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * self.weight
+        if self.kind == "std":
+            return (x - x.mean(dim=-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-5) * self.weight
+        var, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(var + 1e-5) * self.weight
+
+
+class ResponseNorm(nn.Module):
+    """ConvNeXt V2's global response normalisation: a mean over channels of a norm over positions."""
+
+    def forward(self, x: Tensor) -> Any:
+        g = x.norm(p=2, dim=(2, 3), keepdim=True)
+        return x * g / (g.mean(1, keepdim=True) + 1e-6) + x
+
+
 def swiglu(x: Tensor) -> Tensor:
     a, b = x.chunk(2, -1)
     return a * F.silu(b)
@@ -92,6 +133,23 @@ COUPLED: dict[str, tuple[nn.Module, tuple[Any, ...], list[int]]] = {
     "chunk, swapped": (Between(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)), images(), [4, 6]),
     "grouped convolution, by groups": (Between(nn.Conv2d(8, 8, 3, groups=4)), images(), [4, 6]),
     "grouped convolution, by channels": (Between(nn.Conv2d(8, 8, 3, groups=2)), images(), [4, 4, 6]),
+    "layer norm": (Block(nn.LayerNorm), sequence, [12, 10]),
+    "layer norm without weights": (
+        Block(partial(nn.LayerNorm, elementwise_affine=False)),
+        sequence,
+        [12, 10],
+    ),
+    "rms norm": (Block(nn.RMSNorm), sequence, [12, 10]),
+    "rms norm by hand": (Block(partial(HandWritten, kind="rms")), sequence, [12, 10]),
+    "layer norm by hand": (Block(partial(HandWritten, kind="var_mean")), sequence, [12, 10]),
+    "standard deviation": (Block(partial(HandWritten, kind="std")), sequence, [12, 10]),
+    "group norm, one group": (Between(nn.GroupNorm(1, 8)), images(), [8, 6]),
+    "group norm, by channels": (Between(nn.GroupNorm(2, 8)), images(), [4, 6]),
+    "group norm, by groups": (Between(nn.GroupNorm(4, 8)), images(), [4, 6]),
+    "response norm": (Between(ResponseNorm()), images(), [8, 6]),
+    "pixel shuffle": (Between(nn.PixelShuffle(2), 2), images(), [2, 6]),
+    "pixel unshuffle": (Between(nn.PixelUnshuffle(2), 32), images(size=18), [8, 6]),
+    "channel shuffle, native": (Between(nn.ChannelShuffle(2)), images(), [4, 6]),
     "lstm": (Recurrent("LSTM"), sequence, [12]),
     "gru": (Recurrent("GRU"), sequence, [12]),
 }
@@ -123,17 +181,19 @@ def test_coupled_units_are_found_and_cost_what_torch_counts(
 def test_coupled_units_can_be_removed(model: nn.Module, example: tuple[Any, ...], widths: list[int]) -> None:
     space = space_of(model, example)
     numbers = np.random.default_rng(0)
-    keep = {name: numbers.permutation(width) >= width // 2 for name, width in space.widths.items()}
-    kept = np.concatenate(list(keep.values()))
-    closed = copy.deepcopy(space.model)
-    parameters = dict(closed.named_parameters())
+    gates = Gates(space)
+    gates.log_alpha.fill(10.0)  # all exactly 1
     with torch.no_grad():
-        for axis in space.consumers:
-            dead = np.flatnonzero((axis.unit >= 0) & ~kept[axis.unit])
-            parameters[axis.parameter].index_fill_(axis.dim, torch.as_tensor(dead), 0.0)
-        got, expected = space.compact(keep)(*example), closed(*example)
-        assert (got - expected).abs().max() < 1e-5
-        assert (space.model(*example) - expected).abs().max() > 1e-5
+        with gates.attached():
+            opened = space.model(*example)
+            keep = {name: numbers.permutation(width) >= width // 2 for name, width in space.widths.items()}
+            gates.mask = np.concatenate(list(keep.values()))
+            closed = space.model(*example)
+        compacted, plain = space.compact(keep)(*example), space.model(*example)
+    scale = plain.abs().max()
+    assert (opened - plain).abs().max() < 1e-5 * scale
+    assert (compacted - closed).abs().max() < 1e-5 * scale
+    assert (plain - closed).abs().max() > 1e-3 * scale
 
 
 def test_stated_sizes_follow_a_resize() -> None:

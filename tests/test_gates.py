@@ -11,17 +11,11 @@ from networks import NETWORKS, outputs, randomise
 from sklearn.datasets import load_digits
 from torch import nn
 
-from widthsearch.gates import (
-    START,
-    BudgetController,
-    Gated,
-    cut,
-    expected,
-    open_probability,
-    sample,
-)
+from widthsearch.controller import BudgetController, cut
+from widthsearch.errors import TrainingError
+from widthsearch.gates import START, Gates, expected, open_probability, sample
 from widthsearch.rule import Constraints
-from widthsearch.space import trace
+from widthsearch.space import Gating, trace
 from widthsearch.study import Recipe
 from widthsearch.train import evaluate, train
 
@@ -36,13 +30,15 @@ def test_a_closed_gate_equals_the_compacted_network(name):
     keep = {v: rng.random(w) > 0.4 for v, w in space.widths.items()}
     for k in keep.values():
         k[0] = True
-    gated = Gated(space).eval()
-    gated.log_alpha.fill(10.0)  # all gates exactly 1, so that only the mask closes any
+    gates = Gates(space)
+    gates.log_alpha.fill(10.0)  # all gates exactly 1, so that only the mask closes any
+    model.eval()
+    with torch.no_grad(), gates.attached():
+        full = outputs(model, example)
+        gates.mask = np.concatenate(list(keep.values()))
+        closed = outputs(model, example)
     with torch.no_grad():
-        full = outputs(gated, example)
-        gated.mask = np.concatenate(list(keep.values()))
-        closed, compacted = outputs(gated, example), outputs(space.compact(keep).eval(), example)
-        plain = outputs(model.eval(), example)
+        compacted, plain = outputs(space.compact(keep).eval(), example), outputs(model, example)
     assert (closed - compacted).abs().max() < 1e-5
     assert torch.equal(full, plain) or (full - plain).abs().max() < 1e-6  # open gates change nothing
     assert (closed - plain).abs().max() > 1e-4  # and closing them does
@@ -64,38 +60,45 @@ class TiedHead(nn.Module):
 def test_of_tied_weights_only_the_consuming_side_is_gated():
     torch.manual_seed(0)
     model, tokens = TiedHead(), torch.arange(10).reshape(2, 5)
-    gated = Gated(trace(model, tokens)).eval()
-    gated.log_alpha[:] = 0.0  # half open: a gate on both sides would count twice
-    z = gated.gates()
+    gates = Gates(trace(model.eval(), tokens))
+    gates.log_alpha[:] = 0.0  # half open: a gate on both sides would count twice
+    z = torch.from_numpy(expected(gates.log_alpha))
     assert len(z) == 8
-    with torch.no_grad():
+    with torch.no_grad(), gates.attached():
+        gated = model(tokens)
         x = model.embed(tokens)
         y = x + (nn.functional.linear(x, model.fc.weight * z, model.fc.bias)).relu()
-        torch.testing.assert_close(gated(tokens), nn.functional.linear(y, model.head.weight * z))
+        torch.testing.assert_close(gated, nn.functional.linear(y, model.head.weight * z))
 
 
 def test_gates_leave_the_users_model_alone():
     make, example, *_ = NETWORKS["unet"]
     model = make()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    gated = Gated(trace(model, example)).eval()
-    gated(*example)
-    assert gated.model is model
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert set(gated.state_dict()) == {f"model.{k}" for k in before}
+    gates = Gates(trace(model, example))
+    with gates.attached(lambda gradient: None):
+        model(*example)
+        with pytest.raises((RuntimeError, ValueError)):
+            model(example[0][:, :1])
+    assert all(torch.equal(v, before[k]) for k, v in model.named_parameters())
+    assert set(model.state_dict()) == set(before)
+    assert all(type(p) is nn.Parameter for p in model.parameters())
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks")
+    assert not any(getattr(m, name) for m in model.modules() for name in hooks)
 
 
 def test_every_gate_gets_a_gradient():
     make, example, *_ = NETWORKS["unet"]
     torch.manual_seed(0)
-    gated = Gated(trace(randomise(make()), example))
-    gated.log_alpha[:] = 0  # half open: no unit's samples are all clamped
-    total = np.zeros_like(gated.log_alpha)
-    for _ in range(20):
-        gated(*example).square().sum().backward()
-        total += abs(gated.take_gradient())
-    assert (total > 0).all()
-    assert (gated.take_gradient() == 0).all()  # taken is taken
+    model = randomise(make())
+    gates = Gates(trace(model, example))
+    gates.log_alpha[:] = 0  # half open: no unit's samples are all clamped
+    gradients = []
+    with gates.attached(gradients.append):
+        for _ in range(20):
+            model(*example).square().sum().backward()
+    assert len(gradients) == 20  # one for each backward pass
+    assert (np.abs(gradients).sum(0) > 0).all()
 
 
 def test_samples_follow_the_hard_concrete_distribution():
@@ -135,18 +138,18 @@ def test_gating_inputs_equals_gating_weights():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 3))
     x = torch.randn(100, 6)
-    gated = Gated(trace(model, x[:2]))
-    assert gated._axes[0].is_cheaper_on_input(4)
-    assert not gated._axes[0].is_cheaper_on_input(100)
-    results = []
-    for batch in (x[:4], x):
-        torch.manual_seed(1)
-        model.zero_grad()
-        output = gated(batch)[:4]
-        output.sum().backward()
-        results.append(
-            (output.detach(), gated.take_gradient(), *(p.grad.clone() for p in model.parameters()))
-        )
+    space = trace(model, x[:2])
+    axis = Gating(model, list(space.widths.values()), space.consumers)._axes[0]
+    assert axis.is_cheaper_on_input(4)
+    assert not axis.is_cheaper_on_input(100)
+    results, gradients = [], []
+    with Gates(space).attached(gradients.append):
+        for batch in (x[:4], x):
+            torch.manual_seed(1)
+            model.zero_grad()
+            output = model(batch)[:4]
+            output.sum().backward()
+            results.append((output.detach(), gradients[-1], *(p.grad.clone() for p in model.parameters())))
     for small, large in zip(*results, strict=True):
         np.testing.assert_allclose(small, large, atol=1e-5)
     assert not model[2]._forward_pre_hooks
@@ -156,10 +159,10 @@ def controller_for(pressure, steps=100):
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
     space = trace(model, torch.randn(2, 6))
     budget = {r: c / 4 for r, c in space.cost(space.widths).items()}
-    gated = Gated(space)
+    gates = Gates(space)
     return (
-        gated,
-        BudgetController(gated, space.widths, space.cost, budget, steps=steps, pressure=pressure),
+        gates,
+        BudgetController(gates.log_alpha, space.widths, space.cost, budget, steps=steps, pressure=pressure),
         space,
         budget,
     )
@@ -169,13 +172,12 @@ def controller_for(pressure, steps=100):
 def test_the_penalty_gradient_is_the_gradient_of_the_penalty(pressure):
     """The gradient written by hand against autograd on ``price * log E[.]``."""
     torch.manual_seed(0)
-    gated, controller, space, budget = controller_for(pressure)
-    gated.log_alpha[:] = np.random.default_rng(0).normal(size=len(gated.log_alpha))
-    controller._step = 50  # the target is well below the cost by now, so the price is not 0
-    gated.log_alpha = gated.log_alpha.astype(np.float64)
-    gradient = controller.penalty_gradient(gated.log_alpha)
+    gates, controller, space, budget = controller_for(pressure)
+    log_alpha = np.random.default_rng(0).normal(size=len(gates.log_alpha))
+    controller.taken = 50  # the target is well below the cost by now, so the price is not 0
+    gradient = controller.penalty_gradient(log_alpha)
     assert controller.price > 0
-    a = torch.from_numpy(gated.log_alpha).requires_grad_()
+    a = torch.from_numpy(log_alpha).requires_grad_()
     open_ = torch.sigmoid(a - 2 / 3 * math.log(0.1 / 1.1))
     units = torch.stack([part.sum() for part in open_.split(list(space.widths.values()))])
     if pressure == "neurons":
@@ -191,14 +193,14 @@ def test_the_penalty_gradient_is_the_gradient_of_the_penalty(pressure):
 
 
 def test_the_price_is_zero_within_the_target_and_rises_above_it():
-    gated, controller, _, _ = controller_for("neurons")
-    gated.log_alpha.fill(-4.0)
-    controller.step()
+    gates, controller, _, _ = controller_for("neurons")
+    gates.log_alpha.fill(-4.0)
+    controller.step(np.zeros_like(gates.log_alpha))
     assert controller.price == 0
-    gated.log_alpha.fill(START)
+    gates.log_alpha.fill(START)
     prices = []
     for _ in range(60):
-        controller.penalty_gradient(gated.log_alpha)
+        controller.penalty_gradient(gates.log_alpha)
         prices.append(controller.price)
     assert prices[-1] > prices[10] > 0
 
@@ -213,19 +215,40 @@ def test_a_measure_ends_at_the_budget_and_still_classifies(pressure):
     space = trace(model, digits[0][:2])
     budget = {r: c / 4 for r, c in space.cost(space.widths).items()}
     recipe = Recipe(epochs=20, batch_size=64, lr=0.1)
-    gated = Gated(space)
+    gates = Gates(space)
     steps = recipe.epochs * (len(y) // recipe.batch_size)
-    controller = BudgetController(gated, space.widths, space.cost, budget, steps=steps, pressure=pressure)
-    train(gated, digits, recipe, seed=0, controller=controller)
+    controller = BudgetController(
+        gates.log_alpha, space.widths, space.cost, budget, steps=steps, pressure=pressure
+    )
+    with gates.attached(controller.step):
+        train(model, digits, recipe, seed=0)
+    assert controller.taken == steps
 
-    units = [part.sum() for part in split(open_probability(gated.log_alpha), list(space.widths.values()))]
+    units = [part.sum() for part in split(open_probability(gates.log_alpha), list(space.widths.values()))]
     cost = space.cost(dict(zip(space.widths, units, strict=True)))
     assert 0.7 < max(cost[r] / limit for r, limit in budget.items()) < 1.1
 
     ones = dict.fromkeys(space.widths, 1)
-    keep = cut(gated.log_alpha, space.widths, Constraints(space.cost, budget, ones, ones))
-    gated.mask = np.concatenate(list(keep.values()))
-    assert evaluate(gated, digits, recipe).accuracy > 0.9
+    keep = cut(gates.log_alpha, space.widths, Constraints(space.cost, budget, ones, ones))
+    gates.mask = np.concatenate(list(keep.values()))
+    with gates.attached():
+        masked = evaluate(model, digits, recipe)
+    assert masked.accuracy > 0.9
+    compacted = evaluate(space.compact(keep), digits, recipe)
+    gates.log_alpha.fill(10.0)  # every gate that the cut left is exactly 1
+    with gates.attached():
+        assert evaluate(model, digits, recipe).loss == pytest.approx(compacted.loss, abs=1e-5)
+
+
+def test_what_gates_cannot_do_is_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(4, 6)
+    gates = Gates(trace(model, x))
+    with gates.attached(lambda gradient: None):
+        with torch.autocast("cpu", torch.float16), pytest.raises(TrainingError, match="bfloat16"):
+            model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(x).sum().backward()
 
 
 def chain(widths):

@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
 from widthsearch.errors import TrainingError
-from widthsearch.gates import BudgetController, Gated
 from widthsearch.study import Recipe, Split
 
 EVALUATION_BATCH = 1024
@@ -84,18 +83,15 @@ def steps_per_epoch(split: Split, recipe: Recipe) -> int:
     return max(1, size_of(split) // recipe.batch_size)
 
 
-def train(
-    net: nn.Module, split: Split, recipe: Recipe, *, seed: int, controller: BudgetController | None = None
-) -> None:
-    """Train ``net`` in place; with a controller, ``net`` is :class:`Gated` and its gates are trained too.
+def train(net: nn.Module, split: Split, recipe: Recipe, *, seed: int) -> None:
+    """Train ``net`` in place, and its gates, if any are attached to it.
 
     The order of the batches depends on ``seed`` alone, not on the network, so that runs of different widths
     see the same batches.  Raises :class:`TrainingError` when the loss is no longer finite.
     """
     device = device_of(recipe)
     steps = recipe.epochs * steps_per_epoch(split, recipe)
-    weights = list(net.model.parameters()) if isinstance(net, Gated) else list(net.parameters())
-    optimizer = make_optimizer(weights, recipe)
+    optimizer = make_optimizer(list(net.parameters()), recipe)
     schedule = make_schedule(optimizer, recipe, steps)
     loss_of = loss_function(recipe, training=True)
     order = torch.Generator().manual_seed(seed)
@@ -109,8 +105,6 @@ def train(
             net.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if controller is not None:
-                controller.step()
             if schedule is not None:
                 schedule.step()
         # Once an epoch is enough: a loss that became NaN stays NaN.

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from widthsearch import storage as names
+from widthsearch.controller import BudgetController, cut
 from widthsearch.errors import TrainingError, UsageError
-from widthsearch.gates import BudgetController, Gated, cut
+from widthsearch.gates import Gates
 from widthsearch.plan import Plan, Slot
 from widthsearch.space import WidthSpace, trace
 from widthsearch.study import Data, Split, Study, describe_error
@@ -109,21 +110,23 @@ class TrialRunner:
         """A gated training of the over-wide network, cut to the budget at its end."""
         space = self.space.at(widths)
         space.model.to(self.device)
-        gated = Gated(space)
+        gates = Gates(space)
         controller = BudgetController(
-            gated,
+            gates.log_alpha,
             widths,
             self.plan.cost,
             self.plan.budget,
             steps=self.recipe.epochs * steps_per_epoch(self.training, self.recipe),
             pressure=self.plan.pressure,
         )
-        train(gated, self.training, self.recipe, seed=seed, controller=controller)
-        keep = cut(gated.log_alpha, widths, self.plan.constraints())
-        gated.mask = np.concatenate(list(keep.values()))
+        with gates.attached(controller.step):
+            train(space.model, self.training, self.recipe, seed=seed)
+            keep = cut(gates.log_alpha, widths, self.plan.constraints())
+            gates.mask = np.concatenate(list(keep.values()))
+            evaluation = evaluate(space.model, self.validation, self.recipe)
         kept = {v: int(k.sum()) for v, k in keep.items()}
         return {
-            **_losses(evaluate(gated, self.validation, self.recipe)),
+            **_losses(evaluation),
             names.KEPT: kept,
             names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
         }

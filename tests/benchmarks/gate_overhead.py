@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from widthsearch.gates import BudgetController, Gated
+from widthsearch.controller import BudgetController
+from widthsearch.gates import Gates
 from widthsearch.prepare import make_plan
 from widthsearch.study import load_study
 from widthsearch.train import loss_function, make_optimizer
@@ -32,8 +33,11 @@ def stepper(study, data, gated: bool) -> Callable[[], None]:
     space = build_space(study, data)
     space = space.at(space.widths)
     plan = make_plan(study, space)
-    net = Gated(space) if gated else space.model
-    controller = BudgetController(net, space.widths, plan.cost, plan.budget, steps=10_000) if gated else None
+    net = space.model
+    if gated:
+        gates = Gates(space)
+        controller = BudgetController(gates.log_alpha, space.widths, plan.cost, plan.budget, steps=10_000)
+        gates.attached(controller.step).__enter__()
     optimizer = make_optimizer(list(space.model.parameters()), study.recipe)
     loss_of = loss_function(study.recipe, training=True)
     x, y = (t[:128] for t in data[0])
@@ -44,8 +48,6 @@ def stepper(study, data, gated: bool) -> Callable[[], None]:
         net.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if gated:
-            controller.step()
 
     return step
 

@@ -1,6 +1,7 @@
 """The width variables of any ``nn.Module``: find them, count their cost, resize and compact the model."""
 
+from widthsearch.space.gating import ConsumerAxis, Gating
 from widthsearch.space.variables import Frozen
-from widthsearch.space.width_space import ConsumerAxis, WidthSpace, trace
+from widthsearch.space.width_space import WidthSpace, trace
 
-__all__ = ["ConsumerAxis", "Frozen", "WidthSpace", "trace"]
+__all__ = ["ConsumerAxis", "Frozen", "Gating", "WidthSpace", "trace"]

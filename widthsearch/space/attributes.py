@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from widthsearch.space.masking import FUNCTIONS as MASKED_FUNCTIONS
+
 if TYPE_CHECKING:
     from widthsearch.space.tracer import Tracer
 
 Place = tuple[str, str, int | None]  # module, attribute, position if that is a list or tuple
 RESHAPING = {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones"}
+NORMALISING = {"layer_norm", "rms_norm"}
 SPLITTING = {"split", "split_with_sizes", "narrow", "chunk"}
 
 
@@ -54,7 +57,7 @@ def mark_sizes(model: nn.Module) -> None:
 
 
 class SizeReader(TorchFunctionMode):
-    """Notes which dimension each stated size becomes; enter it inside the :class:`Tracer`."""
+    """Notes which dimension each stated size becomes, and which function runs; inside the :class:`Tracer`."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
@@ -64,8 +67,13 @@ class SizeReader(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the function, then look at its arguments."""
-        out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        if name in MASKED_FUNCTIONS:
+            self.tracer.site = self.tracer.modules.next_site(name)
+        try:
+            out = func(*args, **(kwargs or {}))
+        finally:
+            self.tracer.site = None
         if name in RESHAPING and isinstance(out, Tensor):
             sizes = list(_integers(args[1:])) + list(_integers(list((kwargs or {}).values())))
             if name == "unflatten":
@@ -75,6 +83,13 @@ class SizeReader(TorchFunctionMode):
             for k, size in enumerate(sizes):
                 if isinstance(size, Stated) and offset >= 0:
                     self._note(size, out, offset + k)
+        elif name in NORMALISING and len(args) > 1 and isinstance(out, Tensor):
+            sizes = list(_integers([args[1]]))
+            if len(sizes) == 1:
+                self.tracer.note_normalised(self.tracer.labels.flat(self.tracer.label(out).dims[-1]))
+            for k, size in enumerate(sizes):
+                if isinstance(size, Stated):
+                    self._note(size, out, out.ndim - len(sizes) + k)
         elif name in SPLITTING:
             self._read_split(name, out, args, kwargs or {})
         return out

@@ -209,9 +209,10 @@ class Labels:
     def solve(self, extra: Iterable[Freeze] = (), ties: Iterable[tuple[Ids, Ids]] = ()) -> Solution:
         """What lives or dies together and what is frozen, with ``extra`` freezes and ties; changes no label.
 
-        A product with one free factor ties every index to the unit it belongs to.  With two (2 x 58 in a
-        channel shuffle) the largest is taken as the units and the others as fixed: whether the model really
-        resizes like that, verification finds out.
+        A product with one free factor ties every index to the unit it belongs to.  With two (heads x head
+        size, 2 x 58 in a channel shuffle) the one that is the only free factor of another product is taken
+        as the units (heads: the size is summed over where queries meet keys), else the largest; the others
+        are fixed.  Whether the model really resizes like that, verification finds out.
         """
         if self._fixed is None:  # decided once, whatever verification freezes later
             self._fixed = []
@@ -220,13 +221,14 @@ class Labels:
 
     def _solve(self, freezes: list[Freeze], ties: list[tuple[Ids, Ids]], decided: list[Freeze]) -> Solution:
         pending = list(self.products)
+        settled: list[Ids] = []  # the only free factors of products
         while True:
             solution = self._components(ties, freezes)
-            left = [p for p in pending if not _settle(p, solution, ties, freezes)]
+            left = [p for p in pending if not _settle(p, solution, ties, freezes, settled)]
             if len(left) == len(pending):
                 if not left:
                     return solution
-                decided.extend(new := _all_but_largest(left[0], solution))
+                decided.extend(new := _all_but_one(left[0], solution, settled))
                 freezes.extend(new)
             pending = left
 
@@ -244,16 +246,23 @@ class Labels:
         return Solution(component, frozen)
 
 
-def _all_but_largest(product: Product, solution: Solution) -> list[Freeze]:
-    """Fix all free factors of an ambiguous product but the one with the most units."""
+def _all_but_one(product: Product, solution: Solution, settled: Sequence[Ids]) -> list[Freeze]:
+    """Fix all free factors of an ambiguous product but one: units elsewhere, or else the most."""
     free = [ids for ids in ids_in(product.factors) if solution.freeze_of(ids) is None]
-    largest = max(free, key=len)
+    elsewhere = {c for ids in settled for c in solution.component[ids].tolist()}
+    units = max(free, key=lambda ids: (int(solution.component[ids[0]]) in elsewhere, len(ids)))
     sizes = " x ".join(str(size_of(f)) for f in product.factors)
-    reason = f"{product.where}: a size read as {sizes}, of which the largest factor is taken as the units"
-    return [Freeze(ids, reason, Report.NEVER) for ids in free if ids is not largest]
+    reason = f"{product.where}: a size read as {sizes}, of which the {len(units)} are taken as the units"
+    return [Freeze(ids, reason, Report.NEVER) for ids in free if ids is not units]
 
 
-def _settle(product: Product, solution: Solution, ties: list[tuple[Ids, Ids]], freezes: list[Freeze]) -> bool:
+def _settle(
+    product: Product,
+    solution: Solution,
+    ties: list[tuple[Ids, Ids]],
+    freezes: list[Freeze],
+    settled: list[Ids],
+) -> bool:
     """Draw the conclusion from one product, if there is one yet; True if so."""
     free = []
     frozen = None
@@ -268,6 +277,7 @@ def _settle(product: Product, solution: Solution, ties: list[tuple[Ids, Ids]], f
         before = math.prod(size_of(f) for f in product.factors[:k])
         after = len(product.whole) // (before * len(unit))
         ties.append((product.whole, np.tile(np.repeat(unit, after), before)))
+        settled.append(unit)
         return True
     whole = solution.freeze_of(product.whole)
     if not free and frozen is not None:

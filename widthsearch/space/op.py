@@ -84,6 +84,29 @@ class Op:
         live = any(self.tracer.label(t).live for t in self.inputs)
         self.labels.freeze(dim, f"{self.where}: {what}", Report.IF_PRODUCED if live else Report.ALWAYS)
 
+    def statistics(self, dims: Dims, over: Sequence[int]) -> None:
+        """Compute statistics over these dimensions (of ``dims``) of the input.
+
+        Closed units would count in them, so the gated network calls a masked form of the function
+        (:mod:`.masking`) in its place; units of a function without one are given up.
+        """
+        units = {i: ids for i in over if not isinstance(ids := self.labels.flat(dims[i]), int)}
+        if not units:
+            return
+        if self.tracer.site is None:
+            for i in units:
+                self.freeze(dims[i], "computes statistics over these units")
+            return
+        self.tracer.trace.sites.setdefault(self.tracer.site, units)
+
+    def by_groups(self, groups: int, inside: int) -> bool:
+        """Whether whole groups are the units of a grouped operation; else the channels, equal in all groups.
+
+        The larger number counts; a network at other widths is read as the first one was.
+        """
+        module = self.tracer.modules.innermost
+        return self.tracer.trace.by_groups.setdefault(module, groups >= inside)
+
     def linear_source(self) -> str | None:
         """The parameter that the output is a view or a multiple of, if any."""
         name = self.name.rstrip("_")

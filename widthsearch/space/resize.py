@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from widthsearch.space.families.contractions import groups_are_units
 from widthsearch.space.tracer import Trace, copy_with, empty_copy, named_tensors
 from widthsearch.space.variables import Variables
 
@@ -61,8 +60,8 @@ def synchronise_attributes(
     """Make the sizes that modules state (``out_channels``, ``in_features`` ...) agree with their tensors."""
     old_modules = dict(original.named_modules())
     modules = dict(copied.named_modules())
-    for module in modules.values():
-        _synchronise_module(module)
+    for name, module in modules.items():
+        _synchronise_module(module, by_groups=trace.by_groups.get(name, False))
     for (name, attribute, index), dim in trace.stated.items():
         size = math.prod(variables.size(factor, widths) for factor in dim)
         _state(modules[name], attribute, index, size)
@@ -72,6 +71,13 @@ def synchronise_attributes(
             # InstanceNorm sees the channels once per sample: only the ratio of the sizes counts.
             stated = int(old_modules[name].num_features)
             module.num_features = variables.size(channels, widths) * stated // len(channels)
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
+            module.normalized_shape = (variables.size(channels, widths),)
+        elif isinstance(module, nn.GroupNorm):
+            inside = module.num_channels // module.num_groups
+            module.num_channels = variables.size(channels, widths)
+            if trace.by_groups[name]:
+                module.num_groups = module.num_channels // inside
 
 
 def _state(module: nn.Module, attribute: str, index: int | None, size: int) -> None:
@@ -83,24 +89,21 @@ def _state(module: nn.Module, attribute: str, index: int | None, size: int) -> N
         setattr(module, attribute, size)
 
 
-def _synchronise_module(module: nn.Module) -> None:
+def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:
     if isinstance(module, _ConvNd):
-        inside = module.in_channels // module.groups
-        if module.groups > 1 and groups_are_units(module.groups, inside):
+        if by_groups:
+            inside = module.in_channels // module.groups
             stacked = inside if module.transposed else module.out_channels // module.groups
             module.groups = int(module.weight.shape[0]) // stacked
+        elif module.groups == module.in_channels and module.groups > 1:  # depthwise
+            multiplier = 1 if module.transposed else module.out_channels // module.groups
+            module.groups = int(module.weight.shape[0]) // multiplier
         first, second = int(module.weight.shape[0]), int(module.weight.shape[1]) * module.groups
         module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = map(int, module.weight.shape)
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = int(module.weight.shape[1])
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        if module.weight is not None:
-            module.normalized_shape = tuple(module.weight.shape)
-    elif isinstance(module, nn.GroupNorm):
-        if module.weight is not None:
-            module.num_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = int(module.weight.shape[0])
     elif isinstance(module, nn.RNNBase):

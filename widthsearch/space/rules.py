@@ -4,10 +4,10 @@
 (one :data:`~.labels.Dims` per output; outputs left out are constant), and name it in :data:`FAMILIES`
 below under the operation's aten name, without a trailing underscore (``relu_`` is ``relu``)::
 
-    def pixel_unshuffle(op: Op) -> Result:
-        dims = op.dims("input")
-        factor = op["downscale_factor"] ** 2
-        return [(dims[0], (*dims[1], factor), *constants(op.outputs[0].shape[2:]))]
+    def pixel_unshuffle(op: Op) -> Result:  # (N, C, H r, W r) to (N, C r r, H, W)
+        n, channels, *_ = op.dims("self")
+        pixels = constant(op["downscale_factor"] ** 2)
+        return [(n, (*channels, *pixels), *constants(op.outputs[0].shape[2:]))]
 
 Inside a rule, ``op.labels.unify`` ties two dimensions, ``op.freeze`` gives a dimension up with a reason, and
 ``op.contract`` sums over one.  A rule that meets a case it does not cover returns None: then everything the
@@ -44,6 +44,10 @@ FAMILIES: dict[Rule, str] = {
     views.part_of_dimension: """slice narrow select index_select unbind split split_with_sizes chunk
         unsafe_split unsafe_split_with_sizes unsafe_chunk""",
     views.glu: "glu",
+    views.pixel_shuffle: "pixel_shuffle",
+    views.pixel_unshuffle: "pixel_unshuffle",
+    views.channel_shuffle: "channel_shuffle native_channel_shuffle",
+    views.index: "index",
     views.concatenate: "cat",
     views.stack: "stack",
     views.pad: "constant_pad_nd",
@@ -57,9 +61,10 @@ FAMILIES: dict[Rule, str] = {
         _native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update""",
     statistics.layer_norm: "native_layer_norm _fused_rms_norm",
     statistics.group_norm: "native_group_norm",
-    statistics.along_dimension: "_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp flip sort",
-    statistics.reduction: """sum mean amax amin max min var std var_mean std_mean prod argmax argmin
-        logsumexp any all linalg_vector_norm""",
+    statistics.along_dimension: """_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp flip roll
+        sort""",
+    statistics.masked_reduction: "sum mean var std var_mean std_mean linalg_vector_norm",
+    statistics.reduction: "amax amin max min prod argmax argmin logsumexp any all",
     statistics.spatial: """max_pool1d max_pool2d max_pool2d_with_indices max_pool3d_with_indices
         avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d
         adaptive_max_pool2d adaptive_max_pool3d reflection_pad1d reflection_pad2d reflection_pad3d

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from widthsearch.space.attributes import Place, SizeReader, mark_sizes
 from widthsearch.space.labels import Dim, Dims, Factor, Ids, Labels, Report, constants, size_of_dim
+from widthsearch.space.module_stack import ModuleStack, Site
 from widthsearch.space.op import Op
 from widthsearch.space.rules import rule_for
 
@@ -59,6 +60,8 @@ class Trace:
     macs: list[tuple[Factor, ...]] = field(
         default_factory=list
     )  # each a product of sizes, for the whole batch
+    sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
+    by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
     stated: dict[Place, Dim] = field(default_factory=dict)  # sizes that modules state as attributes
     output_shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -87,6 +90,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.modules = modules
         self.labels = trace.labels
         self.counts_macs = True
+        self.site: Site | None = None  # the call of a function with a masked form that is running, if any
         self._labels: Any = WeakTensorKeyDictionary()
         self._axis_of = {id(ids): axis for axis, ids in trace.axes.items()}
 
@@ -168,36 +172,6 @@ def _fits(dims: Dims, tensor: Tensor) -> bool:
     return tuple(size_of_dim(dim) for dim in dims) == tuple(tensor.shape)
 
 
-class ModuleStack:
-    """The names of the modules whose forward is running, innermost last."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._names: list[str] = []
-        self._handles = []
-        for name, module in model.named_modules():
-            self._handles.append(module.register_forward_pre_hook(self._enter(name)))
-            self._handles.append(module.register_forward_hook(self._leave))
-
-    def _enter(self, name: str) -> Callable[..., None]:
-        def enter(module: nn.Module, args: Any) -> None:
-            self._names.append(name)
-
-        return enter
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._names.pop()
-
-    @property
-    def innermost(self) -> str:
-        """The module at work; empty for the model itself."""
-        return self._names[-1] if self._names else ""
-
-    def remove(self) -> None:
-        """Take the hooks off again."""
-        for handle in self._handles:
-            handle.remove()
-
-
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer once, under its first name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -260,9 +234,15 @@ def reference_kernels(device: str) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def run_trace(model: nn.Module, example: tuple[Any, ...], device: str) -> Trace:
-    """Trace ``model(*example)`` in eval and in train mode, on a copy; raises what the model raises."""
+def run_trace(
+    model: nn.Module, example: tuple[Any, ...], device: str, by_groups: Mapping[str, bool] | None = None
+) -> Trace:
+    """Trace ``model(*example)`` in eval and in train mode, on a copy; raises what the model raises.
+
+    ``by_groups``: what an earlier trace of the same model at other widths decided on its groups.
+    """
     trace = _new_trace(model, device)
+    trace.by_groups.update(by_groups or {})
     runner = empty_copy(model, device)
     mark_sizes(runner)
     inputs = to_device(example, device)

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from widthsearch.space.gating import Gating, consumers_of, statistics_of
 from widthsearch.space.initialise import Initialisation, initialise
 from widthsearch.space.labels import Freeze, Ids, Report
+from widthsearch.space.module_stack import ModuleStack
 from widthsearch.space.resize import compacted_copy, resized_copy
 from widthsearch.space.tracer import (
-    ModuleStack,
     Trace,
     empty_copy,
-    named_tensors,
     reference_kernels,
     tensors_in,
     to_device,
@@ -228,15 +228,18 @@ def removal_error(
         if tensor.is_floating_point():  # zeros (of a fresh head) would hide every difference
             tensor.data.add_(torch.randn_like(tensor), alpha=0.02)
     removed = compacted_copy(live, trace, variables, keep).eval()
-    open_ = torch.from_numpy(np.concatenate([*keep, np.array([True])]))
-    tensors = named_tensors(live)
-    for name, dim in trace.consumers:
-        shape = [-1 if d == dim else 1 for d in range(tensors[name].ndim)]
-        gates = open_[torch.from_numpy(variables.position[trace.axes[name, dim]])].view(shape)
-        tensors[name].data.mul_(gates)
+    gating = Gating(
+        live, variables.widths, consumers_of(trace, variables, 1), statistics_of(trace, variables)
+    )
     inputs = to_device(example, "cpu")
+    z = torch.from_numpy(np.concatenate(keep).astype(np.float32))
     with reference_kernels("cpu"):
-        pairs = zip(tensors_in(live.eval()(*inputs)), tensors_in(removed(*inputs)), strict=True)
+        gating.put(z, inputs)
+        try:
+            closed = live.eval()(*inputs)
+        finally:
+            gating.take_off()
+        pairs = zip(tensors_in(closed), tensors_in(removed(*inputs)), strict=True)
         errors = [
             float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
             for a, b in pairs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from widthsearch.cost import Cost
 from widthsearch.errors import UsageError
+from widthsearch.space.gating import ConsumerAxis, Statistics, consumers_of, statistics_of
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
 from widthsearch.space.labels import Report
 from widthsearch.space.resize import compacted_copy, resized_copy
@@ -22,28 +22,12 @@ from widthsearch.space.verify import Changes, apply_changes
 from widthsearch.space.verify import verify as find_changes
 
 
-@dataclass(frozen=True, eq=False)
-class ConsumerAxis:
-    """A weight dimension that is summed over: it reads units.
-
-    ``unit``: int (size,), of every index its unit as a position in the concatenation of all variables' units
-    (in the order of ``WidthSpace.widths``), or -1 for a constant.  ``modules``: the modules in whose forward
-    it is read; ``elements_per_sample``: how many activations it is multiplied with, for one sample.
-    """
-
-    parameter: str
-    dim: int
-    unit: NDArray[np.int64]
-    modules: frozenset[str]
-    elements_per_sample: int
-
-
 class WidthSpace:
     """What :func:`trace` finds in a model.
 
     ``model``: the user's own; ``widths``: variable -> width, in the order of execution; ``frozen``: what
     cannot be searched, and why; ``cost``: MACs per sample and parameters at any widths; ``consumers``: the
-    weight axes that read the variables.
+    weight axes that read the variables; ``statistics``: the calls that compute statistics over them.
     """
 
     def __init__(
@@ -62,17 +46,9 @@ class WidthSpace:
         self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
         self.cost: Cost = cost_of(traced, self._variables, _batch_size(example))
-        self.consumers: tuple[ConsumerAxis, ...] = tuple(
-            ConsumerAxis(
-                name,
-                dim,
-                self._variables.position[traced.axes[name, dim]],
-                frozenset(reading.modules),
-                reading.elements // _batch_size(example),
-            )
-            for (name, dim), reading in traced.consumers.items()
-            if (self._variables.position[traced.axes[name, dim]] >= 0).any()
-        )
+        batch = _batch_size(example)
+        self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self._variables, batch)
+        self.statistics: tuple[Statistics, ...] = statistics_of(traced, self._variables)
 
     def resize(self, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.
@@ -94,7 +70,7 @@ class WidthSpace:
             raise ValueError(f"widths below 2 cannot be traced: {', '.join(small)}")
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
-            traced = _traced(seen, self._example)
+            traced = _traced(seen, self._example, self._trace.by_groups)
         space = WidthSpace(seen, self._example, traced, self._initialisation, self._changes)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
@@ -142,12 +118,12 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...], *, verify: bool =
     return WidthSpace(model, inputs, traced, initialisation, changes)
 
 
-def _traced(model: nn.Module, example: tuple[Any, ...]) -> Trace:
+def _traced(model: nn.Module, example: tuple[Any, ...], by_groups: Mapping[str, bool] | None = None) -> Trace:
     try:
-        return run_trace(model, example, "meta")
+        return run_trace(model, example, "meta", by_groups)
     except Exception:  # it reads values, or has tensors of its own: run it for real
         try:
-            return run_trace(model, example, "cpu")
+            return run_trace(model, example, "cpu", by_groups)
         except Exception as error:
             lines = str(error).splitlines() or [""]
             raise UsageError(

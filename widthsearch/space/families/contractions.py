@@ -57,11 +57,6 @@ def _depthwise(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
     return op.labels.unify((*channels, *multiplier), w_dims[0])
 
 
-def groups_are_units(groups: int, channels_per_group: int) -> bool:
-    """Whether a grouped convolution is resized by whole groups; else by channels, the same in every group."""
-    return groups >= channels_per_group
-
-
 def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
     """``groups`` convolutions side by side: a channel is (group, channel inside the group), row by row."""
     labels, groups = op.labels, op["groups"]
@@ -69,7 +64,7 @@ def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
     # Weight (groups * out, in, ...), if transposed (groups * in, out, ...).
     w_group, w_inside = labels.split(labels.flat(w_dims[0]), groups)
     labels.unify((group,), (w_group,))
-    by_groups = groups_are_units(groups, op["input"].shape[1] // groups)
+    by_groups = op.by_groups(groups, op["input"].shape[1] // groups)
     for fixed in (inside, w_inside, *w_dims[1]) if by_groups else (group, w_group):
         labels.freeze((fixed,), f"{op.where}: the other factor of a grouped convolution", Report.NEVER)
     if transposed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from widthsearch.space.labels import constants
+from widthsearch.space.labels import Dims, Report, constants
 from widthsearch.space.op import Op, Result
 
 
@@ -21,48 +21,69 @@ def batch_norm(op: Op) -> Result:
 
 
 def layer_norm(op: Op) -> Result:
-    """Statistics over the last dimensions."""
+    """Statistics over the last dimensions; weight and bias follow their units."""
     dims, count = op.dims("input"), len(op["normalized_shape"])
-    for dim in dims[-count:]:
-        op.freeze(dim, "computes statistics over these units")
-    op.broadcast(op.inputs, op["input"].shape)  # frees no unit, but says why weight and bias are constant
+    op.statistics(dims, range(len(dims) - count, len(dims)))
+    op.broadcast(op.inputs, op["input"].shape)
     return [dims]
 
 
 def group_norm(op: Op) -> Result:
-    """Statistics over groups of channels."""
-    dims = op.dims("input")
-    op.freeze(dims[1], "computes statistics over these units")
+    """Statistics over groups of channels: the units are whole groups, or the positions inside them."""
+    dims, labels, groups = op.dims("input"), op.labels, op["group"]
+    channels = labels.flat(dims[1])
+    if not isinstance(channels, int):
+        group, inside = labels.split(channels, groups)
+        if op.by_groups(groups, len(channels) // groups):
+            labels.freeze((inside,), f"{op.where}: the channels of a group", Report.NEVER)
+        else:
+            labels.freeze((group,), f"{op.where}: the groups of channels", Report.NEVER)
+            op.statistics(dims, [1])
+        op.tracer.note_normalised(channels)
+    units = dims[1]
     for name in ("weight", "bias"):
         if op[name] is not None and op[name].shape[0] != 1:
-            op.labels.unify(dims[1], op.dims(name)[0])
-    return [dims]
+            units = labels.unify(units, op.dims(name)[0])
+    return [(dims[0], units, *dims[2:])]
 
 
 def along_dimension(op: Op) -> Result:
     """Keeps the shape, but mixes or reorders along ``dim`` (softmax, cumsum, flip)."""
     dims = op.dims(op.inputs[0])
-    chosen = op.get("dims") or [op["dim"]]
+    chosen = op.get("dims") or ([op["dim"]] if op.get("dim") is not None else range(len(dims)))
     for i in chosen:
         op.freeze(dims[i], "mixes or reorders these units")
     return [dims] * len(op.outputs)
 
 
+def masked_reduction(op: Op) -> Result:
+    """A sum, mean, variance or norm: over units it is one of the open units."""
+    dims, reduced = op.dims(op.inputs[0]), _reduced(op)
+    op.statistics(dims, sorted(reduced))
+    return [_left(op, reduced)] * len(op.outputs)
+
+
 def reduction(op: Op) -> Result:
-    """A sum, mean, maximum ... over dimensions that must be constant."""
-    x, out = op.inputs[0], op.outputs[0]
-    dims = op.dims(x)
-    chosen = op.get("dim")
-    if isinstance(chosen, int):
-        chosen = [chosen]
-    reduced = {i % x.ndim for i in chosen} if chosen and x.ndim else set(range(x.ndim))
+    """A maximum, product ... over dimensions that must be constant."""
+    dims, reduced = op.dims(op.inputs[0]), _reduced(op)
     for i in reduced:
         op.freeze(dims[i], "reduces over these units")
-    if out.ndim == x.ndim:
-        kept = tuple(() if i in reduced else dim for i, dim in enumerate(dims))
-    else:
-        kept = tuple(dim for i, dim in enumerate(dims) if i not in reduced)
-    return [kept] * len(op.outputs)
+    return [_left(op, reduced)] * len(op.outputs)
+
+
+def _reduced(op: Op) -> set[int]:
+    ndim, chosen = op.inputs[0].ndim, op.get("dim")
+    if isinstance(chosen, int):
+        chosen = [chosen]
+    return {i % ndim for i in chosen} if chosen and ndim else set(range(ndim))
+
+
+def _left(op: Op, reduced: set[int]) -> Dims:
+    """The dims of the result: the reduced ones gone, or of size 1."""
+    dims = op.dims(op.inputs[0])
+    if op.outputs[0].ndim == len(dims):
+        return tuple(() if i in reduced else dim for i, dim in enumerate(dims))
+    return tuple(dim for i, dim in enumerate(dims) if i not in reduced)
 
 
 def spatial(op: Op) -> Result:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+import torch
+
 from widthsearch.space.families.elementwise import filled
-from widthsearch.space.labels import Dim, Factor, constant
+from widthsearch.space.labels import Dim, Factor, Report, constant, constants
 from widthsearch.space.op import Op, Result
 
 
@@ -95,6 +97,41 @@ def _places(op: Op, size: int, index: int) -> list[slice] | None:
         ends = list(accumulate(t.shape[index] for t in op.outputs))
         return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)] if ends[-1] == size else None
     return None
+
+
+def pixel_shuffle(op: Op) -> Result:
+    """(N, C r r, H, W) to (N, C, H r, W r): whole channels of the result are units."""
+    dims, out = op.dims("self"), op.outputs[0].shape
+    channels, inside = op.labels.split(op.labels.flat(dims[1]), out[1])
+    op.labels.freeze((inside,), f"{op.where}: the pixels of a channel", Report.NEVER)
+    return [(dims[0], () if out[1] == 1 else (channels,), *constants(out[2:]))]
+
+
+def pixel_unshuffle(op: Op) -> Result:
+    """(N, C, H r, W r) to (N, C r r, H, W)."""
+    dims = op.dims("self")
+    return [
+        (dims[0], (*dims[1], *constant(op["downscale_factor"] ** 2)), *constants(op.outputs[0].shape[2:]))
+    ]
+
+
+def channel_shuffle(op: Op) -> Result:
+    """(group, k) becomes (k, group)."""
+    dims = op.dims(op.inputs[0])
+    group, inside = op.labels.split(op.labels.flat(dims[1]), op["groups"])
+    return [(dims[0], (inside, group), *dims[2:])]
+
+
+def index(op: Op) -> Result:
+    """Indexing by tensors, next to each other: constant dimensions become those of the index."""
+    dims, indices = list(op.dims("self")), op["indices"]
+    by = [i for i, t in enumerate(indices) if t is not None]
+    if len(by) != by[-1] - by[0] + 1 or any(indices[i].dtype == torch.bool for i in by):
+        return None
+    for i in by:
+        op.freeze(dims[i], "picks these units by position")
+    shape = torch.broadcast_shapes(*(indices[i].shape for i in by))  # type: ignore[no-untyped-call]
+    return [(*dims[: by[0]], *constants(shape), *dims[by[-1] + 1 :])]
 
 
 def concatenate(op: Op) -> Result:

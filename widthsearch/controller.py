@@ -1,0 +1,125 @@
+"""The budget: what gates cost, and which units stay in the end.
+
+All gates of a network are a few hundred or thousand numbers.  They live in NumPy on the CPU, and what is
+done with them is written out by hand: on small networks autograd's graph of it, or a second torch optimizer,
+would take longer than the gates do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widthsearch.cost import Cost
+from widthsearch.gates import Vector, open_probability
+from widthsearch.rule import Constraints
+
+
+class BudgetController:
+    """Trains the gates under a budget, at a price that it sets itself, so that nobody tunes a lambda.
+
+    Penalty ``price * log E[cost]`` (pressure ``cost``) or ``price * log E[number of open units]``
+    (``neurons``).  The target falls geometrically from the over-wide cost to the budget over the first
+    ``DESCENT`` of the ``steps``; the price is a PI controller on ``log(E[cost] / target)``, of the resource
+    that is most over its target, and never negative.
+
+    Call :meth:`step` with what each ``backward()`` finds, or attach it: ``gates.attached(controller.step)``.
+    The gates have an Adam of their own (Kingma and Ba 2015) and no weight decay, which would pull them to
+    half open.
+    """
+
+    PROPORTIONAL = 3.0
+    INTEGRAL = 0.06  # per step of a run of REFERENCE_STEPS
+    LEARNING_RATE = 0.05  # likewise: in any number of steps a gate must be able to get from +2 below -2
+    REFERENCE_STEPS = 550
+    DESCENT = 0.6
+    BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+    def __init__(
+        self,
+        log_alpha: Vector,
+        widths: Mapping[str, int],
+        cost: Cost,
+        budget: Mapping[str, float],
+        *,
+        steps: int,
+        pressure: str = "neurons",
+    ) -> None:
+        self.log_alpha, self.cost, self.budget = log_alpha, cost, budget
+        self.steps, self.pressure = steps, pressure
+        self.price = 0.0
+        counts = np.array([widths[v] for v in cost.variables])
+        self._variable = np.repeat(np.arange(len(counts)), counts)  # (U,): the variable of each unit
+        self._start = cost.values(counts.astype(np.float64))
+        self._scale = self.REFERENCE_STEPS / steps
+        self._integral = 0.0
+        self.taken = 0  # steps
+        self._mean = np.zeros_like(log_alpha)  # Adam's first and second moment
+        self._square = np.zeros_like(log_alpha)
+
+    def step(self, gradient: Vector) -> None:
+        """Set the price, and move the gates, in place; ``gradient``: d loss / d log_alpha, shape (U,)."""
+        log_alpha = self.log_alpha
+        g = gradient + self.penalty_gradient(log_alpha)
+        beta1, beta2 = self.BETAS
+        self._mean += (1 - beta1) * (g - self._mean)
+        self._square += (1 - beta2) * (g * g - self._square)
+        rate = self.LEARNING_RATE * self._scale / (1 - beta1**self.taken)
+        root = np.sqrt(self._square / (1 - beta2**self.taken)) + self.EPSILON
+        log_alpha -= np.float32(rate) * self._mean / root
+
+    def penalty_gradient(self, log_alpha: Vector) -> Vector:
+        """One step of the controller: sets the price; the gradient of the penalty, shape (U,)."""
+        open_ = open_probability(log_alpha)
+        # The expected open units per variable, (V,).  (bincount with weights is float64 already.)
+        units = np.bincount(self._variable, weights=open_).astype(np.float64, copy=False)
+        resource, error = self._most_over(units)
+        self.taken += 1
+        self._integral = max(0.0, self._integral + error * self._scale)
+        self.price = max(0.0, self.PROPORTIONAL * error + self.INTEGRAL * self._integral)
+        slope = open_ * (1 - open_)  # d P(z > 0) / d log_alpha
+        if self.pressure == "neurons":
+            return slope * log_alpha.dtype.type(self.price / units.sum())
+        value, by_variable = self.cost.gradient(resource, units)
+        return slope * (self.price / value * by_variable).astype(log_alpha.dtype)[self._variable]
+
+    def _most_over(self, units: NDArray[np.float64]) -> tuple[str, float]:
+        """The resource that is most over its target, and ``log(E[cost] / target)``."""
+        descent = min(1.0, self.taken / (self.DESCENT * self.steps))
+        cost = self.cost.values(units)
+        errors = {
+            resource: math.log(cost[resource] / (self._start[resource] ** (1 - descent) * limit**descent))
+            for resource, limit in self.budget.items()
+        }
+        worst = max(errors, key=lambda resource: errors[resource])
+        return worst, errors[worst]
+
+
+def cut(
+    log_alpha: Vector, widths: Mapping[str, int], constraints: Constraints
+) -> dict[str, NDArray[np.bool_]]:
+    """Cut the gates by rank to the budget: per variable, which units stay.
+
+    The longest prefix of the units in falling order of their logits that fits; the first ``minimum`` units
+    of every variable stay in any case.  (A threshold on the gates would miss the budget by factors.)
+    ``log_alpha``: (U,).  The constraints must allow the minimum.
+    """
+    smallest = {v: min(constraints.minimum[v], w) for v, w in widths.items()}
+    rank = np.empty(len(log_alpha), dtype=np.int64)
+    rank[np.argsort(-log_alpha, kind="stable")] = np.arange(len(log_alpha))
+    ranks = np.split(rank, np.cumsum(list(widths.values()))[:-1])
+    # The best units of a variable come first whatever their rank among all.
+    for own, least in zip(ranks, smallest.values(), strict=True):
+        own[np.argsort(own)[:least]] = -1
+
+    def kept(prefix: int) -> dict[str, float]:
+        return {v: float((own < prefix).sum()) for v, own in zip(widths, ranks, strict=True)}
+
+    low, high = 0, len(log_alpha) + 1  # kept(low) fits, kept(high) is treated as if it did not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if constraints.allow(kept(middle)) else (low, middle)
+    return {v: own < low for v, own in zip(widths, ranks, strict=True)}

@@ -1,0 +1,215 @@
+"""Where gates act in a model, and how they are put there for one forward pass.
+
+The gate of a unit scales the input axis of every weight that consumes it.  That is exact whatever lies
+between producer and consumer (bias, BatchNorm, activation, depthwise convolution, residual sum), where a
+gate before a BatchNorm would be undone by it, and nearly free: weights are smaller than activations.
+Statistics over units (LayerNorm) are computed in their masked form: :mod:`.masking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from widthsearch.space.masking import Masked
+from widthsearch.space.module_stack import ModuleStack, Site
+from widthsearch.space.tracer import Trace
+from widthsearch.space.variables import Variables
+
+
+@dataclass(frozen=True, eq=False)
+class ConsumerAxis:
+    """A weight dimension that is summed over: it reads units.
+
+    ``unit``: int (size,), of every index its unit as a position in the concatenation of all variables' units
+    (in the order of ``WidthSpace.widths``), or -1 for a constant.  ``modules``: the modules in whose forward
+    it is read; ``elements_per_sample``: how many activations it is multiplied with, for one sample.
+    """
+
+    parameter: str
+    dim: int
+    unit: NDArray[np.int64]
+    modules: frozenset[str]
+    elements_per_sample: int
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """A call of a function that computes statistics over units; ``unit`` as above, per dimension of input."""
+
+    site: Site
+    unit: dict[int, NDArray[np.int64]]
+
+
+def consumers_of(trace: Trace, variables: Variables, batch: int) -> tuple[ConsumerAxis, ...]:
+    """Every weight axis that reads units, in the order of execution."""
+    found = []
+    for (name, dim), reading in trace.consumers.items():
+        unit = variables.position[trace.axes[name, dim]]
+        if (unit >= 0).any():
+            found.append(ConsumerAxis(name, dim, unit, frozenset(reading.modules), reading.elements // batch))
+    return tuple(found)
+
+
+def statistics_of(trace: Trace, variables: Variables) -> tuple[Statistics, ...]:
+    """Every call that computes statistics over units."""
+    found = []
+    for site, dims in trace.sites.items():
+        units = {dim: variables.position[ids] for dim, ids in dims.items()}
+        units = {dim: unit for dim, unit in units.items() if (unit >= 0).any()}
+        if units:
+            found.append(Statistics(site, units))
+    return tuple(found)
+
+
+class Gating:
+    """Puts gates into a model for the time of one forward pass: :meth:`put`, run the model, :meth:`take_off`.
+
+    The gated weights stand in for the user's parameters, as ``torch.func.functional_call`` would put them
+    there (which is slower); afterwards modules, hooks and ``state_dict`` are as they were.  Of tied weights
+    only the consuming side is gated.  Where a linear layer's weight is larger than the batch that it is
+    multiplied with (an MLP), the batch is scaled instead: the same product for less work.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        widths: Sequence[int],
+        consumers: Sequence[ConsumerAxis],
+        statistics: Sequence[Statistics] = (),
+    ) -> None:
+        self.device = next(model.parameters()).device
+        self.readers = {name for axis in consumers for name in axis.modules}
+        self._widths = list(widths)
+        places = _Places(self._widths, self.device)
+        self._axes = [_GatedAxis.of(axis, model, places, consumers) for axis in consumers]
+        self._sites = {s.site: {d: places.of(unit) for d, unit in s.unit.items()} for s in statistics}
+        self._stack: ModuleStack | None = None
+        if statistics:
+            owners = {s.site.module for s in statistics}
+            children = [n for n, _ in model.named_modules() if n.rpartition(".")[0] in owners]
+            self._stack = ModuleStack(model, only=owners.union(children))
+        self._mode: Masked | None = None
+        self._hooks: list[Any] = []
+
+    def put(self, z: Tensor, inputs: Any) -> None:
+        """Gate the next forward pass, that of ``inputs``, by ``z`` (U,), the gates of all variables."""
+        # The usual axis is one whole variable: one node of the graph for all of these.
+        variables = z.split(self._widths)  # type: ignore[no-untyped-call]
+        batch = _batch_size(inputs)
+        for axis in self._axes:
+            gate = axis.gates.read(z, variables)
+            if axis.is_cheaper_on_input(batch):
+                self._hooks.append(axis.module.register_forward_pre_hook(_scale_input(gate)))
+            else:
+                for parameters, leaf in axis.places:
+                    parameters[leaf] = parameters[leaf] * gate.view(axis.shape)
+        if self._stack is not None:
+            sites = {
+                site: {dim: place.read(z, variables) for dim, place in dims.items()}
+                for site, dims in self._sites.items()
+            }
+            self._mode = Masked(self._stack, sites)
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def take_off(self) -> None:
+        """Undo :meth:`put`, whether it came to its end or not."""
+        if self._mode is not None:
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._mode = None
+        for axis in self._axes:
+            for parameters, leaf in axis.places:
+                parameters[leaf] = axis.weight
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def remove(self) -> None:
+        """Take the last hooks off the model."""
+        if self._stack is not None:
+            self._stack.remove()
+
+
+def _batch_size(inputs: Any) -> int:
+    return next((len(t) for t in tree_flatten(inputs)[0] if isinstance(t, Tensor) and t.ndim), 1)
+
+
+def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    return lambda module, inputs: (inputs[0] * gate, *inputs[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where the gates of an axis are: a whole variable (the usual case), or an index; U is the constant 1."""
+
+    variable: int
+    index: Tensor | None
+
+    def read(self, z: Tensor, variables: Sequence[Tensor]) -> Tensor:
+        if self.index is None:
+            return variables[self.variable]
+        return torch.cat([z, z.new_ones(1)])[self.index]
+
+
+class _Places:
+    def __init__(self, widths: Sequence[int], device: torch.device) -> None:
+        self._starts = np.cumsum([0, *widths])
+        self._device = device
+
+    def of(self, unit: NDArray[np.int64]) -> _Place:
+        starts = self._starts
+        position = np.where(unit >= 0, unit, starts[-1])
+        variable = int(np.searchsorted(starts[1:-1], position[0], side="right"))
+        whole = np.array_equal(position, np.arange(starts[variable], starts[variable + 1]))
+        return _Place(variable, None if whole else torch.from_numpy(position).to(self._device))
+
+
+@dataclass(frozen=True, eq=False)
+class _GatedAxis:
+    """One consuming weight axis: where its gates are and what to multiply them with."""
+
+    weight: nn.Parameter
+    places: list[tuple[dict[str, Any], str]]  # the parameters of each module that reads it, its name there
+    shape: list[int]  # that broadcasts the gates of the axis against the weight
+    gates: _Place
+    module: nn.Module  # that has the weight
+    on_input: bool  # whether that is a plain linear layer, and the only reader of the weight
+    inputs_per_sample: int
+
+    @classmethod
+    def of(
+        cls, axis: ConsumerAxis, model: nn.Module, places: _Places, consumers: Sequence[ConsumerAxis]
+    ) -> _GatedAxis:
+        weight = model.get_parameter(axis.parameter)
+        owner_name = axis.parameter.rpartition(".")[0]
+        owner = model.get_submodule(owner_name)
+        have_it = [
+            (name, (module._parameters, leaf))
+            for name, module in model.named_modules()
+            for leaf, parameter in module._parameters.items()
+            if parameter is weight
+        ]
+        # Of tied weights, where one module may produce what another consumes, those that consume.  If it is
+        # read by a module that does not have it (a functional call), wherever it is.
+        reading = [place for name, place in have_it if name in axis.modules]
+        alone = sum(other.parameter == axis.parameter for other in consumers) == 1
+        return cls(
+            weight=weight,
+            places=reading or [place for _, place in have_it],
+            shape=[len(axis.unit) if d == axis.dim else 1 for d in range(weight.ndim)],
+            gates=places.of(axis.unit),
+            module=owner,
+            on_input=type(owner) is nn.Linear and axis.modules == {owner_name} and alone,
+            inputs_per_sample=axis.elements_per_sample,
+        )
+
+    def is_cheaper_on_input(self, batch: int) -> bool:
+        """Whether scaling what the weight is multiplied with is less work than scaling the weight."""
+        return self.on_input and batch * self.inputs_per_sample < self.weight.numel()

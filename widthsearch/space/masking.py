@@ -1,0 +1,228 @@
+"""Statistics over gated units, exact: as if the closed units were not there.
+
+A LayerNorm computes mean and variance over all units, the closed ones too, so that scaling the weights that
+read its output is not the same as removing units.  These functions weight every unit by its gate z instead:
+
+    mean = sum(z x) / n        var = sum(z (x - mean)^2) / n        n = sum(z)
+
+With gates of 0 and 1 that is the statistic of the network without the closed units; with all gates at 1 it is
+the plain one.  What the functions return at closed units does not matter: no open weight reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from widthsearch.space.module_stack import ModuleStack, Site
+
+#: The gates of the units along some dimensions of a function's input: dimension -> z, (size of it,).
+Gates = Mapping[int, Tensor]
+
+
+class Masked(TorchFunctionMode):
+    """While entered, the calls at ``sites`` compute their statistics over the open units only."""
+
+    def __init__(self, stack: ModuleStack, sites: Mapping[Site, Gates]) -> None:
+        super().__init__()
+        self._stack, self._sites = stack, sites
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the function, or its masked form."""
+        name = getattr(func, "__name__", "")
+        if name in FUNCTIONS:
+            gates = self._sites.get(self._stack.next_site(name))  # type: ignore[arg-type]
+            if gates is not None:
+                with torch.autocast(args[0].device.type, enabled=False):  # sums need float32
+                    return FUNCTIONS[name](gates, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _sum(gates: Gates, x: Tensor, dims: Sequence[int], keepdim: bool) -> Tensor:
+    """Sum of z x."""
+    if len(dims) == 1 and dims[0] in gates and dims[0] == x.ndim - 1:
+        total = x @ gates[dims[0]]
+        return total.unsqueeze(-1) if keepdim else total
+    return (x * _broadcast(gates, x)).sum(list(dims), keepdim)
+
+
+def _broadcast(gates: Gates, x: Tensor) -> Tensor:
+    z = torch.ones((), dtype=x.dtype, device=x.device)
+    for dim, own in gates.items():
+        z = z * own.view([-1 if d == dim else 1 for d in range(x.ndim)])
+    return z
+
+
+def _count(gates: Gates, x: Tensor, dims: Sequence[int]) -> Tensor:
+    """How many values a statistic over ``dims`` is made of; at least one unit counts."""
+    n = torch.ones((), dtype=x.dtype, device=x.device)
+    for dim in dims:
+        n = n * (gates[dim].sum().clamp(min=1.0) if dim in gates else x.shape[dim])
+    return n
+
+
+def _dims(dim: int | Sequence[int] | None, x: Tensor) -> list[int]:
+    chosen = [dim] if isinstance(dim, int) else list(dim or range(x.ndim))
+    return [d % x.ndim for d in chosen]
+
+
+def _float(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return x.to(dtype) if dtype is not None else x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+
+
+def layer_norm(
+    gates: Gates,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """``F.layer_norm`` (Ba, Kiros, Hinton 2016) over the open units."""
+    x = _float(input)
+    dims = list(range(x.ndim - len(normalized_shape), x.ndim))
+    n = _count(gates, x, dims)
+    centred = x - _sum(gates, x, dims, True) / n
+    variance = _sum(gates, centred.square(), dims, True) / n
+    return _affine(centred * torch.rsqrt(variance + eps), weight, bias)
+
+
+def rms_norm(
+    gates: Gates,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """``F.rms_norm`` (Zhang, Sennrich 2019) over the open units."""
+    x = _float(input)
+    dims = list(range(x.ndim - len(normalized_shape), x.ndim))
+    square = _sum(gates, x.square(), dims, True) / _count(gates, x, dims)
+    return _affine(x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps)), weight, None)
+
+
+def group_norm(
+    gates: Gates,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """``F.group_norm`` (Wu, He 2018) over the open channels of every group."""
+    x = (
+        _float(input).view(input.shape[0], num_groups, -1, *input.shape[2:]).flatten(3)
+    )  # (N, groups, channels, positions)
+    z = gates[1].view(1, num_groups, -1, 1)
+    n = z.sum(2, keepdim=True).clamp(min=1.0) * (x.shape[3] if x.ndim == 4 else 1)
+    x = x.unsqueeze(3) if x.ndim == 3 else x
+    centred = x - (x * z).sum((2, 3), keepdim=True) / n
+    variance = (centred.square() * z).sum((2, 3), keepdim=True) / n
+    out = (centred * torch.rsqrt(variance + eps)).reshape(input.shape)
+    per_channel = [-1] + [1] * (input.ndim - 2)
+    return _affine(
+        out,
+        None if weight is None else weight.view(per_channel),
+        None if bias is None else bias.view(per_channel),
+    )
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None and bias is not None:
+        return torch.addcmul(bias, x, weight)
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def sum_(
+    gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``torch.sum`` of the open units."""
+    x = _float(input, dtype)
+    return _sum(gates, x, _dims(dim, x), keepdim)
+
+
+def mean(
+    gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``torch.mean`` of the open units."""
+    x = _float(input, dtype)
+    dims = _dims(dim, x)
+    return _sum(gates, x, dims, keepdim) / _count(gates, x, dims)
+
+
+def var_mean(
+    gates: Gates,
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``torch.var_mean`` of the open units."""
+    x = _float(input)
+    dims = _dims(dim, x)
+    n = _count(gates, x, dims)
+    middle = _sum(gates, x, dims, True) / n
+    less = float(unbiased) if correction is None else correction
+    variance = _sum(gates, (x - middle).square(), dims, keepdim) / (n - less).clamp(min=1e-6)
+    return variance, (middle if keepdim else middle.squeeze(dims))
+
+
+def var(gates: Gates, *args: Any, **kwargs: Any) -> Tensor:
+    """``torch.var`` of the open units."""
+    return var_mean(gates, *args, **kwargs)[0]
+
+
+def std_mean(gates: Gates, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """``torch.std_mean`` of the open units."""
+    variance, middle = var_mean(gates, *args, **kwargs)
+    return variance.sqrt(), middle
+
+
+def std(gates: Gates, *args: Any, **kwargs: Any) -> Tensor:
+    """``torch.std`` of the open units."""
+    return var_mean(gates, *args, **kwargs)[0].sqrt()
+
+
+def vector_norm(
+    gates: Gates,
+    input: Tensor,
+    ord: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``torch.linalg.vector_norm`` of finite order over the open units."""
+    order = 2.0 if ord == "fro" or ord is None else float(ord)
+    if not 0 < order < math.inf:
+        raise NotImplementedError(f"a norm of order {ord} over gated units")
+    x = _float(input, dtype)
+    return _sum(gates, x.abs().pow(order), _dims(dim, x), keepdim).pow(1 / order)
+
+
+#: The functions (by name, whether of torch, torch.nn.functional or Tensor) that have a masked form.
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
+    "sum": sum_,
+    "mean": mean,
+    "var": var,
+    "var_mean": var_mean,
+    "std": std,
+    "std_mean": std_mean,
+    "norm": vector_norm,
+    "vector_norm": vector_norm,
+}
