@@ -10,6 +10,7 @@ median over pairs of gated / plain, with quartiles, and the same for plain / pla
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from widthsearch.train import loss_function, make_optimizer
 from widthsearch.trial import build_space
 
 BLOCK = 10
+STAYS = contextlib.ExitStack()  # gates are attached for the whole run
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
@@ -37,7 +39,7 @@ def stepper(study, data, gated: bool) -> Callable[[], None]:
     if gated:
         gates = Gates(space)
         controller = BudgetController(gates.log_alpha, space.widths, plan.cost, plan.budget, steps=10_000)
-        gates.attached(controller.step).__enter__()
+        STAYS.enter_context(gates.attached(controller.step))
     optimizer = make_optimizer(list(space.model.parameters()), study.recipe)
     loss_of = loss_function(study.recipe, training=True)
     x, y = (t[:128] for t in data[0])
