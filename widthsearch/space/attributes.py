@@ -8,6 +8,7 @@ from, and a function mode sees it arrive as an argument: the dimension that it b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -28,13 +29,30 @@ class Stated(int):
     """An integer attribute of a module."""
 
     place: Place
+    ratio: Fraction = Fraction(1)  # this number over the attribute: ``self.width // 2`` has 1/2
 
     @classmethod
-    def of(cls, value: int, place: Place) -> Stated:
+    def of(cls, value: int, place: Place, ratio: Fraction = Fraction(1)) -> Stated:
         """The same number, with its origin."""
         stated = cls(value)
-        stated.place = place
+        stated.place, stated.ratio = place, ratio
         return stated
+
+    def __mul__(self, other: int) -> int:
+        """A whole multiple keeps the origin."""
+        product = int(self) * other
+        if type(other) is not int or other < 1:
+            return product
+        return Stated.of(product, self.place, self.ratio * other)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: int) -> int:
+        """A whole part keeps the origin."""
+        part = int(self) // other
+        if type(other) is not int or other < 1 or part * other != int(self):
+            return part
+        return Stated.of(part, self.place, self.ratio / other)
 
 
 def _is_size(value: Any) -> bool:
@@ -90,6 +108,10 @@ class SizeReader(TorchFunctionMode):
             for k, size in enumerate(sizes):
                 if isinstance(size, Stated):
                     self._note(size, out, out.ndim - len(sizes) + k)
+        elif name == "__getitem__" and isinstance(out, Tensor) and out.ndim == args[0].ndim:
+            for dim, index in enumerate(args[1] if isinstance(args[1], tuple) else (args[1],)):
+                if isinstance(index, slice) and isinstance(index.stop, Stated) and not index.start:
+                    self._note(index.stop, out, dim)  # x[:, : self.width]
         elif name in SPLITTING:
             self._read_split(name, out, args, kwargs or {})
         return out
@@ -106,7 +128,8 @@ class SizeReader(TorchFunctionMode):
 
     def _note(self, size: Stated, out: Tensor, dim: int) -> None:
         if out.shape[dim] == size:
-            self.tracer.trace.stated.setdefault(size.place, self.tracer.label(out).dims[dim])
+            counted = self.tracer.label(out).dims[dim]
+            self.tracer.trace.stated.setdefault(size.place, (counted, size.ratio))
 
 
 def _integers(values: Any) -> Iterator[int]:

@@ -36,7 +36,7 @@ class ModuleStack:
         for name, module in model.named_modules():
             if only is None or not name or name in only:
                 self._handles.append(module.register_forward_pre_hook(self._enter(name)))
-                self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+                self._handles.append(module.register_forward_hook(self._leave))
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:

@@ -62,9 +62,9 @@ def synchronise_attributes(
     modules = dict(copied.named_modules())
     for name, module in modules.items():
         _synchronise_module(module, by_groups=trace.by_groups.get(name, False))
-    for (name, attribute, index), dim in trace.stated.items():
+    for (name, attribute, index), (dim, ratio) in trace.stated.items():
         size = math.prod(variables.size(factor, widths) for factor in dim)
-        _state(modules[name], attribute, index, size)
+        _state(modules[name], attribute, index, math.floor(size / ratio))
     for name, channels in trace.normalised.items():
         module = modules[name]
         if isinstance(module, _NormBase):

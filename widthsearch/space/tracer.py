@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class Trace:
     sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
     by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
-    stated: dict[Place, Dim] = field(default_factory=dict)  # sizes that modules state as attributes
+    stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # attributes: size of dim / ratio
     output_shapes: list[tuple[int, ...]] = field(default_factory=list)
     device: str = "meta"
 

@@ -95,11 +95,7 @@ def verify(
                 return tuple(rounds)
             rounds.append(_tie_or_freeze(variables, wrong))
             continue
-        failing = {
-            name: reason
-            for index, name in enumerate(variables.names)
-            if (reason := _single_failure(tester, variables, index)) is not None
-        }
+        failing = dict(_failing(tester, variables, range(len(variables.names)), numbers))
         together = _merges(tester, variables, list(failing)) if failing else []
         merged = {name for change in together for name in change.names}
         rejected = [
@@ -194,38 +190,29 @@ def inexact(
     """Variables of which closing units is not the same as removing them, and why they cannot be searched."""
     everyone = range(len(variables.names))
 
-    def worst(some: Sequence[int]) -> float:
-        return max(removal_error(model, example, trace, variables, some, tilt) for tilt in (0, 2))
-
-    if worst(everyone) < TOLERANCE:
+    if removal_error(model, example, trace, variables, everyone) < TOLERANCE:
         return []
     wrong = []
     for index, name in enumerate(variables.names):
-        error = worst([index])
+        error = removal_error(model, example, trace, variables, [index])
         if error >= TOLERANCE:
             wrong.append((name, f"closing its units is not the same as removing them (by {error:.1g})"))
     return wrong or [(variables.names[-1], "closing units is not the same as removing them")]
 
 
 def removal_error(
-    model: nn.Module,
-    example: tuple[Any, ...],
-    trace: Trace,
-    variables: Variables,
-    some: Sequence[int],
-    tilt: int = 0,
+    model: nn.Module, example: tuple[Any, ...], trace: Trace, variables: Variables, some: Sequence[int]
 ) -> float:
     """How far the network without some units is from that with their gates at 0, relative to its output."""
     numbers = np.random.default_rng(0)
     keep = [np.ones(w, dtype=bool) for w in variables.widths]
-    # Not the same share of each: equal cuts of two halves hide that the halves are tied. ``chunk`` gives the
-    # odd unit to its first part, so both neighbours must once be the longer one: hence the tilt.
-    for index in some:
+    for index in some:  # not the same share of each: equal cuts of two parts hide that the parts are tied
         width = variables.widths[index]
-        keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + (index + tilt) % 3)
+        keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + index % 3)
     live = empty_copy(model, "cpu")
     for tensor in live.parameters():
-        if tensor.is_floating_point():  # zeros (of a fresh head) would hide every difference
+        if tensor.is_floating_point() and bool(tensor.min() == tensor.max()):
+            # Zeros (of a fresh head) would hide every difference, ones many.
             tensor.data.add_(torch.randn_like(tensor), alpha=0.02)
     removed = compacted_copy(live, trace, variables, keep).eval()
     gating = Gating(
@@ -261,15 +248,21 @@ def _joint_failure(tester: _Tester, variables: Variables, numbers: random.Random
     return None
 
 
-def _single_failure(tester: _Tester, variables: Variables, index: int) -> str | None:
-    width = variables.widths[index]
-    for trial in (2 * width + 1, width + 1, max(2, width // 2)):
-        widths = list(variables.widths)
-        widths[index] = trial
-        failure = tester.failure(variables, widths)
-        if failure is not None:
-            return failure
-    return None
+def _failing(
+    tester: _Tester, variables: Variables, some: Sequence[int], numbers: random.Random
+) -> Iterator[tuple[str, str]]:
+    """Which of these variables break the model when resized alone, and how; found by halving."""
+    other = _random_widths(variables, numbers)
+    widths = [other[i] if i in some else w for i, w in enumerate(variables.widths)]
+    failure = tester.failure(variables, widths)
+    if failure is None:
+        return
+    if len(some) == 1:
+        yield variables.names[some[0]], failure
+        return
+    middle = len(some) // 2
+    yield from _failing(tester, variables, some[:middle], numbers)
+    yield from _failing(tester, variables, some[middle:], numbers)
 
 
 def _first_that_breaks(tester: _Tester, variables: Variables, numbers: random.Random) -> Change:

@@ -55,6 +55,9 @@ def repeat(op: Op) -> Result:
     return [tuple((*constant(n), *dim) for n, dim in zip(op["repeats"], padded, strict=True))]
 
 
+EQUAL_PARTS = {"split", "unsafe_split", "chunk", "unsafe_chunk"}
+
+
 def part_of_dimension(op: Op) -> Result:
     """Slices, splits, chunks, indexing along ``dim``: each output has the units at its positions."""
     index = op.dim_index()
@@ -72,6 +75,9 @@ def part_of_dimension(op: Op) -> Result:
             part = whole[places[k]]
             op.labels.cuts.append(part)
             kept = ((part,),)
+            first = whole[places[0]]
+            if op.name in EQUAL_PARTS and len(part) == len(first):
+                op.labels.tie(first, part)  # at another width it cuts elsewhere, unless they stay equal
         results.append((*dims[:index], *kept, *dims[index + 1 :]))
     return results
 
