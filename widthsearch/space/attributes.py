@@ -69,8 +69,10 @@ def mark_sizes(model: nn.Module) -> None:
                 continue
             if _is_size(value):
                 module.__dict__[attribute] = Stated.of(value, (name, attribute, None))
-            elif type(value) in (list, tuple) and value and all(map(_is_size, value)):
-                marked = [Stated.of(v, (name, attribute, i)) for i, v in enumerate(value)]
+            elif type(value) in (list, tuple) and all(type(v) is int for v in value):
+                marked = [
+                    Stated.of(v, (name, attribute, i)) if _is_size(v) else v for i, v in enumerate(value)
+                ]
                 module.__dict__[attribute] = type(value)(marked)
 
 

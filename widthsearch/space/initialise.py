@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from widthsearch.space.tracer import empty_copy, named_tensors
+from widthsearch.space.tracer import copy_with, named_tensors
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,8 @@ def isolated_random_numbers() -> Iterator[None]:
 def record(model: nn.Module) -> Initialisation:
     """Read the initialisation off a model (fresh, as the user's factory gave it)."""
     with isolated_random_numbers(), torch.no_grad():
-        probe = empty_copy(model, "cpu")
-        for tensor in named_tensors(probe).values():
-            if tensor.is_floating_point():
-                tensor.fill_(math.nan)  # what is still NaN afterwards, reset_parameters does not fill
+        # What is still NaN afterwards, reset_parameters does not fill.
+        probe = copy_with(model, {name: _unfilled(t) for name, t in named_tensors(model).items()})
         resets = tuple(name for name, module in probe.named_modules() if _reset(module))
         after = named_tensors(probe)
         fills = {}
@@ -77,6 +75,13 @@ def record(model: nn.Module) -> Initialisation:
                 if fill is not None:
                     fills[name] = fill
     return Initialisation(resets, fills)
+
+
+def _unfilled(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor.detach().to("cpu", copy=True)
+    unfilled = torch.full(tensor.shape, math.nan, dtype=tensor.dtype)
+    return nn.Parameter(unfilled, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else unfilled
 
 
 def _reset(module: nn.Module) -> bool:

@@ -281,7 +281,8 @@ def _settle(
         return True
     whole = solution.freeze_of(product.whole)
     if not free and frozen is not None:
-        freezes.append(frozen.onto(product.whole))
+        if whole is None:
+            freezes.append(frozen.onto(product.whole))
     elif whole is not None:
         freezes.extend(whole.onto(factor) for _, factor in free)
     else:

@@ -42,12 +42,14 @@ def compacted_copy(
     kept = np.concatenate([*keep, np.array([True])])  # position -1, a constant, stays
     new: dict[str, Tensor] = {}
     for name, old in named_tensors(model).items():
-        tensor = old.detach().clone()
+        tensor = old.detach()
         for dim in range(old.ndim):
             ids = trace.axes.get((name, dim))
             if ids is not None and not kept[variables.position[ids]].all():
                 index = torch.as_tensor(np.flatnonzero(kept[variables.position[ids]]), device=old.device)
                 tensor = tensor.index_select(dim, index)
+        if tensor.data_ptr() == old.data_ptr():
+            tensor = tensor.clone()
         new[name] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
     copied = copy_with(model, new)
     synchronise_attributes(copied, model, trace, variables, [int(k.sum()) for k in keep])

@@ -237,7 +237,8 @@ def removal_error(
 
 def _random_widths(variables: Variables, numbers: random.Random) -> list[int]:
     # Odd sizes have no hidden divisors: x2 and x1/2 pass where 12 heads must divide the width.
-    return [max(2, int(w * numbers.uniform(0.3, 2.2)) | 1) for w in variables.widths]
+    odd = [max(3, int(w * numbers.uniform(0.3, 2.2)) | 1) for w in variables.widths]
+    return [w + 2 if w == own else w for w, own in zip(odd, variables.widths, strict=True)]
 
 
 def _joint_failure(tester: _Tester, variables: Variables, numbers: random.Random) -> str | None:
