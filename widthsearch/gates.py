@@ -68,7 +68,6 @@ class Gates:
 
     def __init__(self, space: WidthSpace) -> None:
         self.model = space.model
-        self.device = next(space.model.parameters()).device
         self.log_alpha: Vector = np.full(sum(space.widths.values()), START, dtype=np.float32)
         self.mask: NDArray[np.bool_] | None = None
         self._space = space
@@ -84,6 +83,8 @@ class Gates:
         gating = Gating(self.model, list(space.widths.values()), space.consumers, space.statistics)
 
         def before(model: nn.Module, args: Any, kwargs: Any) -> None:
+            if model is not self.model:
+                raise TrainingError("a copy of the gated network was run: it would share the gates' weights")
             gating.put(self._values(model.training, on_gradient), (args, kwargs))
 
         def after(model: nn.Module, args: Any, output: Any) -> None:
@@ -102,13 +103,14 @@ class Gates:
 
     def _values(self, training: bool, on_gradient: Callable[[Vector], None] | None) -> Tensor:
         """The gates of one forward pass, shape (U,), each in [0, 1]."""
-        _refuse_what_gates_cannot_do(self.device)
+        device = next(self.model.parameters()).device
+        _refuse_what_gates_cannot_do(device)
         if not training:
             closed = 1 if self.mask is None else self.mask
-            return torch.from_numpy((expected(self.log_alpha) * closed).astype(np.float32)).to(self.device)
+            return torch.from_numpy((expected(self.log_alpha) * closed).astype(np.float32)).to(device)
         uniform = torch.rand(len(self.log_alpha)).numpy().clip(1e-6, 1 - 1e-6)
         values, slope = sample(self.log_alpha, uniform)
-        z = torch.from_numpy(values).to(self.device)
+        z = torch.from_numpy(values).to(device)
         if on_gradient is not None:
 
             def hand_over(z: Tensor) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from widthsearch.errors import UsageError
 from widthsearch.plan import Plan
@@ -56,7 +57,7 @@ def _load_data(study: Study) -> Data:
         raise
     except (Exception, SystemExit) as error:
         raise UsageError(f"data() raised {describe_error(error)}") from error
-    return check_data(data)
+    return check_data(data, study)
 
 
 def make_plan(study: Study, space: WidthSpace) -> Plan:
@@ -136,11 +137,11 @@ def _data_of(data: Data) -> dict[str, str]:
 
 
 def _split_digest(split: Split) -> str:
-    if not isinstance(split, tuple):
-        return f"{type(split).__name__} of {len(split)}"  # type: ignore[arg-type]
-    x, y = split
+    if not isinstance(split, tuple) or not all(isinstance(t, Tensor) for t in split):
+        size = f" of {len(split)}" if hasattr(split, "__len__") else ""
+        return f"{type(split).__name__}{size}"
     sample = hashlib.sha256()
-    stride = max(1, len(x) // 256)
-    for tensor in (x, y):  # a sample of rows: enough to notice other data, cheap for large ones
+    stride = max(1, len(split[0]) // 256)
+    for tensor in split:  # a sample of rows: enough to notice other data, cheap for large ones
         sample.update(tensor[::stride].cpu().to(torch.float64).numpy().tobytes())
-    return f"{'x'.join(map(str, x.shape))} {sample.hexdigest()[:12]}"
+    return f"{'x'.join(map(str, split[0].shape))} {sample.hexdigest()[:12]}"

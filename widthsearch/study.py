@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from widthsearch.cost import RESOURCES
 from widthsearch.errors import UsageError
 
-#: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs.
+#: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs, whose
+#: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
 Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
 
@@ -93,7 +94,9 @@ class Recipe:
     """How every network of the study is trained, for the usual supervised case.
 
     The loss is ``loss(output, target) -> scalar``, the mean over the batch; ``None`` stands for
-    cross-entropy with ``label_smoothing`` (validation uses none).  ``lr`` is the peak of the schedule.
+    cross-entropy with ``label_smoothing`` (validation uses none).  ``metric(output, target) -> float``, also
+    a mean over the batch, is shown in the place of accuracy, which only cross-entropy has by itself.  ``lr``
+    is the peak of the schedule.
     """
 
     epochs: int = 10
@@ -104,7 +107,8 @@ class Recipe:
     weight_decay: float = 5e-4
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     label_smoothing: float = 0.0
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+    metric: Callable[[Any, Any], float] | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -117,6 +121,8 @@ class Recipe:
         _check_range(self, "weight_decay")
         if self.loss is not None and not callable(self.loss):
             raise UsageError(f"Recipe(loss={self.loss!r}): must be a function loss(output, target) -> scalar")
+        if self.metric is not None and not callable(self.metric):
+            raise UsageError(f"Recipe(metric={self.metric!r}): must be a function metric(output, target)")
         _check_device(self.device)
 
 
@@ -132,12 +138,25 @@ class Study:
     mappings from variable names.  ``threads`` is torch's thread count in every training run: results
     depend on it, so it is part of the study and not derived from the number of workers.  ``retries``
     bounds how often a failed run is tried again with the same seed.
+
+    ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
+    the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
+    ``report(val_loss=..., val_accuracy=...)``, the last call counts.  The gates of a measure are hooks on
+    that network: sampled in forward, trained by each backward pass, so the loop needs no change.  ``steps``
+    is the number of backward passes that the loop makes, so that the gates are done when it is.
+    ``evaluate(model, split)``, returning the loss or ``(loss, accuracy)``, is called after ``train`` if
+    given, and needed where there is a test split.  ``example``: what the model is called with, where that is
+    not the first samples of the training split: a tensor, a tuple or a dict.
     """
 
     model: Callable[[], nn.Module]
     data: Callable[[], Data]
     budget: Budget
     recipe: Recipe = field(default_factory=Recipe)
+    train: Callable[[nn.Module, Any, Any], object] | None = None
+    steps: int | None = None
+    evaluate: Callable[[nn.Module, Any], float | tuple[float, float]] | None = None
+    example: Any = None
     rounds: int = 3
     replicas: int = 4
     seeds: int = 4
@@ -165,6 +184,7 @@ class Study:
             )
         if not isinstance(self.recipe, Recipe):
             raise UsageError(f"Study(recipe={self.recipe!r:.60}): must be a Recipe")
+        self._check_own_loop()
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
         _check_positive(self, whole=whole, real=("over",))
         _check_choice(self, "pressure", ("neurons", "cost"))
@@ -179,6 +199,23 @@ class Study:
                 raise UsageError(
                     f"Study({name}={value!r}): must be a whole number of at least 0, below 2**32"
                 )
+
+    def _check_own_loop(self) -> None:
+        for name in ("train", "evaluate"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise UsageError(f"Study({name}={value!r:.60}): must be a function")
+        if self.train is None:
+            for name in ("steps", "evaluate"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"Study({name}=...) belongs to an own training loop: give train= too")
+            return
+        if self.recipe != Recipe():
+            raise UsageError("Study(train=..., recipe=...): give one, an own training loop has no recipe")
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise UsageError(
+                f"Study(steps={self.steps!r}): say how many backward passes train() makes, a whole number"
+            )
 
 
 def _check_positive(owner: object, *, whole: tuple[str, ...], real: tuple[str, ...]) -> None:
@@ -235,7 +272,7 @@ def settings(study: Study) -> dict[str, str]:
     values: dict[str, Any] = {}
     for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
-    skip = ("model", "data", "budget", "recipe")
+    skip = ("model", "data", "budget", "recipe", "example")
     return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}
 
 

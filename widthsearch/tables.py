@@ -70,13 +70,15 @@ def _network_table(s: dict[str, Any]) -> Table:
     columns += ["test accuracy"] if tested else []
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i else "left")
+    known = [network["val_accuracy"]["mean"] for _, network in rows if network.get("val_accuracy")]
+    share = "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"  # a metric may be anything
     for name, network in rows:
         loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
         cells = [
             *(_pm(loss, "{:.4f}"), _median(loss, "{:.4f}")),
-            *(_pm(accuracy, "{:.2%}"), _median(accuracy, "{:.2%}")),
+            *(_pm(accuracy, share), _median(accuracy, share)),
             str(loss["n"]) if loss else "-",
-            *([_pm(test, "{:.2%}")] if tested else []),
+            *([_pm(test, share)] if tested else []),
         ]
         table.add_row(name, f"{network['macs']:,}", f"{network['params']:,}", *cells)
     return table

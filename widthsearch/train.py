@@ -6,23 +6,26 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 
 from widthsearch.errors import TrainingError
-from widthsearch.study import Recipe, Split
+from widthsearch.space import call
+from widthsearch.study import Data, Recipe, Split
 
 EVALUATION_BATCH = 1024
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over a split, and the share of correct classes where the targets are classes."""
+    """Mean loss over a split; the share of correct classes or the recipe's own metric, if there is one."""
 
     loss: float
     accuracy: float | None
@@ -42,11 +45,27 @@ def device_of(recipe: Recipe) -> torch.device:
     return torch.device(recipe.device)
 
 
-def to_device(split: Split, device: torch.device) -> Split:
-    """Tensor splits as tensors on the device, once and for all; datasets unchanged."""
-    if isinstance(split, tuple):
-        return (split[0].to(device), split[1].to(device))
-    return split
+class RecipeLoop:
+    """Trains and evaluates networks of one study by its recipe, on its data."""
+
+    def __init__(self, recipe: Recipe, data: Data) -> None:
+        self.recipe, self.device = recipe, device_of(recipe)
+        names = ("train", "validation", "test")
+        # Tensors go to the device once and for all, datasets batch by batch.
+        self.splits = {
+            name: moved(split, self.device) if isinstance(split, tuple) else split
+            for name, split in zip(names, data, strict=False)
+        }
+        self.steps = recipe.epochs * steps_per_epoch(self.splits["train"], recipe)
+
+    def fit(self, net: nn.Module, seed: int) -> int:
+        """Train ``net`` in place; returns how many samples it has seen."""
+        train(net.to(self.device), self.splits["train"], self.recipe, seed=seed)
+        return self.steps * min(self.recipe.batch_size, size_of(self.splits["train"]))
+
+    def evaluate(self, net: nn.Module, split: str) -> Evaluation:
+        """Loss and accuracy on ``validation`` or ``test``."""
+        return evaluate(net, self.splits[split], self.recipe)
 
 
 def size_of(split: Split) -> int:
@@ -54,7 +73,7 @@ def size_of(split: Split) -> int:
     return len(split[0]) if isinstance(split, tuple) else len(split)  # type: ignore[arg-type]
 
 
-def batches(split: Split, size: int, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(split: Split, size: int, generator: torch.Generator | None) -> Iterator[tuple[Any, Any]]:
     """Batches ``(x, y)``: shuffled and whole ones only with a generator, else all samples in order."""
     n = size_of(split)
     whole = generator is not None and n >= size  # a last batch of one sample would break BatchNorm
@@ -70,7 +89,7 @@ def batches(split: Split, size: int, generator: torch.Generator | None) -> Itera
         yield (x[part], y[part]) if order is None else (x[order[part]], y[order[part]])
 
 
-def loss_function(recipe: Recipe, *, training: bool) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_function(recipe: Recipe, *, training: bool) -> Callable[[Any, Any], Tensor]:
     """The recipe's loss; label smoothing is for training alone."""
     if recipe.loss is not None:
         return recipe.loss
@@ -99,9 +118,9 @@ def train(net: nn.Module, split: Split, recipe: Recipe, *, seed: int) -> None:
     net.train()
     for epoch in range(recipe.epochs):
         for x, y in batches(split, recipe.batch_size, order):
-            x, y = x.to(device), y.to(device)
+            x, y = moved(x, device), moved(y, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = loss_of(net(x), y)
+                loss = loss_of(call(net, x), y)
             net.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -110,6 +129,11 @@ def train(net: nn.Module, split: Split, recipe: Recipe, *, seed: int) -> None:
         # Once an epoch is enough: a loss that became NaN stays NaN.
         if not math.isfinite(loss.item()):
             raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {recipe.epochs}")
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A tensor, or tensors in tuples and dicts, on the device."""
+    return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, batch)
 
 
 def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
@@ -141,18 +165,24 @@ def evaluate(net: nn.Module, split: Split, recipe: Recipe) -> Evaluation:
     """Loss and accuracy on a split, in eval mode.  Raises :class:`TrainingError` on a loss not finite."""
     device = device_of(recipe)
     loss_of = loss_function(recipe, training=False)
-    classes = recipe.loss is None
+    metric = recipe.metric or (accuracy if recipe.loss is None else None)
     net.eval()
-    total, correct, n = 0.0, 0, 0
+    total, good, n = 0.0, 0.0, 0
     for x, y in batches(split, EVALUATION_BATCH, None):
-        x, y = x.to(device), y.to(device)
-        output = net(x)
-        total += loss_of(output, y).item() * len(x)
-        if classes and y.dtype == torch.int64:
-            correct += int((output.argmax(1) == y).sum())
-        else:
-            classes = False
-        n += len(x)
+        x, y = moved(x, device), moved(y, device)
+        output, count = call(net, x), len(tree_leaves(y)[0])
+        total += loss_of(output, y).item() * count
+        if metric is not None:
+            good += float(metric(output, y)) * count
+        n += count
     if not math.isfinite(total):
         raise TrainingError(f"validation loss is {total / n}")
-    return Evaluation(total / n, correct / n if classes else None)
+    known = metric is not None and math.isfinite(good)
+    return Evaluation(total / n, good / n if known else None)
+
+
+def accuracy(output: Tensor, target: Tensor) -> float:
+    """The share of classes that are right; NaN where the targets are no classes."""
+    if target.is_floating_point() or output.ndim != target.ndim + 1:
+        return math.nan
+    return float((output.argmax(1) == target).double().mean())

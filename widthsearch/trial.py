@@ -14,30 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from widthsearch import storage as names
 from widthsearch.controller import BudgetController, cut
 from widthsearch.errors import TrainingError, UsageError
 from widthsearch.gates import Gates
+from widthsearch.own_loop import OwnLoop
 from widthsearch.plan import Plan, Slot
-from widthsearch.space import WidthSpace, trace
+from widthsearch.space import WidthSpace, call, trace
 from widthsearch.study import Data, Split, Study, describe_error
-from widthsearch.train import (
-    Evaluation,
-    device_of,
-    evaluate,
-    seed_everything,
-    size_of,
-    steps_per_epoch,
-    to_device,
-    train,
-)
+from widthsearch.train import Evaluation, RecipeLoop, loss_function, seed_everything, size_of
 
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
 
 
-def example_of(split: Split) -> tuple[Tensor, Tensor]:
+def example_of(split: Split) -> tuple[Any, Any]:
     """The first samples of a split as a batch ``(x, y)``."""
     if isinstance(split, tuple):
         return split[0][:EXAMPLE_SIZE], split[1][:EXAMPLE_SIZE]
@@ -62,7 +55,7 @@ def build_space(study: Study, data: Data) -> WidthSpace:
         raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{type(model).__name__} has no parameter to train")
-    return trace(model, example_of(data[0])[0])
+    return trace(model, example_of(data[0])[0] if study.example is None else study.example)
 
 
 class TrialRunner:
@@ -70,12 +63,10 @@ class TrialRunner:
 
     def __init__(self, study: Study, plan: Plan) -> None:
         torch.set_num_threads(study.threads)
-        self.study, self.plan, self.recipe = study, plan, study.recipe
+        self.plan = plan
         data = study.data()
         self.space = build_space(study, data)
-        self.device = device_of(study.recipe)
-        self.training, self.validation, *rest = (to_device(split, self.device) for split in data)
-        self.test: Split | None = rest[0] if rest else None
+        self.loop = OwnLoop(study, data) if study.train is not None else RecipeLoop(study.recipe, data)
 
     def run(self, slot: Slot) -> dict[str, Any]:
         """Train the slot's network.  Returns the trial's attributes and ``val_loss``.
@@ -87,16 +78,15 @@ class TrialRunner:
         widths = {v: int(slot.widths[v]) for v in self.plan.widths}
         seed_everything(seed)
         try:
-            outcome = (
-                self._measure(widths, seed) if slot.kind == "measure" else self._plain(slot, widths, seed)
-            )
+            if slot.kind == "measure":
+                outcome, samples = self._measure(widths, seed)
+            else:
+                outcome, samples = self._plain(slot, widths, seed)
         except TrainingError:
             raise
         except Exception as error:
             raise TrainingError(describe_error(error)) from error
         cost = self.plan.cost.at(widths)
-        batch = min(self.recipe.batch_size, size_of(self.training))
-        samples = steps_per_epoch(self.training, self.recipe) * batch * self.recipe.epochs
         return {
             **outcome,
             names.MACS: cost["macs"],
@@ -106,50 +96,55 @@ class TrialRunner:
             names.HOST: socket.gethostname(),
         }
 
-    def _measure(self, widths: Mapping[str, int], seed: int) -> dict[str, Any]:
+    def _measure(self, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
         """A gated training of the over-wide network, cut to the budget at its end."""
         space = self.space.at(widths)
-        space.model.to(self.device)
         gates = Gates(space)
         controller = BudgetController(
             gates.log_alpha,
             widths,
             self.plan.cost,
             self.plan.budget,
-            steps=self.recipe.epochs * steps_per_epoch(self.training, self.recipe),
+            steps=self.loop.steps,
             pressure=self.plan.pressure,
         )
         with gates.attached(controller.step):
-            train(space.model, self.training, self.recipe, seed=seed)
+            samples = self.loop.fit(space.model, seed)
+            if isinstance(self.loop, OwnLoop):
+                self.loop.check_steps(controller.taken)
             keep = cut(gates.log_alpha, widths, self.plan.constraints())
             gates.mask = np.concatenate(list(keep.values()))
-            evaluation = evaluate(space.model, self.validation, self.recipe)
+            evaluation = self.loop.evaluate(space.model, "validation")
         kept = {v: int(k.sum()) for v, k in keep.items()}
         return {
             **_losses(evaluation),
             names.KEPT: kept,
             names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
-        }
+        }, samples
 
-    def _plain(self, slot: Slot, widths: Mapping[str, int], seed: int) -> dict[str, Any]:
+    def _plain(self, slot: Slot, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
         """A plain training from scratch."""
-        net = self.space.resize(widths).to(self.device)
-        train(net, self.training, self.recipe, seed=seed)
-        outcome = _losses(evaluate(net, self.validation, self.recipe))
-        if self.test is not None and slot.replica >= self.plan.seeds:  # a run of the final report
-            test = evaluate(net, self.test, self.recipe)
+        net = self.space.resize(widths)
+        samples = self.loop.fit(net, seed)
+        outcome = _losses(self.loop.evaluate(net, "validation"))
+        if "test" in self.loop.splits and slot.replica >= self.plan.seeds:  # a run of the final report
+            test = self.loop.evaluate(net, "test")
             outcome |= {names.TEST_LOSS: test.loss, names.TEST_ACCURACY: test.accuracy}
-        return outcome
+        return outcome, samples
 
 
 def _losses(validation: Evaluation) -> dict[str, Any]:
     return {"val_loss": validation.loss, names.ACCURACY: validation.accuracy}
 
 
-def check_data(data: Any) -> Data:
+def check_data(data: Any, study: Study) -> Data:
     """The splits, checked; :class:`UsageError` where they cannot be trained on."""
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise UsageError(f"data() returned {type(data).__name__}; it must return (train, validation[, test])")
+    if study.train is not None:  # only its own loop knows what its splits must be like
+        if len(data) == 3 and study.evaluate is None:
+            raise UsageError("data() gives a test split: Study(evaluate=...) must say how to evaluate on it")
+        return tuple(data)
     for name, split in zip(("train", "validation", "test"), data, strict=False):
         pair = isinstance(split, tuple | list)
         if pair and not (len(split) == 2 and all(isinstance(t, Tensor) for t in split)):
@@ -167,7 +162,9 @@ def check_data(data: Any) -> Data:
 
 def _check_samples(name: str, split: Dataset[Any]) -> None:
     try:
-        good = size_of(split) < EXAMPLE_SIZE or all(isinstance(t, Tensor) for t in example_of(split))
+        good = size_of(split) < EXAMPLE_SIZE or all(
+            isinstance(t, Tensor) for t in tree_leaves(example_of(split))
+        )
     except Exception as error:
         raise UsageError(f"data(): {name} gives no samples (x, y): {describe_error(error)}") from error
     if not good:
@@ -180,19 +177,18 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
     For cross-entropy over classes all targets must lie inside the model's classes (datasets are checked
     through their first batch, and again when they are trained on).
     """
-    from widthsearch.train import loss_function
-
+    if study.train is not None:
+        return
     splits = dict(zip(("train", "validation", "test"), data, strict=False))
     space.model.eval()
     for name, split in splits.items():
         try:
             with torch.no_grad():
-                space.model(example_of(split)[0])
+                call(space.model, example_of(split)[0])
         except Exception as error:
             raise UsageError(f"data(): the model does not run on {name}: {describe_error(error)}") from error
     x, y = example_of(data[0])
-    with torch.no_grad():
-        output = space.model(x)
+    output = call(space.model, x)
     if study.recipe.loss is None and y.dtype == torch.int64 and output.ndim == 2:
         classes = output.shape[1]
         for name, split in splits.items():
@@ -204,7 +200,7 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
                     f"but the model has {classes} classes: labels must be 0 to {classes - 1}"
                 )
     try:
-        loss = loss_function(study.recipe, training=True)(output.requires_grad_(), y)
+        loss = loss_function(study.recipe, training=True)(output, y)
     except Exception as error:
         raise UsageError(f"the loss cannot compare output and targets: {describe_error(error)}") from error
     if not isinstance(loss, Tensor):

@@ -1,7 +1,8 @@
 """The width variables of any ``nn.Module``: find them, count their cost, resize and compact the model."""
 
 from widthsearch.space.gating import ConsumerAxis, Gating
+from widthsearch.space.tracer import call
 from widthsearch.space.variables import Frozen
 from widthsearch.space.width_space import WidthSpace, trace
 
-__all__ = ["ConsumerAxis", "Frozen", "Gating", "WidthSpace", "trace"]
+__all__ = ["ConsumerAxis", "Frozen", "Gating", "WidthSpace", "call", "trace"]

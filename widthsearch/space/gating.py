@@ -85,10 +85,9 @@ class Gating:
         consumers: Sequence[ConsumerAxis],
         statistics: Sequence[Statistics] = (),
     ) -> None:
-        self.device = next(model.parameters()).device
         self.readers = {name for axis in consumers for name in axis.modules}
         self._widths = list(widths)
-        places = _Places(self._widths, self.device)
+        places = _Places(self._widths, next(model.parameters()).device)
         self._axes = [_GatedAxis.of(axis, model, places, consumers) for axis in consumers]
         self._sites = {s.site: {d: places.of(unit) for d, unit in s.unit.items()} for s in statistics}
         self._stack: ModuleStack | None = None
@@ -155,7 +154,7 @@ class _Place:
     def read(self, z: Tensor, variables: Sequence[Tensor]) -> Tensor:
         if self.index is None:
             return variables[self.variable]
-        return torch.cat([z, z.new_ones(1)])[self.index]
+        return torch.cat([z, z.new_ones(1)])[self.index.to(z.device)]
 
 
 class _Places:

@@ -197,6 +197,13 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
+def call(model: nn.Module, inputs: Any) -> Any:
+    """``model(**inputs)`` for a mapping, ``model(*inputs)`` for a tuple, else ``model(inputs)``."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
 def to_device(example: Any, device: str) -> Any:
     """The example with its tensors on another device."""
     return tree_map(lambda t: t.detach().to(device) if isinstance(t, Tensor) else t, example)
@@ -236,9 +243,11 @@ def reference_kernels(device: str) -> Iterator[None]:
 
 
 def run_trace(
-    model: nn.Module, example: tuple[Any, ...], device: str, by_groups: Mapping[str, bool] | None = None
+    model: nn.Module, example: Any, device: str, by_groups: Mapping[str, bool] | None = None
 ) -> Trace:
-    """Trace ``model(*example)`` in eval and in train mode, on a copy; raises what the model raises.
+    """Trace a copy of the model on an example (see :func:`call`), in eval and in train mode.
+
+    Raises what the model raises.
 
     ``by_groups``: what an earlier trace of the same model at other widths decided on its groups.
     """
@@ -260,7 +269,7 @@ def run_trace(
         runner.train(training)
         tracer.counts_macs = not training
         with reference_kernels(device), tracer, SizeReader(tracer):
-            out = runner(*inputs)
+            out = call(runner, inputs)
         outputs = tensors_in(out)
         if not outputs:
             raise TypeError(f"the forward pass returns {type(out).__name__} without any tensor in it")

@@ -19,6 +19,7 @@ from widthsearch.space.module_stack import ModuleStack
 from widthsearch.space.resize import compacted_copy, resized_copy
 from widthsearch.space.tracer import (
     Trace,
+    call,
     empty_copy,
     reference_kernels,
     tensors_in,
@@ -34,7 +35,7 @@ TOLERANCE = 1e-3  # of the removal test, relative: wrong alignments are off by 0
 @dataclass(frozen=True, eq=False)
 class _Tester:
     model: nn.Module
-    example: tuple[Any, ...]
+    example: Any
     trace: Trace
     initialisation: Initialisation
 
@@ -50,7 +51,7 @@ class _Tester:
             resized.train(training)
             try:
                 with reference_kernels(self.trace.device):
-                    shapes += [tuple(t.shape) for t in tensors_in(resized(*inputs))]
+                    shapes += [tuple(t.shape) for t in tensors_in(call(resized, inputs))]
             except Exception as error:
                 lines = str(error).splitlines() or [""]
                 where = f"in {stack.innermost!r}" if stack.innermost else "in the model's own forward"
@@ -78,9 +79,7 @@ class Change:
 Changes = tuple[Sequence[Change], ...]
 
 
-def verify(
-    model: nn.Module, example: tuple[Any, ...], trace: Trace, initialisation: Initialisation
-) -> Changes:
+def verify(model: nn.Module, example: Any, trace: Trace, initialisation: Initialisation) -> Changes:
     """Rounds of changes, one after the other, until all that is left resizes freely."""
     tester = _Tester(model, example, trace, initialisation)
     numbers = random.Random(0)
@@ -184,9 +183,7 @@ def _tie_or_freeze(variables: Variables, wrong: Sequence[tuple[str, str]]) -> li
     return changes
 
 
-def inexact(
-    model: nn.Module, example: tuple[Any, ...], trace: Trace, variables: Variables
-) -> list[tuple[str, str]]:
+def inexact(model: nn.Module, example: Any, trace: Trace, variables: Variables) -> list[tuple[str, str]]:
     """Variables of which closing units is not the same as removing them, and why they cannot be searched."""
     everyone = range(len(variables.names))
 
@@ -201,7 +198,7 @@ def inexact(
 
 
 def removal_error(
-    model: nn.Module, example: tuple[Any, ...], trace: Trace, variables: Variables, some: Sequence[int]
+    model: nn.Module, example: Any, trace: Trace, variables: Variables, some: Sequence[int]
 ) -> float:
     """How far the network without some units is from that with their gates at 0, relative to its output."""
     numbers = np.random.default_rng(0)
@@ -223,10 +220,10 @@ def removal_error(
     with reference_kernels("cpu"):
         gating.put(z, inputs)
         try:
-            closed = live.eval()(*inputs)
+            closed = call(live.eval(), inputs)
         finally:
             gating.take_off()
-        pairs = zip(tensors_in(closed), tensors_in(removed(*inputs)), strict=True)
+        pairs = zip(tensors_in(closed), tensors_in(call(removed, inputs)), strict=True)
         errors = [
             float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
             for a, b in pairs

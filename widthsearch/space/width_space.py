@@ -33,7 +33,7 @@ class WidthSpace:
     def __init__(
         self,
         model: nn.Module,
-        example: tuple[Any, ...],
+        example: Any,
         traced: Trace,
         initialisation: Initialisation,
         changes: Changes,
@@ -102,14 +102,15 @@ class WidthSpace:
         return [int(widths[name]) for name in self.widths]
 
 
-def trace(model: nn.Module, example: Tensor | tuple[Any, ...], *, verify: bool = True) -> WidthSpace:
+def trace(model: nn.Module, example: Any, *, verify: bool = True) -> WidthSpace:
     """Find the width variables of a model.
 
-    ``example``: what the model is called with (``model(*example)`` if a tuple), a batch of two samples is
-    enough.  ``verify``: also try resized models, and freeze what breaks.  The model and all random number
-    generators stay as they are.  Raises UsageError if the model does not run on the example.
+    ``example``: what the model is called with (``model(*example)`` for a tuple, ``model(**example)`` for a
+    dict), a batch of two samples is enough.  ``verify``: also try resized models, and freeze what breaks.
+    The model and all random number generators stay as they are.  Raises UsageError if the model does not
+    run on the example.
     """
-    inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    inputs = dict(example) if isinstance(example, Mapping) else example
     with isolated_random_numbers():
         traced = _traced(model, inputs)
         initialisation = record(model)
@@ -118,7 +119,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...], *, verify: bool =
     return WidthSpace(model, inputs, traced, initialisation, changes)
 
 
-def _traced(model: nn.Module, example: tuple[Any, ...], by_groups: Mapping[str, bool] | None = None) -> Trace:
+def _traced(model: nn.Module, example: Any, by_groups: Mapping[str, bool] | None = None) -> Trace:
     try:
         return run_trace(model, example, "meta", by_groups)
     except Exception:  # it reads values, or has tensors of its own: run it for real
@@ -139,6 +140,6 @@ def _freeze_fixed_tensors(traced: Trace, initialisation: Initialisation) -> None
             traced.labels.freeze((ids,), reason, Report.IF_PRODUCED)
 
 
-def _batch_size(example: tuple[Any, ...]) -> int:
+def _batch_size(example: Any) -> int:
     tensors = [t for t in tree_flatten(example)[0] if isinstance(t, Tensor) and t.ndim]
     return int(tensors[0].shape[0]) if tensors else 1
