@@ -82,20 +82,36 @@ class Gates:
         space = self._space
         gating = Gating(self.model, list(space.widths.values()), space.consumers, space.statistics)
 
+        running = False
+
         def before(model: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal running
             if model is not self.model:
                 raise TrainingError("a copy of the gated network was run: it would share the gates' weights")
             gating.put(self._values(model.training, on_gradient), (args, kwargs))
+            running = True
 
         def after(model: nn.Module, args: Any, output: Any) -> None:
+            nonlocal running
+            running = False
             gating.take_off()
+
+        def check(module: nn.Module, args: Any) -> None:
+            if not running:
+                raise TrainingError(
+                    f"a {type(module).__name__} ran outside of the network's own forward, where its gates "
+                    "cannot act: run the whole network, and leave activation checkpointing out"
+                )
 
         handles = [
             self.model.register_forward_pre_hook(before, with_kwargs=True),
             self.model.register_forward_hook(after, always_call=True),
+            *(self.model.get_submodule(n).register_forward_pre_hook(check) for n in gating.readers if n),
         ]
         try:
-            yield
+            # A loop that compiles its network gets the eager one for as long as gates come and go in it.
+            with torch.compiler.set_stance("force_eager"):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -124,7 +140,5 @@ class Gates:
 
 def _refuse_what_gates_cannot_do(device: torch.device) -> None:
     """Raise TrainingError where gates would silently be wrong."""
-    if torch.compiler.is_compiling():
-        raise TrainingError("a gated network cannot be compiled: leave torch.compile out of the study's loop")
     if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
         raise TrainingError("float16 scales the loss, and with it the gates' gradient: use bfloat16 autocast")
