@@ -163,6 +163,39 @@ def list_(storage: Storage = None) -> None:
     out.print(table)
 
 
+@app.command()
+@one_line_errors
+def widths(
+    study: Annotated[str | None, typer.Argument(metavar="STUDY.py[:name]", help="The study file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A network without a study: package.module:function or file.py:function."),
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Its input's shape, 1,3,224,224 or 1,16:int; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show which widths of a network can be searched, without training anything."""
+    from widthsearch import inspection
+    from widthsearch.study import load_study
+    from widthsearch.tables import show_widths
+
+    if (study is None) == (model is None):
+        raise UsageError("give a study file, or --model module:function with --input 1,3,224,224")
+    if (model is None) != (not input_):
+        raise UsageError("--model and --input go together: --model module:function --input 1,3,224,224")
+    if study is not None:
+        found = inspection.widths_of_study(load_study(study)[0])
+    else:
+        found = inspection.widths_of_model(str(model), input_ or [])
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show_widths(out, found)
+
+
 @contextmanager
 def _display(workers: int | None, address: str | None) -> Iterator[tuple[Backend, Tracker]]:
     """The backend and the progress display of a search; leaves the terminal clean at its end."""

@@ -8,7 +8,7 @@ needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,21 @@ class Cost:
     def at(self, widths: Mapping[str, int]) -> dict[str, int]:
         """The cost at whole widths, as whole numbers."""
         return {resource: round(value) for resource, value in self(widths).items()}
+
+    def share(self, resource: str, widths: Mapping[str, int], variables: Collection[str]) -> float:
+        """The share of a resource that involves at least one of these variables: 0 to 1.
+
+        The shares of single variables add up to more than 1: a weight has two sides.
+        """
+        p = self.polynomials[resource]
+        size = (
+            self.multiplicity @ np.array([widths[v] for v in self.variables], dtype=np.float64)
+            + self.constant
+        )
+        terms = p.coefficients * size[p.factors].prod(axis=1)  # (T,)
+        asked = np.array([v in variables for v in self.variables], dtype=bool)
+        involved = (self.multiplicity[:, asked] != 0).any(axis=1)[p.factors].any(axis=1)
+        return float(terms[involved].sum() / max(terms.sum(), 1.0))
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, small enough for a study attribute."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from widthsearch.errors import UsageError
+from widthsearch.patterns import numbers_of
 from widthsearch.plan import Plan
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
-from widthsearch.study import Data, Split, Study, describe_error, per_variable, settings
+from widthsearch.study import Data, Split, Study, describe_error, settings
 from widthsearch.trial import build_space, check_data, check_targets
 
 
@@ -34,7 +35,7 @@ def prepare(study: Study, path: Path) -> Prepared:
     Raises :class:`UsageError` in one line for anything that would fail later: data that is no data, a model
     that does not run on it, labels outside the classes, nothing to search, a budget too small.
     """
-    data = _load_data(study)
+    data = load_data(study)
     space = build_space(study, data)
     check_targets(space, study, data)
     if not space.widths:
@@ -50,7 +51,8 @@ def prepare(study: Study, path: Path) -> Prepared:
     )
 
 
-def _load_data(study: Study) -> Data:
+def load_data(study: Study) -> Data:
+    """The user's splits, checked; :class:`UsageError` in one line where they cannot be used."""
     try:
         data = study.data()
     except UsageError:
@@ -62,13 +64,12 @@ def _load_data(study: Study) -> Data:
 
 def make_plan(study: Study, space: WidthSpace) -> Plan:
     """The plan of a study on a width space; :class:`UsageError` if the budget is too small."""
-    variables = list(space.widths)
     plan = Plan(
         widths=dict(space.widths),
         cost=space.cost,
         budget=study.budget.absolute(space.cost.at(space.widths)),
-        minimum=per_variable(study, "minimum", variables),
-        multiple_of=per_variable(study, "multiple_of", variables),
+        minimum=numbers_of("minimum", study.minimum, space.modules),
+        multiple_of=numbers_of("multiple_of", study.multiple_of, space.modules),
         pressure=study.pressure,
         over=float(study.over),
         rounds=study.rounds,

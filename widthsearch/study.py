@@ -6,7 +6,7 @@ import importlib.util
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
@@ -134,10 +134,16 @@ class Study:
     score (``seeds`` plain trainings of the proposal).  The search stops early when the layers are balanced
     (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
     rounds brought no better score.  The verdict trains recommendation and uniform baseline on
-    ``report_seeds`` fresh seeds each.  ``minimum`` and ``multiple_of`` hold for every variable, or are
-    mappings from variable names.  ``threads`` is torch's thread count in every training run: results
-    depend on it, so it is part of the study and not derived from the number of workers.  ``retries``
-    bounds how often a failed run is tried again with the same seed.
+    ``report_seeds`` fresh seeds each.
+
+    ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
+    that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
+    patterns, the last match counts.  A pattern is matched against a variable's name and the modules that
+    make its units.
+
+    ``threads`` is torch's thread count in every training run: results depend on it, so it is part of the
+    study and not derived from the number of workers.  ``retries`` bounds how often a failed run is tried
+    again with the same seed.
 
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
@@ -163,6 +169,8 @@ class Study:
     report_seeds: int = 8
     over: float = 4.0
     pressure: Literal["neurons", "cost"] = "neurons"
+    search: Sequence[str] | None = None
+    fix: Sequence[str] = ()
     minimum: int | Mapping[str, int] = 1
     multiple_of: int | Mapping[str, int] = 1
     patience: int = 2
@@ -185,6 +193,12 @@ class Study:
         if not isinstance(self.recipe, Recipe):
             raise UsageError(f"Study(recipe={self.recipe!r:.60}): must be a Recipe")
         self._check_own_loop()
+        for name in ("search", "fix"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, str) or not all(isinstance(p, str) for p in value)):
+                raise UsageError(
+                    f"Study({name}={value!r:.60}): must be a list of patterns, e.g. ['layer3.*']"
+                )
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
         _check_positive(self, whole=whole, real=("over",))
         _check_choice(self, "pressure", ("neurons", "cost"))
@@ -253,20 +267,6 @@ def _check_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be one of {', '.join(choices)}")
 
 
-def per_variable(study: Study, name: str, variables: list[str]) -> dict[str, int]:
-    """``minimum`` or ``multiple_of`` as one number per variable; :class:`UsageError` on an unknown one."""
-    value: int | Mapping[str, int] = getattr(study, name)
-    given = value if isinstance(value, Mapping) else dict.fromkeys(variables, value)
-    for variable, number in given.items():
-        if variable not in variables:
-            raise UsageError(
-                f"Study({name}=...): no width variable {variable!r}; there are {', '.join(variables)}"
-            )
-        if not isinstance(number, int) or number < 1:
-            raise UsageError(f"Study({name}=...): {number!r} for {variable!r} must be a whole number from 1")
-    return {v: given.get(v, 1) for v in variables}
-
-
 def settings(study: Study) -> dict[str, str]:
     """All plain settings of a study by name (``recipe.lr``), as text: what resume compares."""
     values: dict[str, Any] = {}
@@ -289,7 +289,7 @@ def load_study(reference: str) -> tuple[Study, Path, str]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise UsageError(f"no study file {file!r}; give the path of a Python file that holds a Study")
-    module = _import_file(path)
+    module = import_file(path)
     found = {k: v for k, v in vars(module).items() if isinstance(v, Study)}
     if name and name not in found:
         raise UsageError(f"{file}: no Study named {name!r}; it has {', '.join(found) or 'none'}")
@@ -303,7 +303,8 @@ def load_study(reference: str) -> tuple[Study, Path, str]:
     return found[name], path, name
 
 
-def _import_file(path: Path) -> Any:
+def import_file(path: Path) -> Any:
+    """Import a file of the user's; :class:`UsageError` with the line number if it raises."""
     spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: not a Python file")

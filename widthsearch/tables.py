@@ -11,6 +11,8 @@ from rich.table import Table
 
 from widthsearch.report import BETTER, NO_DIFFERENCE, WORSE
 
+_BAR = 20  # characters that stand for all MACs
+
 
 def show_summary(console: Console, s: dict[str, Any]) -> None:
     """Print one study: headline, widths, networks, rounds, cost, what was left out."""
@@ -30,6 +32,38 @@ def show_summary(console: Console, s: dict[str, Any]) -> None:
             soft_wrap=True,
             markup=False,
         )
+
+
+def show_widths(console: Console, d: dict[str, Any]) -> None:
+    """Print what ``widths --json`` prints: the width variables of a network, and what is frozen."""
+    found = len(d["variables"])
+    console.print(
+        f"[bold]{escape(d['model'])}[/]: {found} width variable{'' if found == 1 else 's'}, "
+        f"{d['macs']:,} MACs, {d['params']:,} parameters; "
+        f"{d['coverage']:.1%} of the MACs involve a width that can be searched",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    bounds = [b for b in ("min", "multiple_of") if any(v[b] != 1 for v in d["variables"])]
+    table.add_column("width variable", overflow="fold")
+    for column in ("width", *(b.replace("_", " ") for b in bounds), "of MACs"):
+        table.add_column(column, justify="right")
+    table.add_column("", width=_BAR)
+    table.add_column("units also made by", overflow="fold")
+    for v in d["variables"]:
+        others = [m for m in v["modules"] if m != v["name"]]
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        share = v["share_of_macs"]
+        cells = [escape(v["name"]), str(v["width"]), *(str(v[b]) for b in bounds), f"{share:.1%}"]
+        table.add_row(*cells, "█" * round(_BAR * share), escape(shown))
+    if found:
+        console.print(table)
+    by_reason: dict[str, list[str]] = {}
+    for f in d["frozen"]:
+        by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")
+    for reason, names in by_reason.items():
+        line = f"not searched: {', '.join(names)}: {reason}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _why(s: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from widthsearch.controller import BudgetController, cut
 from widthsearch.errors import TrainingError, UsageError
 from widthsearch.gates import Gates
 from widthsearch.own_loop import OwnLoop
+from widthsearch.patterns import fixed_by
 from widthsearch.plan import Plan, Slot
 from widthsearch.space import WidthSpace, call, trace
 from widthsearch.study import Data, Split, Study, describe_error
@@ -55,7 +56,8 @@ def build_space(study: Study, data: Data) -> WidthSpace:
         raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{type(model).__name__} has no parameter to train")
-    return trace(model, example_of(data[0])[0] if study.example is None else study.example)
+    space = trace(model, example_of(data[0])[0] if study.example is None else study.example)
+    return space.without(fixed_by(study.search, study.fix, space.modules))
 
 
 class TrialRunner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,28 @@ class Variables:
         multiplicity, constant = self.form(factor)
         return constant + sum(m * w for m, w in zip(multiplicity, widths, strict=True))
 
+    def without(self, fixed: Mapping[str, str]) -> Variables:
+        """These variables (name -> reason) become constants; the others keep their names."""
+        kept = [i for i, name in enumerate(self.names) if name not in fixed]
+        index = np.full(len(self.names) + 1, -1, dtype=np.int64)
+        shift = np.zeros(len(self.names) + 1, dtype=np.int64)
+        old_starts = np.cumsum([0, *self.widths])
+        new_starts = np.cumsum([0, *(self.widths[i] for i in kept)])
+        for new, i in enumerate(kept):
+            index[i], shift[i] = new, new_starts[new] - old_starts[i]
+        variable = index[self.variable]  # -1, a constant, stays -1
+        gone = [i for i in range(len(self.names)) if i not in kept]
+        return Variables(
+            names=tuple(self.names[i] for i in kept),
+            widths=tuple(self.widths[i] for i in kept),
+            frozen=(
+                *(Frozen(self.names[i], self.widths[i], fixed[self.names[i]]) for i in gone),
+                *self.frozen,
+            ),
+            position=np.where(variable >= 0, self.position + shift[self.variable], -1),
+            variable=variable,
+        )
+
 
 def find_variables(
     trace: Trace, rejected: Iterable[Freeze] = (), ties: Iterable[tuple[Ids, Ids]] = ()
@@ -95,6 +117,16 @@ def find_variables(
         position=position,
         variable=variable,
     )
+
+
+def makers_of(trace: Trace, variables: Variables) -> dict[str, tuple[str, ...]]:
+    """Per variable the layers (or parameters) that make its units, in the order of execution."""
+    makers: dict[str, dict[str, None]] = {name: {} for name in variables.names}
+    for production in trace.productions:
+        for index in np.unique(variables.variable[production.ids]).tolist():
+            if index >= 0:
+                makers[variables.names[index]][production.name] = None
+    return {name: tuple(made) for name, made in makers.items()}
 
 
 def _components_in(solution: Solution, factors: Iterable[Ids]) -> set[int]:

@@ -17,7 +17,7 @@ from widthsearch.space.initialise import Initialisation, initialise, isolated_ra
 from widthsearch.space.labels import Report
 from widthsearch.space.resize import compacted_copy, resized_copy
 from widthsearch.space.tracer import Trace, run_trace
-from widthsearch.space.variables import Frozen, Variables, cost_of
+from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
 from widthsearch.space.verify import Changes, apply_changes
 from widthsearch.space.verify import verify as find_changes
 
@@ -25,9 +25,10 @@ from widthsearch.space.verify import verify as find_changes
 class WidthSpace:
     """What :func:`trace` finds in a model.
 
-    ``model``: the user's own; ``widths``: variable -> width, in the order of execution; ``frozen``: what
-    cannot be searched, and why; ``cost``: MACs per sample and parameters at any widths; ``consumers``: the
-    weight axes that read the variables; ``statistics``: the calls that compute statistics over them.
+    ``model``: the user's own; ``widths``: variable -> width, in the order of execution; ``modules``:
+    variable -> the layers that make its units; ``frozen``: what cannot be searched, and why; ``cost``: MACs
+    per sample and parameters at any widths; ``consumers``: the weight axes that read the variables;
+    ``statistics``: the calls that compute statistics over them.
     """
 
     def __init__(
@@ -37,13 +38,15 @@ class WidthSpace:
         traced: Trace,
         initialisation: Initialisation,
         changes: Changes,
+        fixed: Mapping[str, str] | None = None,
     ) -> None:
         """Not for users: call :func:`trace`."""
         self.model = model
         self._example, self._trace = example, traced
-        self._initialisation, self._changes = initialisation, changes
-        self._variables: Variables = apply_changes(traced, changes)
+        self._initialisation, self._changes, self._fixed = initialisation, changes, dict(fixed or {})
+        self._variables: Variables = apply_changes(traced, changes).without(self._fixed)
         self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
+        self.modules: dict[str, tuple[str, ...]] = makers_of(traced, self._variables)
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
         self.cost: Cost = cost_of(traced, self._variables, _batch_size(example))
         batch = _batch_size(example)
@@ -71,10 +74,21 @@ class WidthSpace:
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
             traced = _traced(seen, self._example, self._trace.by_groups)
-        space = WidthSpace(seen, self._example, traced, self._initialisation, self._changes)
+        space = WidthSpace(seen, self._example, traced, self._initialisation, self._changes, self._fixed)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
         return space
+
+    def without(self, fixed: Mapping[str, str]) -> WidthSpace:
+        """The same space with these variables (name -> reason) frozen at their width.
+
+        Raises UsageError for an unknown variable.
+        """
+        unknown = sorted(set(fixed) - set(self.widths))
+        if unknown:
+            raise UsageError(f"no width variable {unknown[0]!r}; there are {', '.join(self.widths)}")
+        fixed = {**self._fixed, **fixed}
+        return WidthSpace(self.model, self._example, self._trace, self._initialisation, self._changes, fixed)
 
     def compact(self, keep: Mapping[str, NDArray[np.bool_]]) -> nn.Module:
         """A copy of the model with only the kept units; their weights and buffers stay.

@@ -1,0 +1,136 @@
+"""``widthsearch widths``: what could be searched in a network, before any training."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from widthsearch.errors import UsageError
+from widthsearch.patterns import numbers_of
+from widthsearch.prepare import load_data
+from widthsearch.space import WidthSpace, trace
+from widthsearch.study import Study, describe_error, import_file
+from widthsearch.trial import build_space
+
+
+def widths_of_study(study: Study) -> dict[str, Any]:
+    """What ``widths STUDY.py --json`` prints; raises UsageError where launch would."""
+    space = build_space(study, load_data(study))
+    return describe(
+        space,
+        minimum=numbers_of("minimum", study.minimum, space.modules),
+        multiple_of=numbers_of("multiple_of", study.multiple_of, space.modules),
+    )
+
+
+def widths_of_model(reference: str, inputs: Sequence[str]) -> dict[str, Any]:
+    """What ``widths --model module:function --input 1,3,224,224 --json`` prints."""
+    model = load_model(reference)
+    example = tuple(example_input(text) for text in inputs)
+    return describe(trace(model, example))
+
+
+def describe(
+    space: WidthSpace,
+    *,
+    minimum: Mapping[str, int] | None = None,
+    multiple_of: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """A width space as plain data.  Shares are of the MACs of one forward pass."""
+    cost = space.cost.at(space.widths)
+    return {
+        "model": type(space.model).__name__,
+        "variables": [
+            {
+                "name": name,
+                "width": width,
+                "modules": list(space.modules[name]),
+                "share_of_macs": space.cost.share("macs", space.widths, [name]),
+                "min": (minimum or {}).get(name, 1),
+                "multiple_of": (multiple_of or {}).get(name, 1),
+            }
+            for name, width in space.widths.items()
+        ],
+        "frozen": [{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
+        "macs": cost["macs"],
+        "params": cost["params"],
+        "coverage": space.cost.share("macs", space.widths, space.widths),
+    }
+
+
+def load_model(reference: str) -> nn.Module:
+    """The model of ``package.module:name`` or ``file.py:name``: a function, a class, or a network.
+
+    Arguments may follow: ``timm:create_model('resnet18', num_classes=10)``.  Raises UsageError in one line.
+    """
+    home, colon, expression = reference.partition(":")
+    if not colon or not home or not expression:
+        raise UsageError(f"--model {reference!r}: give module:function, e.g. torchvision.models:resnet18")
+    name, args, kwargs = _parse_call(reference, expression)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = _home(home)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"--model {reference!r}: {describe_error(error)}") from error
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            raise UsageError(f"--model {reference!r}: {name} is neither a function nor a network")
+        try:
+            torch.manual_seed(0)
+            found = found(*args, **kwargs)
+        except Exception as error:
+            raise UsageError(f"--model {reference!r}: {name}() raised {describe_error(error)}") from error
+    if not isinstance(found, nn.Module):
+        raise UsageError(f"--model {reference!r}: {name}() returned {found!r:.60}, not a torch.nn.Module")
+    return found
+
+
+def _home(home: str) -> Any:
+    if not home.endswith(".py"):
+        return import_module(home)
+    path = Path(home).expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {home}")
+    return import_file(path)
+
+
+def _parse_call(reference: str, expression: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """``name`` or ``name('x', k=1)``, with literals as arguments."""
+    try:
+        node = ast.parse(expression, mode="eval").body
+        if not isinstance(node, ast.Call):
+            return expression, [], {}
+        args = [ast.literal_eval(a) for a in node.args]
+        kwargs = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+        return ast.unparse(node.func), args, kwargs
+    except (SyntaxError, ValueError):
+        raise UsageError(
+            f"--model {reference!r}: give module:function, or module:function('name', option=1)"
+        ) from None
+
+
+def example_input(text: str) -> Tensor:
+    """A tensor of the shape ``1,3,224,224``; of token numbers with ``:int`` behind it.
+
+    A single sample is made two: BatchNorm in training mode refuses a single one.
+    """
+    shape, _, kind = text.partition(":")
+    try:
+        sizes = [int(size) for size in shape.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1 or kind not in ("", "int", "float"):
+        raise UsageError(f"--input {text!r}: give a shape such as 1,3,224,224 (1,16:int for token numbers)")
+    sizes[0] = max(2, sizes[0])
+    return torch.randint(0, 2, sizes) if kind == "int" else torch.randn(sizes)
