@@ -28,10 +28,13 @@ from networks import (
     vectors,
 )
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.errors import UsageError
-from widthsearch.space import WidthSpace, trace
+from widthsearch.space import WidthSpace, call, trace
+from widthsearch.space.tracer import to_device
 
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -60,16 +63,16 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def counted_macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
-    """By torch's own counter, per sample; on meta, where nothing is fused, if the model runs there."""
+def counted_macs(model: nn.Module, example: Any) -> int:
+    """By torch's own counter, per sample; on meta if the model runs there; fused attention would not be counted."""
     for device in ("meta", "cpu"):
         counter = FlopCounterMode(display=False)
         try:
-            with counter, torch.no_grad():
-                copy.deepcopy(model).eval().to(device)(*(x.to(device) for x in example))
+            with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
+                call(copy.deepcopy(model).eval().to(device), to_device(example, device))
         except (RuntimeError, NotImplementedError):
             continue  # it reads values
-        return int(counter.get_total_flops()) // 2 // example[0].shape[0]
+        return int(counter.get_total_flops()) // 2 // len(tree_leaves(example)[0])
     raise AssertionError("the model does not run")
 
 

@@ -54,6 +54,14 @@ class Cost:
             for resource, p in self.polynomials.items()
         }
 
+    def many(self, widths: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The costs (N,) of N candidates at once; ``widths``: (N, V), in the order of ``variables``."""
+        size = widths @ self.multiplicity.T + self.constant  # (N, F)
+        return {
+            resource: size[:, p.factors].prod(axis=2) @ p.coefficients
+            for resource, p in self.polynomials.items()
+        }
+
     def gradient(self, resource: str, widths: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Value and gradient of one resource at real ``widths`` (V,), in the order of ``variables``."""
         p = self.polynomials[resource]

@@ -139,7 +139,10 @@ class Study:
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
     patterns, the last match counts.  A pattern is matched against a variable's name and the modules that
-    make its units.
+    make its units.  Of attention the number of heads is searched; with ``keep_heads`` their size is.
+
+    Networks of other widths start with weights distributed like those of ``model()``; ``init(model)``, if
+    given, is called on each of them last.
 
     ``threads`` is torch's thread count in every training run: results depend on it, so it is part of the
     study and not derived from the number of workers.  ``retries`` bounds how often a failed run is tried
@@ -159,6 +162,7 @@ class Study:
     data: Callable[[], Data]
     budget: Budget
     recipe: Recipe = field(default_factory=Recipe)
+    init: Callable[[nn.Module], object] | None = None
     train: Callable[[nn.Module, Any, Any], object] | None = None
     steps: int | None = None
     evaluate: Callable[[nn.Module, Any], float | tuple[float, float]] | None = None
@@ -171,6 +175,7 @@ class Study:
     pressure: Literal["neurons", "cost"] = "neurons"
     search: Sequence[str] | None = None
     fix: Sequence[str] = ()
+    keep_heads: bool = False
     minimum: int | Mapping[str, int] = 1
     multiple_of: int | Mapping[str, int] = 1
     patience: int = 2
@@ -199,6 +204,8 @@ class Study:
                 raise UsageError(
                     f"Study({name}={value!r:.60}): must be a list of patterns, e.g. ['layer3.*']"
                 )
+        if not isinstance(self.keep_heads, bool):
+            raise UsageError(f"Study(keep_heads={self.keep_heads!r:.60}): must be True or False")
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
         _check_positive(self, whole=whole, real=("over",))
         _check_choice(self, "pressure", ("neurons", "cost"))
@@ -215,7 +222,7 @@ class Study:
                 )
 
     def _check_own_loop(self) -> None:
-        for name in ("train", "evaluate"):
+        for name in ("init", "train", "evaluate"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise UsageError(f"Study({name}={value!r:.60}): must be a function")

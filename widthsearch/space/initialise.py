@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,11 +37,13 @@ class Fill:
 class Initialisation:
     """``resets``: modules whose ``reset_parameters`` is called; ``fills``: what follows, per tensor.
 
-    A tensor without a fill keeps the user's values; it cannot be resized.
+    A tensor without a fill keeps the user's values; it cannot be resized.  ``own``: a function of the user's
+    that is called on the model at the end.
     """
 
     resets: tuple[str, ...]
     fills: dict[str, Fill]
+    own: Callable[[nn.Module], object] | None = None
 
 
 @contextmanager
@@ -61,8 +63,8 @@ def isolated_random_numbers() -> Iterator[None]:
         np.random.set_state(legacy)
 
 
-def record(model: nn.Module) -> Initialisation:
-    """Read the initialisation off a model (fresh, as the user's factory gave it)."""
+def record(model: nn.Module, own: Callable[[nn.Module], object] | None = None) -> Initialisation:
+    """Read the initialisation off a model, fresh as the user's factory gave it; ``own``: see the class."""
     with isolated_random_numbers(), torch.no_grad():
         # What is still NaN afterwards, reset_parameters does not fill.
         probe = copy_with(model, {name: _unfilled(t) for name, t in named_tensors(model).items()})
@@ -74,7 +76,7 @@ def record(model: nn.Module) -> Initialisation:
                 fill = _compare(tensor.cpu().float(), after[name].float(), tensor.requires_grad)
                 if fill is not None:
                     fills[name] = fill
-    return Initialisation(resets, fills)
+    return Initialisation(resets, fills, own)
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
@@ -130,3 +132,5 @@ def initialise(model: nn.Module, initialisation: Initialisation) -> None:
                 tensor.mul_(fill.scale)
             elif fill.normal is not None:
                 tensor.normal_(*fill.normal)
+    if initialisation.own is not None:
+        initialisation.own(model)

@@ -107,6 +107,7 @@ class Labels:
     freezes: list[Freeze] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     cuts: list[Ids] = field(default_factory=list)  # parts that were taken by position: never one variable
+    summed: list[Ids] = field(default_factory=list)  # where queries meet keys: the size of a head
     where: str = "the trace"
     _fixed: list[Freeze] | None = None
     _merged: dict[tuple[int, ...], tuple[Ids, Dim]] = field(default_factory=dict)
@@ -210,9 +211,9 @@ class Labels:
         """What lives or dies together and what is frozen, with ``extra`` freezes and ties; changes no label.
 
         A product with one free factor ties every index to the unit it belongs to.  With two (heads x head
-        size, 2 x 58 in a channel shuffle) the one that is the only free factor of another product is taken
-        as the units (heads: the size is summed over where queries meet keys), else the largest; the others
-        are fixed.  Whether the model really resizes like that, verification finds out.
+        size, 2 x 58 in a channel shuffle) heads come before the size that is summed over where queries meet
+        keys, then what is the only free factor of another product, then the largest; the others are fixed.
+        Whether the model really resizes like that, verification finds out.
         """
         if self._fixed is None:  # decided once, whatever verification freezes later
             self._fixed = []
@@ -228,7 +229,7 @@ class Labels:
             if len(left) == len(pending):
                 if not left:
                     return solution
-                decided.extend(new := _all_but_one(left[0], solution, settled))
+                decided.extend(new := _all_but_one(left, solution, settled, self.summed))
                 freezes.extend(new)
             pending = left
 
@@ -246,11 +247,23 @@ class Labels:
         return Solution(component, frozen)
 
 
-def _all_but_one(product: Product, solution: Solution, settled: Sequence[Ids]) -> list[Freeze]:
-    """Fix all free factors of an ambiguous product but one: units elsewhere, or else the most."""
+def _all_but_one(
+    products: Sequence[Product], solution: Solution, settled: Sequence[Ids], summed: Sequence[Ids]
+) -> list[Freeze]:
+    """Fix all free factors but one of an ambiguous product, the clearest: see :meth:`Labels.solve`."""
+
+    def components(some: Sequence[Ids]) -> set[int]:
+        return {c for ids in some for c in solution.component[ids].tolist()}
+
+    elsewhere, sizes_of_heads = components(settled), components(summed)
+
+    def preference(ids: Ids) -> tuple[bool, bool, int]:
+        component = int(solution.component[ids[0]])
+        return component not in sizes_of_heads, component in elsewhere, len(ids)
+
+    product = max(products, key=lambda p: not sizes_of_heads.isdisjoint(components(ids_in(p.factors))))
     free = [ids for ids in ids_in(product.factors) if solution.freeze_of(ids) is None]
-    elsewhere = {c for ids in settled for c in solution.component[ids].tolist()}
-    units = max(free, key=lambda ids: (int(solution.component[ids[0]]) in elsewhere, len(ids)))
+    units = max(free, key=preference)
     sizes = " x ".join(str(size_of(f)) for f in product.factors)
     reason = f"{product.where}: a size read as {sizes}, of which the {len(units)} are taken as the units"
     return [Freeze(ids, reason, Report.NEVER) for ids in free if ids is not units]

@@ -1,4 +1,4 @@
-"""Statistics over gated units, exact: as if the closed units were not there.
+"""Statistics over gated units, and products of activations: exact, as if closed units were not there.
 
 A LayerNorm computes mean and variance over all units, the closed ones too, so that scaling the weights that
 read its output is not the same as removing units.  These functions weight every unit by its gate z instead:
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ class Masked(TorchFunctionMode):
         if name in FUNCTIONS:
             gates = self._sites.get(self._stack.next_site(name))  # type: ignore[arg-type]
             if gates is not None:
-                with torch.autocast(args[0].device.type, enabled=False):  # sums need float32
+                sums_in_float32 = torch.autocast(args[0].device.type, enabled=False)
+                with nullcontext() if name in PRODUCTS else sums_in_float32:
                     return FUNCTIONS[name](gates, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -212,6 +214,38 @@ def vector_norm(
     return _sum(gates, x.abs().pow(order), _dims(dim, x), keepdim).pow(1 / order)
 
 
+def matmul(gates: Gates, input: Tensor, other: Tensor) -> Tensor:
+    """``torch.matmul`` and ``torch.bmm`` of two activations, summed over the open units."""
+    return torch.matmul(input * gates[-1], other)
+
+
+def baddbmm(
+    gates: Gates, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """``torch.baddbmm`` of activations, summed over the open units."""
+    return torch.baddbmm(input, batch1 * gates[-1], batch2, beta=beta, alpha=alpha)
+
+
+def scaled_dot_product_attention(
+    gates: Gates,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``F.scaled_dot_product_attention`` with heads of the size that is open."""
+    z, size = gates[-1], query.shape[-1]
+    if scale is None or math.isclose(scale, size**-0.5):
+        z, scale = z * torch.rsqrt(z.sum().clamp(min=1.0)), 1.0
+    return torch.nn.functional.scaled_dot_product_attention(
+        query * z, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+
+
 #: The functions (by name, whether of torch, torch.nn.functional or Tensor) that have a masked form.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,
@@ -225,4 +259,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "std_mean": std_mean,
     "norm": vector_norm,
     "vector_norm": vector_norm,
+    "matmul": matmul,
+    "__matmul__": matmul,
+    "bmm": matmul,
+    "baddbmm": baddbmm,
+    "scaled_dot_product_attention": scaled_dot_product_attention,
 }
+#: Those that sum products over the last dimension of what they are given first.
+PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "scaled_dot_product_attention"}

@@ -30,10 +30,11 @@ class ModuleStack:
     """The modules whose forward is running, innermost last; watches ``only`` these modules if given."""
 
     def __init__(self, model: nn.Module, only: Collection[str] | None = None) -> None:
+        self.modules = dict(model.named_modules())
         self._frames: list[_Frame] = []
         self._calls: Counter[str] = Counter()
         self._handles = []
-        for name, module in model.named_modules():
+        for name, module in self.modules.items():
             if only is None or not name or name in only:
                 self._handles.append(module.register_forward_pre_hook(self._enter(name)))
                 self._handles.append(module.register_forward_hook(self._leave))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from widthsearch.space.labels import Dim, Dims, Labels, Report
+from widthsearch.space.labels import Dim, Dims, Labels, Report, ids_in
+from widthsearch.space.masking import PRODUCTS
 
 if TYPE_CHECKING:
     from widthsearch.space.tracer import Tracer
@@ -135,9 +136,25 @@ class Op:
                 # A weight over constants reads the network's input: no news for the user.
                 self.labels.unify(dim_a, dim_b, constant_report=Report.NEVER)
                 return
-        live = self.tracer.label(a).live and self.tracer.label(b).live
-        reader = "a product of two activations is summed over" if live else "a computed weight reads"
-        self.freeze((*dim_a, *dim_b), f"{reader} these units")
+        if not (self.tracer.label(a).live and self.tracer.label(b).live):
+            self.freeze((*dim_a, *dim_b), "a computed weight reads these units")
+            return
+        units, site = self.labels.flat(dim_a), self.tracer.site
+        if isinstance(units, int) or site is None or site.function not in PRODUCTS:
+            self.freeze((*dim_a, *dim_b), "a product of two activations is summed over these units")
+            return
+        self.labels.summed.append(units)
+        self.labels.unify(dim_a, dim_b)
+        self.tracer.note_product(site, units)
+
+    def note_heads(self, queries: Tensor, keys: Tensor, dims: Sequence[Dim]) -> None:
+        """Where two activations are multiplied for each index of these dims, the last one is the heads."""
+        heads = [ids for dim in dims for ids in ids_in(dim)]
+        if heads and self.tracer.label(queries).live and self.tracer.label(keys).live:
+            trace = self.tracer.trace
+            trace.heads.setdefault(self.tracer.modules.innermost, heads[-1])
+            if trace.keep_heads:
+                self.labels.freeze(heads, f"{self.where}: the number of heads is kept", Report.NEVER)
 
     def broadcast(self, tensors: Sequence[Tensor], shape: Sequence[int], skip: int | None = None) -> Dims:
         """The dims of tensors that broadcast to ``shape``, tied to one another, except dimension ``skip``."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from widthsearch.space.tracer import Trace, copy_with, empty_copy, named_tensors
+from widthsearch.space.tracer import Trace, copy_with, empty_copy, is_scale, named_tensors
 from widthsearch.space.variables import Variables
 
 
@@ -64,6 +64,17 @@ def synchronise_attributes(
     modules = dict(copied.named_modules())
     for name, module in modules.items():
         _synchronise_module(module, by_groups=trace.by_groups.get(name, False))
+    for name, heads in trace.heads.items():
+        module = modules[name]
+        if isinstance(module, nn.MultiheadAttention):
+            module.embed_dim = int(module.out_proj.weight.shape[1])
+            module.num_heads = variables.size(heads, widths)
+            module.head_dim = module.embed_dim // module.num_heads
+            module.kdim, module.vdim = _read_by(module)
+    for name, units in trace.scales.items():
+        for attribute, value in list(vars(modules[name]).items()):
+            if is_scale(value, len(units)):
+                setattr(modules[name], attribute, variables.size(units, widths) ** -0.5)
     for (name, attribute, index), (dim, ratio) in trace.stated.items():
         size = math.prod(variables.size(factor, widths) for factor in dim)
         _state(modules[name], attribute, index, math.floor(size / ratio))
@@ -80,6 +91,13 @@ def synchronise_attributes(
             module.num_channels = variables.size(channels, widths)
             if trace.by_groups[name]:
                 module.num_groups = module.num_channels // inside
+
+
+def _read_by(attention: nn.MultiheadAttention) -> tuple[int, int]:
+    """How wide its keys and values are."""
+    if attention._qkv_same_embed_dim:
+        return (int(attention.in_proj_weight.shape[1]),) * 2
+    return int(attention.k_proj_weight.shape[1]), int(attention.v_proj_weight.shape[1])
 
 
 def _state(module: nn.Module, attribute: str, index: int | None, size: int) -> None:

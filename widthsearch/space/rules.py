@@ -13,6 +13,13 @@ Inside a rule, ``op.labels.unify`` ties two dimensions, ``op.freeze`` gives a di
 ``op.contract`` sums over one.  A rule that meets a case it does not cover returns None: then everything the
 operation touches is frozen, as it is for an operation without a rule.  Never guess: a wrong tie passes every
 test of shapes.
+
+**For an operator of your own** (``torch.library.custom_op("mine::double", ...)``), register such a function
+under its full name, in the study file::
+
+    from widthsearch.space import register_rule
+
+    register_rule("mine::double", lambda op: [op.dims("x")])  # (N, C) to (N, C), channel by channel
 """
 
 from __future__ import annotations
@@ -78,10 +85,23 @@ FAMILIES: dict[Rule, str] = {
 RULES: dict[str, Rule] = {name: rule for rule, names in FAMILIES.items() for name in names.split()}
 
 
+def register_rule(name: str, rule: Rule) -> None:
+    """Use ``rule`` for the operator of this full name (``mine::double``), in traces of this process.
+
+    Raises ValueError for a name without a namespace.
+    """
+    if "::" not in name:
+        raise ValueError(f"{name!r}: give the operator's full name, such as 'mine::double'")
+    RULES[name] = rule
+
+
 def rule_for(func: Any, name: str) -> Rule | None:
     """The rule of an operation; element-wise operations are known by torch's own tag."""
-    plain = name if name.startswith("__") else name.rstrip("_")
-    rule = RULES.get(plain)
+    full = func._schema.name
+    if full in RULES or not full.startswith("aten::"):
+        rule = RULES.get(full)
+    else:
+        rule = RULES.get(name if name.startswith("__") else name.rstrip("_"))
     if rule is None and torch.Tag.pointwise in func.tags:
         return elementwise.pointwise
     return rule

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -64,9 +65,12 @@ class Trace:
     sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
     by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
+    scales: dict[str, Ids] = field(default_factory=dict)  # per module, what its attention sums over
+    heads: dict[str, Ids] = field(default_factory=dict)  # per module, the heads of its attention
     stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # attributes: size of dim / ratio
     output_shapes: list[tuple[int, ...]] = field(default_factory=list)
     device: str = "meta"
+    keep_heads: bool = False  # the size of heads is searched, not their number
 
 
 @dataclass(eq=False)
@@ -122,6 +126,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.counts_macs:  # in one of the two modes
             reading.elements += activations.numel()
 
+    def note_product(self, site: Site, units: Ids) -> None:
+        """A product of activations is summed over units; its masked form gates the last dimension."""
+        self.trace.sites.setdefault(site, {-1: units})
+        module = self.modules.innermost
+        if site.function == "scaled_dot_product_attention":
+            self.trace.scales[module] = units
+        elif any(is_scale(value, len(units)) for value in vars(self.modules.modules[module]).values()):
+            self.labels.freeze(
+                (units,), f"{self.labels.where}: an attribute holds the scale for their number"
+            )
+
     def note_normalised(self, channels: Factor) -> None:
         """The module at work may state this size without having a tensor of it."""
         if not isinstance(channels, int):
@@ -167,6 +182,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if count_flops is not None and self.counts_macs:
             # Everything it touches is frozen now, so that its cost is a constant: torch's own figure.
             self.trace.macs.append((count_flops(*op.args, **op.kwargs, out_val=op.out) // 2,))
+
+
+def is_scale(value: object, size: int) -> bool:
+    """Whether this is the factor by which attention scales dot products of this size."""
+    return isinstance(value, float) and math.isclose(value, size**-0.5)
 
 
 def _fits(dims: Dims, tensor: Tensor) -> bool:
@@ -243,16 +263,21 @@ def reference_kernels(device: str) -> Iterator[None]:
 
 
 def run_trace(
-    model: nn.Module, example: Any, device: str, by_groups: Mapping[str, bool] | None = None
+    model: nn.Module,
+    example: Any,
+    device: str,
+    *,
+    by_groups: Mapping[str, bool] | None = None,
+    keep_heads: bool = False,
 ) -> Trace:
     """Trace a copy of the model on an example (see :func:`call`), in eval and in train mode.
 
-    Raises what the model raises.
-
-    ``by_groups``: what an earlier trace of the same model at other widths decided on its groups.
+    ``by_groups``: what an earlier trace of the same model at other widths decided on its groups.  Raises what
+    the model raises.
     """
     trace = _new_trace(model, device)
     trace.by_groups.update(by_groups or {})
+    trace.keep_heads = keep_heads
     runner = empty_copy(model, device)
     mark_sizes(runner)
     inputs = to_device(example, device)

@@ -88,7 +88,8 @@ def find_variables(
     A variable is a set of components with the same signature: how often each parameter axis has them.
     """
     solution = trace.labels.solve(rejected, ties)
-    consumed = _components_in(solution, (trace.axes[axis] for axis in trace.consumers))
+    summed = [ids for dims in trace.sites.values() for dim, ids in dims.items() if dim == -1]
+    consumed = _components_in(solution, [*summed, *(trace.axes[axis] for axis in trace.consumers)])
     produced = _components_in(solution, (p.ids for p in trace.productions))
     free: list[_Group] = []
     given_up: dict[_Group, str] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,8 @@ class WidthSpace:
             raise ValueError(f"widths below 2 cannot be traced: {', '.join(small)}")
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
-            traced = _traced(seen, self._example, self._trace.by_groups)
+            before = self._trace
+            traced = _traced(seen, self._example, by_groups=before.by_groups, keep_heads=before.keep_heads)
         space = WidthSpace(seen, self._example, traced, self._initialisation, self._changes, self._fixed)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
@@ -116,29 +117,39 @@ class WidthSpace:
         return [int(widths[name]) for name in self.widths]
 
 
-def trace(model: nn.Module, example: Any, *, verify: bool = True) -> WidthSpace:
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    init: Callable[[nn.Module], object] | None = None,
+    keep_heads: bool = False,
+    verify: bool = True,
+) -> WidthSpace:
     """Find the width variables of a model.
 
     ``example``: what the model is called with (``model(*example)`` for a tuple, ``model(**example)`` for a
-    dict), a batch of two samples is enough.  ``verify``: also try resized models, and freeze what breaks.
+    dict), a batch of two samples is enough.  ``init``: a function that initialises a resized model in place,
+    where the distribution of ``model``'s own weights, which is the default, is not enough.  ``keep_heads``:
+    where attention reads a size as heads x size, keep the number of heads and search their size; default:
+    the other way round.  ``verify``: also try resized models, and freeze what breaks.
     The model and all random number generators stay as they are.  Raises UsageError if the model does not
     run on the example.
     """
     inputs = dict(example) if isinstance(example, Mapping) else example
     with isolated_random_numbers():
-        traced = _traced(model, inputs)
-        initialisation = record(model)
+        traced = _traced(model, inputs, keep_heads=keep_heads)
+        initialisation = record(model, init)
         _freeze_fixed_tensors(traced, initialisation)
         changes = find_changes(model, inputs, traced, initialisation) if verify else ()
     return WidthSpace(model, inputs, traced, initialisation, changes)
 
 
-def _traced(model: nn.Module, example: Any, by_groups: Mapping[str, bool] | None = None) -> Trace:
+def _traced(model: nn.Module, example: Any, **options: Any) -> Trace:
     try:
-        return run_trace(model, example, "meta", by_groups)
+        return run_trace(model, example, "meta", **options)
     except Exception:  # it reads values, or has tensors of its own: run it for real
         try:
-            return run_trace(model, example, "cpu", by_groups)
+            return run_trace(model, example, "cpu", **options)
         except Exception as error:
             lines = str(error).splitlines() or [""]
             raise UsageError(

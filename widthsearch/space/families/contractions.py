@@ -12,6 +12,7 @@ def matrix_multiply(op: Op) -> Result:
     dims_a, dims_b = op.dims(a), op.dims(b)
     op.contract(a, dims_a[-1], b, dims_b[-2])
     batch = tuple(op.labels.unify(p, q) for p, q in zip(dims_a[:-2], dims_b[:-2], strict=True))
+    op.note_heads(a, b, batch)
     op.multiply_accumulate(*batch, dims_a[-2], dims_a[-1], dims_b[-1])
     dims = (*batch, dims_a[-2], dims_b[-1])
     for tensor, dim in ((a, dims_a[-2]), (b, dims_b[-1])):
@@ -82,6 +83,7 @@ def attention(op: Op) -> Result:
     """Scaled dot products, softmax over the keys, a weighted sum of the values; (..., heads, time, size)."""
     query, key, value = op.dims("query"), op.dims("key"), op.dims("value")
     labels = op.labels
+    op.note_heads(op["query"], op["key"], query[:-2])
     op.contract(op["query"], query[-1], op["key"], key[-1])
     labels.unify(key[-2], value[-2])
     batch = list(query[:-2])
@@ -108,5 +110,5 @@ def embedding(op: Op) -> Result:
     words, units = op.dims("weight")
     for dim in (words, units):
         op.produce(op["weight"], dim)
-    op.freeze(words, "the rows of an embedding are a vocabulary")
+    op.labels.freeze(words, f"{op.where}: the rows of an embedding are a vocabulary", Report.NEVER)
     return [(*op.dims("indices"), units)]

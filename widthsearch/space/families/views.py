@@ -135,7 +135,10 @@ def index(op: Op) -> Result:
     if len(by) != by[-1] - by[0] + 1 or any(indices[i].dtype == torch.bool for i in by):
         return None
     for i in by:
-        op.freeze(dims[i], "picks these units by position")
+        if op.tracer.label(op["self"]).live:
+            op.freeze(dims[i], "picks these units by position")
+        else:  # a table of positions
+            op.labels.freeze(dims[i], f"{op.where}: rows are looked up by number", Report.NEVER)
     shape = torch.broadcast_shapes(*(indices[i].shape for i in by))  # type: ignore[no-untyped-call]
     return [(*dims[: by[0]], *constants(shape), *dims[by[-1] + 1 :])]
 

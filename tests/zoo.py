@@ -1,0 +1,339 @@
+"""Public networks with random weights, and what the width space makes of each.
+
+    python tests/zoo.py            prints the table
+    python tests/zoo.py --write    puts it into ARCHITECTURE.md
+    python tests/zoo.py NAME ...   these networks alone, with the reasons for what is frozen
+
+Inputs and configurations are small: a width space depends on a network's structure, not on its sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from networks import UNet, conv1d, images, vectors
+from public import load
+from test_space import counted_macs, parameter_count, random_widths
+from torch import Tensor, nn
+
+from widthsearch.gates import Gates
+from widthsearch.space import WidthSpace, call, trace
+from widthsearch.space.tracer import tensors_in
+
+WHOLE = 0.95  # coverage from which a network counts as whole: MACs that involve a searched width
+PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
+BEGIN, END = "<!-- public networks -->", "<!-- end of public networks -->"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network: its factory, the input it is traced with, and whether it must be whole."""
+
+    factory: Callable[[], nn.Module]
+    example: Any
+    whole: bool = True
+
+
+def image(size: int = 64) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def tokens(length: int = 9) -> Tensor:
+    return torch.randint(1, 60, (2, length), generator=torch.Generator().manual_seed(0))
+
+
+def timm(name: str, size: int = 64, *, whole: bool = True, **options: Any) -> Entry:
+    def make() -> nn.Module:
+        model: nn.Module = load("timm").create_model(name, pretrained=False, num_classes=10, **options)
+        return model
+
+    return Entry(make, (image(size),), whole)
+
+
+def torchvision(name: str, size: int = 64, *, whole: bool = True, **options: Any) -> Entry:
+    def make() -> nn.Module:
+        load("torchvision")
+        model: nn.Module = getattr(load("torchvision.models"), name)(weights=None, num_classes=10, **options)
+        return model
+
+    return Entry(make, (image(size),), whole)
+
+
+def hugging_face(
+    kind: str, task: str, example: dict[str, Tensor] | None = None, *, whole: bool = True, **options: Any
+) -> Entry:
+    def make() -> nn.Module:
+        package = load("transformers")
+        config = getattr(package, f"{kind}Config")(**options)
+        model: nn.Module = getattr(package, f"{kind}{task}")(config)
+        return model
+
+    ids: dict[str, Any] = {"input_ids": tokens(), "attention_mask": torch.ones(2, 9, dtype=torch.int64)}
+    return Entry(make, ids if example is None else example, whole)
+
+
+class Recurrent(nn.Module):
+    """A language model of torch's own recurrent layers."""
+
+    def __init__(self, kind: str, *, two_ways: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(60, 24)
+        self.cells = getattr(nn, kind)(24, 32, 2, batch_first=True, bidirectional=two_ways)
+        self.head = nn.Linear(64 if two_ways else 32, 60)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.cells(self.embed(x))[0])
+
+
+WORDS: dict[str, Any] = {"vocab_size": 60}
+SMALL: dict[str, Any] = {
+    **WORDS,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+}
+GROUPED: dict[str, Any] = {**SMALL, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 0}
+
+ZOO: dict[str, Entry] = {
+    "vgg11_bn": timm("vgg11_bn"),
+    "resnet18": timm("resnet18"),
+    "resnet50": timm("resnet50"),
+    "wide_resnet50_2": timm("wide_resnet50_2"),
+    "resnext50_32x4d": timm("resnext50_32x4d"),
+    "resnetv2_50": timm("resnetv2_50"),
+    "seresnet18": timm("seresnet18"),
+    "mobilenetv2_100": timm("mobilenetv2_100"),
+    "mobilenetv3_small_100": timm("mobilenetv3_small_100"),
+    "mobilenetv4_conv_small": timm("mobilenetv4_conv_small"),
+    "mnasnet0_5 (torchvision)": torchvision("mnasnet0_5"),
+    "efficientnet_b0": timm("efficientnet_b0"),
+    "efficientnetv2_rw_t": timm("efficientnetv2_rw_t"),
+    "densenet121": timm("densenet121"),
+    "inception_v3": timm("inception_v3", 128),
+    "googlenet (torchvision)": torchvision("googlenet", init_weights=False, aux_logits=False),
+    "squeezenet1_1 (torchvision)": torchvision("squeezenet1_1", 96),
+    "shufflenet_v2_x0_5 (torchvision)": torchvision("shufflenet_v2_x0_5"),
+    "regnetx_002": timm("regnetx_002"),
+    "regnety_004": timm("regnety_004"),
+    "convnext_atto": timm("convnext_atto"),
+    "convnextv2_atto": timm("convnextv2_atto"),
+    "repvgg_a0": timm("repvgg_a0"),
+    "mobileone_s0": timm("mobileone_s0", whole=False),
+    "dla34": timm("dla34"),
+    "hrnet_w18_small": timm("hrnet_w18_small"),
+    "vovnet39a": timm("vovnet39a"),
+    "ghostnet_100": timm("ghostnet_100"),
+    "mixnet_s": timm("mixnet_s"),
+    "res2net50_26w_4s": timm("res2net50_26w_4s"),
+    "cspresnet50": timm("cspresnet50"),
+    "starnet_s1": timm("starnet_s1", whole=False),
+    "nf_regnet_b0": timm("nf_regnet_b0", whole=False),
+    "poolformer_s12": timm("poolformer_s12"),
+    "vit_tiny_patch16_224": timm("vit_tiny_patch16_224", img_size=64),
+    "deit_tiny_patch16_224": timm("deit_tiny_patch16_224", img_size=64),
+    "eva02_tiny_patch14_224": timm("eva02_tiny_patch14_224", 56, whole=False, img_size=56),
+    "swin_tiny_patch4_window7_224": timm("swin_tiny_patch4_window7_224", 56, whole=False, img_size=56),
+    "pvt_v2_b0": timm("pvt_v2_b0", whole=False),
+    "mixer_s32_224": timm("mixer_s32_224", 96, img_size=96),
+    "gmlp_s16_224": timm("gmlp_s16_224", 64, whole=False, img_size=64),
+    "resmlp_12_224": timm("resmlp_12_224", 64, img_size=64),
+    "xcit_nano_12_p16_224": timm("xcit_nano_12_p16_224", 64, whole=False, img_size=64),
+    "levit_128s": timm("levit_128s", 224, whole=False),
+    "edgenext_xx_small": timm("edgenext_xx_small", whole=False),
+    "fastvit_t8": timm("fastvit_t8", whole=False),
+    "efficientformerv2_s0": timm("efficientformerv2_s0", 224, whole=False),
+    "coatnet_nano_rw_224": timm("coatnet_nano_rw_224", 224, whole=False),
+    "maxvit_nano_rw_256": timm("maxvit_nano_rw_256", 256, whole=False),
+    "cait_xxs24_224": timm("cait_xxs24_224", 64, whole=False, img_size=64),
+    "bat_resnext26ts": timm("bat_resnext26ts", 64, whole=False),
+    "tiny_vit_5m_224": timm("tiny_vit_5m_224", 224, whole=False),
+    "repvit_m1": timm("repvit_m1", whole=False),
+    "mambaout_femto": timm("mambaout_femto", whole=False),
+    "U-Net (tests/networks.py)": Entry(UNet, images()),
+    "Conv1d net (tests/networks.py)": Entry(conv1d, vectors(4, 16)),
+    "LSTM, 2 layers": Entry(lambda: Recurrent("LSTM"), (tokens(),)),
+    "GRU, 2 layers, both directions": Entry(lambda: Recurrent("GRU", two_ways=True), (tokens(),)),
+    "nn.TransformerEncoder": Entry(
+        lambda: nn.Sequential(
+            nn.Embedding(60, 32),
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2),
+            nn.Linear(32, 60),
+        ),
+        (tokens(),),
+    ),
+    "BERT": hugging_face("Bert", "ForSequenceClassification", **SMALL),
+    "RoBERTa": hugging_face("Roberta", "ForSequenceClassification", **SMALL),
+    "DistilBERT": hugging_face(
+        "DistilBert", "ForSequenceClassification", **WORDS, dim=32, n_heads=4, n_layers=2, hidden_dim=48
+    ),
+    "GPT-2": hugging_face(
+        "GPT2", "LMHeadModel", **WORDS, n_embd=32, n_head=4, n_layer=2, n_positions=32, use_cache=False
+    ),
+    "OPT": hugging_face(
+        "OPT",
+        "ForCausalLM",
+        **WORDS,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        ffn_dim=48,
+        word_embed_proj_dim=32,
+        use_cache=False,
+    ),  # fmt: skip
+    "GPT-NeoX": hugging_face("GPTNeoX", "ForCausalLM", **SMALL, use_cache=False),
+    "Llama": hugging_face("Llama", "ForCausalLM", **GROUPED, use_cache=False),
+    "Qwen2": hugging_face("Qwen2", "ForCausalLM", **GROUPED, use_cache=False),
+    "Qwen3": hugging_face("Qwen3", "ForCausalLM", **GROUPED, head_dim=8, use_cache=False),
+    "Mistral": hugging_face("Mistral", "ForCausalLM", **GROUPED, use_cache=False),
+    "Gemma": hugging_face("Gemma", "ForCausalLM", **GROUPED, head_dim=8, use_cache=False),
+    "T5 encoder": hugging_face(
+        "T5", "EncoderModel", **WORDS, d_model=32, num_heads=4, num_layers=2, d_ff=48, d_kv=8
+    ),
+    "Mixtral": hugging_face(
+        "Mixtral", "ForCausalLM", **GROUPED, num_local_experts=4, whole=False, use_cache=False
+    ),
+    "Mamba": hugging_face(
+        "Mamba",
+        "ForCausalLM",
+        {"input_ids": tokens()},
+        whole=False,
+        **WORDS,
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=8,
+        use_cache=False,
+    ),  # fmt: skip
+    "wav2vec 2.0": hugging_face(
+        "Wav2Vec2",
+        "ForCTC",
+        {"input_values": torch.randn(2, 1600)},
+        whole=False,
+        **{**SMALL, "vocab_size": 20},
+        conv_dim=(16, 16, 16),
+        conv_stride=(5, 2, 2),
+        conv_kernel=(10, 3, 3),
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=4,
+    ),  # fmt: skip
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    variables: int
+    coverage: float
+    seconds: float
+    error: float  # of removing units instead of closing their gates, relative to the output
+    equal: bool  # MACs and parameters of resized networks are torch's own count
+    frozen: tuple[str, ...]  # the reasons, each with the number of would-be variables
+
+    def markdown(self) -> str:
+        cost = "yes" if self.equal else "**no**"
+        coverage = f"{self.coverage:.1%}" if self.coverage >= WHOLE else f"**{self.coverage:.1%}**"
+        return (
+            f"| {self.name} | {self.variables} | {coverage} | {self.seconds:.1f} | {self.error:.0e} | {cost} | "
+            f"{'; '.join(self.frozen)} |"
+        )
+
+
+def traced(name: str) -> tuple[WidthSpace, Any, float]:
+    """Build and trace a network; also its example and the seconds that the trace took."""
+    torch.manual_seed(0)
+    entry = ZOO[name]
+    model = entry.factory().eval()
+    start = time.perf_counter()
+    space = trace(model, entry.example)
+    return space, entry.example, time.perf_counter() - start
+
+
+def row_of(name: str) -> Row:
+    space, example, seconds = traced(name)
+    reasons: dict[str, int] = {}
+    for frozen in space.frozen:
+        reason = re.sub(r"'[^']*'", "…", frozen.reason)
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return Row(
+        name=name,
+        variables=len(space.widths),
+        coverage=space.cost.share("macs", space.widths, space.widths),
+        seconds=seconds,
+        error=removal_error(space, example),
+        equal=costs_are_torchs(space, example),
+        frozen=tuple(f"{count} x {reason}" for reason, count in reasons.items()),
+    )
+
+
+def costs_are_torchs(space: WidthSpace, example: Any) -> bool:
+    """Whether the cost polynomial equals torch's count at three random width vectors."""
+    for seed in range(3):
+        widths = random_widths(space, seed, least=2)
+        resized = space.resize(widths)
+        found = {"macs": counted_macs(resized, example), "params": parameter_count(resized)}
+        if found != space.cost.at(widths):
+            return False
+    return True
+
+
+@torch.no_grad()
+def removal_error(space: WidthSpace, example: Any) -> float:
+    """Largest difference of the outputs with half of the units closed or removed, relative to the largest output."""
+    numbers = np.random.default_rng(0)
+    for tensor in space.model.parameters():
+        if bool(tensor.min() == tensor.max()):  # zeros (of a fresh head) would hide differences
+            tensor.add_(torch.randn_like(tensor), alpha=0.02)
+    keep = {name: numbers.permutation(width) >= width // 2 for name, width in space.widths.items()}
+    gates = Gates(space)
+    gates.log_alpha.fill(10.0)
+    gates.mask = np.concatenate(list(keep.values()))
+    with gates.attached():
+        closed = tensors_in(call(space.model.eval(), example))
+    removed = tensors_in(call(space.compact(keep).eval(), example))
+    pairs = [(a, b) for a, b in zip(closed, removed, strict=True) if a.shape == b.shape]
+    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs)
+
+
+def table() -> str:
+    lines = [
+        "| network | variables | coverage of MACs | trace, s | removal error | cost is torch's | frozen |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ZOO:
+        lines.append(row_of(name).markdown())
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in arguments.names:
+        print(row_of(name).markdown())
+        for frozen in traced(name)[0].frozen:
+            print(f"   {frozen.name} ({frozen.width}): {frozen.reason}")
+    if arguments.names:
+        return
+    text = table()
+    if arguments.write:
+        page = PAGE.read_text()
+        before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

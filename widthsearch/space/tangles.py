@@ -1,0 +1,149 @@
+"""Which width variables resize together: found by trying, and by looking where a resized model breaks.
+
+A model's code may hold what the labels cannot see: a width as a literal (``view(-1, 512)``: that variable
+stays as it is), or one size taken for another (``reshape(b, t, channels)`` of heads x size: those variables
+only move together).  Where the forward pass breaks, a variable of that module is to blame.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from widthsearch.space.tracer import Trace
+from widthsearch.space.variables import Variables
+
+JOINT_TRIALS = 2
+LARGEST_SEARCH = 120  # resized models tried in one round
+IN_VAIN = 3  # variables of one module added to those that resize together, while it still breaks there
+FACTOR = 3  # by which variables are scaled together: their ratio stays
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a resized model breaks; ``module``: whose forward was running, empty for the model's own."""
+
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What verification changes: freeze one variable for a reason, or (no reason) tie several into one."""
+
+    names: tuple[str, ...]
+    reason: str | None = None
+
+
+Test = Callable[[Sequence[int]], Failure | None]  # of a model at these widths
+
+
+def joint_failure(test: Test, variables: Variables, numbers: random.Random) -> Failure | None:
+    """How a model breaks in which every variable has another width."""
+    for _ in range(JOINT_TRIALS):
+        failure = test(_random_widths(variables, numbers))
+        if failure is not None:
+            return failure
+    return None
+
+
+class Tangles:
+    """The search of one round; ``test`` runs a resized model."""
+
+    def __init__(self, test: Test, trace: Trace, variables: Variables, numbers: random.Random) -> None:
+        self._test, self._variables, self._numbers = test, variables, numbers
+        self._width = dict(zip(variables.names, variables.widths, strict=True))
+        self._tests_left = LARGEST_SEARCH
+        self._owners: dict[str, set[str]] = {name: set() for name in variables.names}
+        for (parameter, _), ids in trace.axes.items():
+            for index in np.unique(variables.variable[ids]).tolist():
+                if index >= 0:
+                    self._owners[variables.names[index]].add(parameter.rpartition(".")[0])
+
+    def changes(self) -> list[Change]:
+        """What to tie and what to freeze, so that everything else resizes freely; never empty."""
+        changes: list[Change] = []
+        left = list(self._variables.names)
+        while left and (failure := self._random(left)) is not None:
+            culprit = self._first_that_breaks(self._near(failure.module, left))
+            alone = self._random([culprit])
+            if alone is None:
+                culprit = self._first_that_breaks(left)
+                reason = f"it does not resize independently of others: {failure.reason}"
+                changes.append(Change((culprit,), reason))
+                left.remove(culprit)
+                continue
+            group = self._grown(culprit, left)
+            if group is None:
+                changes.append(Change((culprit,), f"another width does not run: {alone.reason}"))
+                left.remove(culprit)
+            else:
+                changes.append(Change(tuple(group)))
+                left = [name for name in left if name not in group]
+        return changes or [Change((self._variables.names[-1],), "it does not resize independently of others")]
+
+    def _grown(self, first: str, left: Sequence[str]) -> list[str] | None:
+        """The variables that resize in proportion with ``first``; None if there are none.
+
+        One by one, each from the module where scaling the others breaks.
+        """
+        group = [first]
+        doubtful: list[str] = []  # after which it still broke in the same module
+        in_vain = 0
+        failure = self._scaled(group)
+        while failure is not None:
+            candidates = [name for name in self._near(failure.module, left) if name not in group]
+            if not candidates or in_vain > IN_VAIN or self._tests_left <= 0:
+                return None
+            group.append(candidates[0])
+            before, failure = failure, self._scaled(group)
+            in_vain = in_vain + 1 if failure is not None and failure.module == before.module else 0
+            if in_vain:
+                doubtful.append(candidates[0])
+        for name in doubtful:
+            fewer = [n for n in group if n != name]
+            if self._scaled(fewer) is None:
+                group = fewer
+        return group if math.gcd(*(self._width[name] for name in group)) > 1 and len(group) > 1 else None
+
+    def _near(self, module: str, left: Sequence[str]) -> list[str]:
+        """Those left that have parameters in this module, or in the smallest one around it with any."""
+        while True:
+            inside = [
+                name
+                for name in left
+                if not module or any(f"{owner}.".startswith(f"{module}.") for owner in self._owners[name])
+            ]
+            if inside or not module:
+                return inside
+            module = module.rpartition(".")[0]
+
+    def _random(self, names: Sequence[str]) -> Failure | None:
+        """How the model breaks with these variables at random widths."""
+        other = zip(self._variables.names, _random_widths(self._variables, self._numbers), strict=True)
+        return self._tried([w if name in names else self._width[name] for name, w in other])
+
+    def _scaled(self, names: Sequence[str]) -> Failure | None:
+        return self._tried([w * FACTOR if name in names else w for name, w in self._width.items()])
+
+    def _tried(self, widths: Sequence[int]) -> Failure | None:
+        self._tests_left -= 1
+        return self._test(widths)
+
+    def _first_that_breaks(self, names: Sequence[str]) -> str:
+        """By halving: the shortest start of ``names`` that breaks ends with it."""
+        low, high = 0, len(names)  # names[:low] runs, names[:high] breaks
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._random(names[:middle]) is None else (low, middle)
+        return names[high - 1]
+
+
+def _random_widths(variables: Variables, numbers: random.Random) -> list[int]:
+    # Odd sizes have no hidden divisors: x2 and x1/2 pass where 12 heads must divide the width.
+    odd = [max(3, int(w * numbers.uniform(0.3, 2.2)) | 1) for w in variables.widths]
+    return [w + 2 if w == own else w for w, own in zip(odd, variables.widths, strict=True)]
