@@ -69,7 +69,7 @@ def counted_macs(model: nn.Module, example: Any) -> int:
         counter = FlopCounterMode(display=False)
         try:
             with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
-                call(copy.deepcopy(model).eval().to(device), to_device(example, device))
+                call(copy.deepcopy(model).eval().requires_grad_(False).to(device), to_device(example, device))
         except (RuntimeError, NotImplementedError):
             continue  # it reads values
         return int(counter.get_total_flops()) // 2 // len(tree_leaves(example)[0])

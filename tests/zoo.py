@@ -155,7 +155,7 @@ ZOO: dict[str, Entry] = {
     "coatnet_nano_rw_224": timm("coatnet_nano_rw_224", 224, whole=False),
     "maxvit_nano_rw_256": timm("maxvit_nano_rw_256", 256, whole=False),
     "cait_xxs24_224": timm("cait_xxs24_224", 64, whole=False, img_size=64),
-    "bat_resnext26ts": timm("bat_resnext26ts", 64, whole=False),
+    "bat_resnext26ts": timm("bat_resnext26ts", 256, whole=False),
     "tiny_vit_5m_224": timm("tiny_vit_5m_224", 224, whole=False),
     "repvit_m1": timm("repvit_m1", whole=False),
     "mambaout_femto": timm("mambaout_femto", whole=False),

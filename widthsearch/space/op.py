@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from widthsearch.space.labels import Dim, Dims, Labels, Report, ids_in
+from widthsearch.space.labels import Dim, Dims, Freeze, Labels, Report, ids_in
 from widthsearch.space.masking import PRODUCTS
 
 if TYPE_CHECKING:
@@ -81,9 +81,18 @@ class Op:
 
     def freeze(self, dim: Dim, what: str) -> None:
         """Give the units of this dimension up; ``what`` the operation does that forbids them."""
+        self.labels.freezes.extend(self._freezes(dim, what))
+
+    def freeze_if_used(self, dim: Dim, what: str) -> None:
+        """The same, as soon as something reads an output (attention weights are often thrown away)."""
+        for out in self.outputs:
+            self.tracer.if_used[out] = [*self.tracer.if_used.get(out, ()), *self._freezes(dim, what)]
+
+    def _freezes(self, dim: Dim, what: str) -> list[Freeze]:
         # A parameter is worth a word of its own; what the network computes, where a layer makes its units.
         live = any(self.tracer.label(t).live for t in self.inputs)
-        self.labels.freeze(dim, f"{self.where}: {what}", Report.IF_PRODUCED if live else Report.ALWAYS)
+        report = Report.IF_PRODUCED if live else Report.ALWAYS
+        return [Freeze(ids, f"{self.where}: {what}", report) for ids in ids_in(dim)]
 
     def statistics(self, dims: Dims, over: Sequence[int]) -> None:
         """Compute statistics over these dimensions (of ``dims``) of the input.
@@ -96,7 +105,7 @@ class Op:
             return
         if self.tracer.site is None:
             for i in units:
-                self.freeze(dims[i], "computes statistics over these units")
+                self.freeze_if_used(dims[i], "computes statistics over these units")
             return
         self.tracer.trace.sites.setdefault(self.tracer.site, units)
 

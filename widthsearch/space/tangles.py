@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,8 @@ class Tangles:
     def _grown(self, first: str, left: Sequence[str]) -> list[str] | None:
         """The variables that resize in proportion with ``first``; None if there are none.
 
-        One by one, each from the module where scaling the others breaks.
+        One by one, each from the module where scaling the others breaks; once a module has broken for want of
+        one, its likes in the modules that also hold units of ``first`` come along (the blocks of a stack).
         """
         group = [first]
         doubtful: list[str] = []  # after which it still broke in the same module
@@ -99,16 +101,35 @@ class Tangles:
             candidates = [name for name in self._near(failure.module, left) if name not in group]
             if not candidates or in_vain > IN_VAIN or self._tests_left <= 0:
                 return None
-            group.append(candidates[0])
+            added = candidates[0]
+            group.append(added)
             before, failure = failure, self._scaled(group)
             in_vain = in_vain + 1 if failure is not None and failure.module == before.module else 0
             if in_vain:
-                doubtful.append(candidates[0])
+                doubtful.append(added)
+            elif failure is not None and (alike := self._alike(added, first, left, group)):
+                group.extend(alike)
+                failure = self._scaled(group)
         for name in doubtful:
             fewer = [n for n in group if n != name]
             if self._scaled(fewer) is None:
                 group = fewer
         return group if math.gcd(*(self._width[name] for name in group)) > 1 and len(group) > 1 else None
+
+    def _alike(self, name: str, first: str, left: Sequence[str], group: Sequence[str]) -> list[str]:
+        """Variables named like this one but for numbers, as wide, in modules with units of ``first``."""
+
+        def unnumbered(text: str) -> str:
+            return re.sub(r"\d+", "#", text)
+
+        return [
+            other
+            for other in left
+            if other not in group
+            and unnumbered(other) == unnumbered(name)
+            and self._width[other] == self._width[name]
+            and any(f"{owner}.".startswith(f"{other.rpartition('.')[0]}.") for owner in self._owners[first])
+        ]
 
     def _near(self, module: str, left: Sequence[str]) -> list[str]:
         """Those left that have parameters in this module, or in the smallest one around it with any."""

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from widthsearch.errors import UsageError
 from widthsearch.space.attributes import Place, SizeReader, mark_sizes
 from widthsearch.space.labels import Dim, Dims, Factor, Ids, Labels, Report, constants, size_of_dim
 from widthsearch.space.module_stack import ModuleStack, Site
@@ -96,6 +97,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.labels = trace.labels
         self.counts_macs = True
         self.site: Site | None = None  # the call of a function with a masked form that is running, if any
+        self.if_used: Any = WeakTensorKeyDictionary()  # tensor -> what to freeze once it is read
         self._labels: Any = WeakTensorKeyDictionary()
         self._axis_of = {id(ids): axis for axis, ids in trace.axes.items()}
 
@@ -150,9 +152,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         op = Op(self, func, args, kwargs, out)
         self.labels.where = op.where
+        for tensor in op.inputs:
+            self.use(tensor)
         if op.outputs:
             self._apply_rule(op)
         return out
+
+    def use(self, tensor: Tensor) -> None:
+        """Something reads this tensor."""
+        self.labels.freezes.extend(self.if_used.pop(tensor, ()))
 
     def _apply_rule(self, op: Op) -> None:
         live = any(self.label(t).live for t in op.inputs)
@@ -199,9 +207,17 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A deep copy in which these tensors stand for the model's own (same names, any shape or device)."""
+    """A deep copy in which these tensors stand for the model's own (same names, any shape or device).
+
+    Raises UsageError if something in the model cannot be copied.
+    """
     memo = {id(old): tensors[name] for name, old in named_tensors(model).items()}
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UsageError(
+            f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
+        ) from error
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -300,6 +316,7 @@ def run_trace(
             raise TypeError(f"the forward pass returns {type(out).__name__} without any tensor in it")
         for tensor in outputs:
             trace.output_shapes.append(tuple(tensor.shape))
+            tracer.use(tensor)
             for dim in tracer.label(tensor).dims:
                 trace.labels.freeze(dim, "an output of the network", Report.NEVER)
     return trace

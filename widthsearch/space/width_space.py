@@ -147,6 +147,8 @@ def trace(
 def _traced(model: nn.Module, example: Any, **options: Any) -> Trace:
     try:
         return run_trace(model, example, "meta", **options)
+    except UsageError:
+        raise
     except Exception:  # it reads values, or has tensors of its own: run it for real
         try:
             return run_trace(model, example, "cpu", **options)

@@ -1,0 +1,130 @@
+"""Attention: heads are units, or their size is; torch's own module; scales that follow a resize."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import randomise, vectors
+from test_space import counted_macs, parameter_count, random_widths
+from torch import Tensor, nn
+
+from widthsearch.gates import Gates
+from widthsearch.space import WidthSpace, trace
+
+SEQUENCE = vectors(5, 6)
+
+
+class SelfAttention(nn.Module):
+    """Queries and keys of one size, values of another; ``how`` the products are written."""
+
+    def __init__(self, how: str, heads: int = 1, size: int = 8, value_size: int = 6) -> None:
+        super().__init__()
+        self.how, self.heads = how, heads
+        if how == "stated scale":
+            self.scale = size**-0.5
+        self.embed = nn.Linear(6, 12)
+        self.q, self.k = nn.Linear(12, heads * size), nn.Linear(12, heads * size)
+        self.v, self.out = nn.Linear(12, heads * value_size), nn.Linear(heads * value_size, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.tanh(self.embed(x))
+        q, k, v = (f(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.how == "fused":
+            y = F.scaled_dot_product_attention(q, k, v)
+        elif self.how == "stated scale":
+            y = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        elif self.how == "by hand, unscaled":
+            y = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        else:
+            y = (torch.matmul(q, k.mT) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class TorchsOwn(nn.Module):
+    def __init__(self, *, need_weights: bool = True, **options: Any) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True, **options)
+        self.need_weights = need_weights
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.embed(x)
+        return self.out(x + self.attention(x, x, x, need_weights=self.need_weights)[0])
+
+
+def space_of(model: nn.Module, **options: Any) -> WidthSpace:
+    torch.manual_seed(0)
+    return trace(randomise(copy.deepcopy(model)).eval(), SEQUENCE, **options)
+
+
+def assert_exact(space: WidthSpace) -> None:
+    """Cost is torch's count, closing units is removing them, and it matters."""
+    for seed in range(3):
+        widths = random_widths(space, seed, least=2)
+        resized = space.resize(widths)
+        found = {"macs": counted_macs(resized, SEQUENCE), "params": parameter_count(resized)}
+        assert space.cost.at(widths) == found
+    numbers = np.random.default_rng(0)
+    for name in space.widths:
+        keep = {n: np.ones(w, dtype=bool) for n, w in space.widths.items()}
+        keep[name] = numbers.permutation(space.widths[name]) >= space.widths[name] // 2
+        gates = Gates(space)
+        gates.log_alpha.fill(10.0)
+        gates.mask = np.concatenate(list(keep.values()))
+        with torch.no_grad():
+            with gates.attached():
+                closed = space.model(*SEQUENCE)
+            removed, plain = space.compact(keep)(*SEQUENCE), space.model(*SEQUENCE)
+        assert (removed - closed).abs().max() < 1e-5 * plain.abs().max()
+        assert (plain - closed).abs().max() > 1e-4 * plain.abs().max(), name
+
+
+@pytest.mark.parametrize("how", ["fused", "stated scale", "by hand, unscaled"])
+def test_the_size_of_a_single_head_is_searched(how: str) -> None:
+    space = space_of(SelfAttention(how))
+    assert list(space.widths.values()) == [12, 8, 6]
+    assert_exact(space)
+
+
+@pytest.mark.parametrize("how", ["fused", "stated scale", "by hand, unscaled"])
+def test_heads_are_searched_by_default_and_their_size_where_heads_are_kept(how: str) -> None:
+    model = SelfAttention(how, heads=4)
+    heads, sizes = space_of(model), space_of(model, keep_heads=True)
+    assert list(heads.widths.values()) == [12, 4]
+    assert list(sizes.widths.values()) == [12, 8, 6]
+    assert_exact(heads)
+    assert_exact(sizes)
+    resized = sizes.resize(dict(zip(sizes.widths, (12, 5, 7), strict=True)))
+    assert (resized.q.out_features, resized.v.out_features) == (4 * 5, 4 * 7)
+
+
+def test_a_stated_scale_follows_the_size_of_the_heads() -> None:
+    space = space_of(SelfAttention("stated scale"))
+    assert space.resize(dict(zip(space.widths, (12, 16, 6), strict=True))).scale == 0.25
+    assert space.model.scale == 8**-0.5  # the user's own model is not touched
+
+
+def test_a_scale_that_gates_cannot_follow_is_found_by_trying() -> None:
+    space = space_of(SelfAttention("by hand"))
+    assert list(space.widths.values()) == [12, 6]
+    assert [(f.name, f.width) for f in space.frozen] == [("q", 8)]
+    assert "closing its units is not the same as removing them" in space.frozen[0].reason
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_bias_kv": False, "dropout": 0.0}])
+def test_torchs_own_module_moves_heads_and_model_width_together(
+    options: dict[str, Any], need_weights: bool
+) -> None:
+    space = space_of(TorchsOwn(need_weights=need_weights, **options))
+    assert list(space.widths.values()) == [4]  # of one head and six model units each
+    assert_exact(space)
+    attention = space.resize({"embed": 7}).attention
+    assert (attention.embed_dim, attention.num_heads, attention.head_dim) == (42, 7, 6)
+    assert (attention.kdim, attention.vdim) == (42, 42)
