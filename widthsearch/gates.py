@@ -35,13 +35,13 @@ _OPEN_SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
 Vector = NDArray[np.floating[Any]]
 
 
-def sample(log_alpha: Vector, uniform: Vector) -> tuple[Vector, Vector]:
-    """One hard-concrete sample per gate from ``uniform`` numbers in (0, 1) (equations 10 and 11).
+def sample(log_alpha: Vector, noise: Vector) -> tuple[Vector, Vector]:
+    """One hard-concrete sample per gate (equations 10 and 11); ``noise``: log u - log(1 - u).
 
     Returns the gates z and their derivatives dz / d log_alpha.  All shapes are (U,).
     """
-    s = 1 / (1 + np.exp((np.log(1 / uniform - 1) - log_alpha) / TEMPERATURE))
-    z = np.clip(s * (HIGH - LOW) + LOW, 0, 1)
+    s = 1 / (1 + np.exp((noise + log_alpha) / -TEMPERATURE))
+    z = np.minimum(np.maximum(s * (HIGH - LOW) + LOW, 0), 1)
     slope = (z - LOW) * (HIGH - z) / ((HIGH - LOW) * TEMPERATURE)  # s (1 - s) (HIGH - LOW) / TEMPERATURE
     return z, slope * ((z > 0) & (z < 1))
 
@@ -61,16 +61,21 @@ def open_probability(log_alpha: Vector) -> Vector:
 class Gates:
     """One gate on every unit of a width space: ``log_alpha`` (U,), all variables one after the other.
 
-    While :meth:`attached`, every forward pass of the model is gated.  In training mode it draws one sample
-    from torch's global generator; in eval mode the gates are :func:`expected`, times ``mask`` (bool, (U,))
-    once that is set.
+    While :meth:`attached`, every forward pass of the model is gated.  In training mode it draws one sample,
+    from a generator of its own that torch's global one seeds; in eval mode the gates are :func:`expected`,
+    times ``mask`` (bool, (U,)) once that is set.
     """
+
+    NOISE_BLOCK = 32  # samples drawn at a time: in the middle of a training step NumPy starts cold
 
     def __init__(self, space: WidthSpace) -> None:
         self.model = space.model
         self.log_alpha: Vector = np.full(sum(space.widths.values()), START, dtype=np.float32)
         self.mask: NDArray[np.bool_] | None = None
         self._space = space
+        self._parameter = next(space.model.parameters())
+        self._generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self._noise: list[Vector] = []  # not used yet, the next one last
 
     @contextmanager
     def attached(self, on_gradient: Callable[[Vector], None] | None = None) -> Iterator[None]:
@@ -119,23 +124,24 @@ class Gates:
 
     def _values(self, training: bool, on_gradient: Callable[[Vector], None] | None) -> Tensor:
         """The gates of one forward pass, shape (U,), each in [0, 1]."""
-        device = next(self.model.parameters()).device
+        device = self._parameter.device
         _refuse_what_gates_cannot_do(device)
         if not training:
             closed = 1 if self.mask is None else self.mask
             return torch.from_numpy((expected(self.log_alpha) * closed).astype(np.float32)).to(device)
-        uniform = torch.rand(len(self.log_alpha)).numpy().clip(1e-6, 1 - 1e-6)
-        values, slope = sample(self.log_alpha, uniform)
+        values, slope = sample(self.log_alpha, self._next_noise())
         z = torch.from_numpy(values).to(device)
         if on_gradient is not None:
-
-            def hand_over(z: Tensor) -> None:
-                gradient, z.grad = z.grad, None
-                if gradient is not None:
-                    on_gradient(gradient.cpu().numpy() * slope)
-
-            z.requires_grad_().register_post_accumulate_grad_hook(hand_over)  # type: ignore[no-untyped-call]
+            hook = lambda gradient: on_gradient(gradient.cpu().numpy() * slope)  # noqa: E731
+            z.requires_grad_().register_hook(hook)  # type: ignore[no-untyped-call]
         return z
+
+    def _next_noise(self) -> Vector:
+        """log u - log(1 - u) of uniform numbers u, shape (U,)."""
+        if not self._noise:
+            u = torch.rand(self.NOISE_BLOCK, len(self.log_alpha), generator=self._generator)
+            self._noise = list(u.clamp(1e-6, 1 - 1e-6).logit().numpy())
+        return self._noise.pop()
 
 
 def _refuse_what_gates_cannot_do(device: torch.device) -> None:

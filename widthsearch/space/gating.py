@@ -8,7 +8,7 @@ Statistics over units (LayerNorm) are computed in their masked form: :mod:`.mask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from widthsearch.space.masking import Masked
 from widthsearch.space.module_stack import ModuleStack, Site
@@ -101,18 +100,19 @@ class Gating:
     def put(self, z: Tensor, inputs: Any) -> None:
         """Gate the next forward pass, that of ``inputs``, by ``z`` (U,), the gates of all variables."""
         # The usual axis is one whole variable: one node of the graph for all of these.
-        variables = z.split(self._widths)  # type: ignore[no-untyped-call]
+        variables = torch.split_with_sizes(z, self._widths)
         batch = _batch_size(inputs)
         for axis in self._axes:
             gate = axis.gates.read(z, variables)
             if axis.is_cheaper_on_input(batch):
-                self._hooks.append(axis.module.register_forward_pre_hook(_scale_input(gate)))
+                each = axis.gates.read_each(z, variables)
+                self._hooks.append(axis.module.register_forward_pre_hook(_scale_input(each)))
             else:
                 for parameters, leaf in axis.places:
-                    parameters[leaf] = parameters[leaf] * gate.view(axis.shape)
+                    parameters[leaf] = axis.gated(parameters[leaf], gate)
         if self._stack is not None:
             sites = {
-                site: {dim: place.read(z, variables) for dim, place in dims.items()}
+                site: {dim: place.read_each(z, variables) for dim, place in dims.items()}
                 for site, dims in self._sites.items()
             }
             self._mode = Masked(self._stack, sites)
@@ -137,7 +137,18 @@ class Gating:
 
 
 def _batch_size(inputs: Any) -> int:
-    return next((len(t) for t in tree_flatten(inputs)[0] if isinstance(t, Tensor) and t.ndim), 1)
+    """The length of the first tensor in nested tuples, lists and dicts; 1 without any."""
+    return next((len(tensor) for tensor in _tensors(inputs) if tensor.ndim), 1)
+
+
+def _tensors(inputs: Any) -> Iterator[Tensor]:
+    if isinstance(inputs, Tensor):
+        yield inputs
+    elif isinstance(inputs, Mapping):
+        yield from _tensors(tuple(inputs.values()))
+    elif isinstance(inputs, (tuple, list)):
+        for value in inputs:
+            yield from _tensors(value)
 
 
 def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
@@ -146,28 +157,41 @@ def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[A
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where the gates of an axis are: a whole variable (the usual case), or an index; U is the constant 1."""
+    """Where the gates of an axis are: a whole variable (the usual case), or an index; U is the constant 1.
+
+    ``repeats``: each gate of the variable holds for so many indices in a row (the positions of a flattened
+    map), so that the axis is to be seen as two.
+    """
 
     variable: int
+    repeats: int
     index: Tensor | None
 
     def read(self, z: Tensor, variables: Sequence[Tensor]) -> Tensor:
         if self.index is None:
             return variables[self.variable]
-        return torch.cat([z, z.new_ones(1)])[self.index.to(z.device)]
+        return torch.cat([z, z.new_ones(1)]).index_select(0, self.index.to(z.device))
+
+    def read_each(self, z: Tensor, variables: Sequence[Tensor]) -> Tensor:
+        """The gate of every single index."""
+        gates = self.read(z, variables)
+        return gates if self.repeats == 1 else gates.repeat_interleave(self.repeats)
 
 
 class _Places:
     def __init__(self, widths: Sequence[int], device: torch.device) -> None:
-        self._starts = np.cumsum([0, *widths])
+        self._widths, self._starts = list(widths), np.cumsum([0, *widths])
         self._device = device
 
     def of(self, unit: NDArray[np.int64]) -> _Place:
         starts = self._starts
         position = np.where(unit >= 0, unit, starts[-1])
         variable = int(np.searchsorted(starts[1:-1], position[0], side="right"))
-        whole = np.array_equal(position, np.arange(starts[variable], starts[variable + 1]))
-        return _Place(variable, None if whole else torch.from_numpy(position).to(self._device))
+        whole = np.arange(starts[variable], starts[variable + 1])
+        repeats = max(1, len(position) // len(whole))
+        if np.array_equal(position, np.repeat(whole, repeats)):
+            return _Place(variable, repeats, None)
+        return _Place(variable, 1, torch.from_numpy(position).to(self._device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +200,7 @@ class _GatedAxis:
 
     weight: nn.Parameter
     places: list[tuple[dict[str, Any], str]]  # the parameters of each module that reads it, its name there
-    shape: list[int]  # that broadcasts the gates of the axis against the weight
+    dim: int
     gates: _Place
     module: nn.Module  # that has the weight
     on_input: bool  # whether that is a plain linear layer, and the only reader of the weight
@@ -202,12 +226,20 @@ class _GatedAxis:
         return cls(
             weight=weight,
             places=reading or [place for _, place in have_it],
-            shape=[len(axis.unit) if d == axis.dim else 1 for d in range(weight.ndim)],
+            dim=axis.dim,
             gates=places.of(axis.unit),
             module=owner,
             on_input=type(owner) is nn.Linear and axis.modules == {owner_name} and alone,
             inputs_per_sample=axis.elements_per_sample,
         )
+
+    def gated(self, weight: Tensor, gate: Tensor) -> Tensor:
+        """The weight with its axis scaled by the gates."""
+        after = [1] * (weight.ndim - self.dim - 1)
+        if self.gates.repeats == 1:
+            return weight * gate.view(-1, *after)
+        blocks = [*weight.shape[: self.dim], len(gate), self.gates.repeats, *weight.shape[self.dim + 1 :]]
+        return (weight.reshape(blocks) * gate.view(-1, 1, *after)).view(weight.shape)
 
     def is_cheaper_on_input(self, batch: int) -> bool:
         """Whether scaling what the weight is multiplied with is less work than scaling the weight."""
