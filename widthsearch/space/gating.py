@@ -73,8 +73,8 @@ class Gating:
 
     The gated weights stand in for the user's parameters, as ``torch.func.functional_call`` would put them
     there (which is slower); afterwards modules, hooks and ``state_dict`` are as they were.  Of tied weights
-    only the consuming side is gated.  Where a linear layer's weight is larger than the batch that it is
-    multiplied with (an MLP), the batch is scaled instead: the same product for less work.
+    only the consuming side is gated.  Where the weight of a layer is larger than the batch that it is
+    multiplied with (an MLP, a late convolution), the batch is scaled instead: the same product for less work.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Gating:
         for axis in self._axes:
             gate = axis.gates.read(z, variables)
             if axis.is_cheaper_on_input(batch):
-                each = axis.gates.read_each(z, variables)
+                each = axis.gates.read_each(z, variables).view(-1, *[1] * axis.spatial)
                 self._hooks.append(axis.module.register_forward_pre_hook(_scale_input(each)))
             else:
                 for parameters, leaf in axis.places:
@@ -194,6 +194,13 @@ class _Places:
         return _Place(variable, 1, torch.from_numpy(position).to(self._device))
 
 
+def _is_plain(module: nn.Module) -> bool:
+    """Whether scaling the units of the module's input is scaling the input axis of its weight."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return module.groups == 1 and type(module).__module__ == nn.Conv1d.__module__
+    return type(module) is nn.Linear
+
+
 @dataclass(frozen=True, eq=False)
 class _GatedAxis:
     """One consuming weight axis: where its gates are and what to multiply them with."""
@@ -203,7 +210,8 @@ class _GatedAxis:
     dim: int
     gates: _Place
     module: nn.Module  # that has the weight
-    on_input: bool  # whether that is a plain linear layer, and the only reader of the weight
+    on_input: bool  # whether that is a plain layer, and the only reader of the weight
+    spatial: int  # how many dimensions of its input follow the units
     inputs_per_sample: int
 
     @classmethod
@@ -229,7 +237,8 @@ class _GatedAxis:
             dim=axis.dim,
             gates=places.of(axis.unit),
             module=owner,
-            on_input=type(owner) is nn.Linear and axis.modules == {owner_name} and alone,
+            on_input=_is_plain(owner) and axis.modules == {owner_name} and alone,
+            spatial=0 if isinstance(owner, nn.Linear) else weight.ndim - 2,
             inputs_per_sample=axis.elements_per_sample,
         )
 
