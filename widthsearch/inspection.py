@@ -81,7 +81,7 @@ def load_model(reference: str) -> nn.Module:
             found = getattr(found, part)
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--model {reference!r}: {describe_error(error)}") from error
     if not isinstance(found, nn.Module):
         if not callable(found):
@@ -89,7 +89,7 @@ def load_model(reference: str) -> nn.Module:
         try:
             torch.manual_seed(0)
             found = found(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"--model {reference!r}: {name}() raised {describe_error(error)}") from error
     if not isinstance(found, nn.Module):
         raise UsageError(f"--model {reference!r}: {name}() returned {found!r:.60}, not a torch.nn.Module")
@@ -112,7 +112,9 @@ def _parse_call(reference: str, expression: str) -> tuple[str, list[Any], dict[s
         if not isinstance(node, ast.Call):
             return expression, [], {}
         args = [ast.literal_eval(a) for a in node.args]
-        kwargs = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+        kwargs = {k.arg or "": ast.literal_eval(k.value) for k in node.keywords}
+        if "" in kwargs:  # **{...}
+            raise ValueError
         return ast.unparse(node.func), args, kwargs
     except (SyntaxError, ValueError):
         raise UsageError(
@@ -133,4 +135,7 @@ def example_input(text: str) -> Tensor:
     if not sizes or min(sizes) < 1 or kind not in ("", "int", "float"):
         raise UsageError(f"--input {text!r}: give a shape such as 1,3,224,224 (1,16:int for token numbers)")
     sizes[0] = max(2, sizes[0])
-    return torch.randint(0, 2, sizes) if kind == "int" else torch.randn(sizes)
+    try:
+        return torch.randint(0, 2, sizes) if kind == "int" else torch.randn(sizes)
+    except (RuntimeError, MemoryError):
+        raise UsageError(f"--input {text!r}: too large for this machine's memory") from None

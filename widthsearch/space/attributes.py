@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from widthsearch.space.tracer import Tracer
 
 Place = tuple[str, str, int | None]  # module, attribute, position if that is a list or tuple
-RESHAPING = {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones"}
+MAKING = {"zeros", "ones", "empty"}
+RESHAPING = MAKING | {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones"}
 NORMALISING = {"layer_norm", "rms_norm"}
 SPLITTING = {"split", "split_with_sizes", "narrow", "chunk"}
 
@@ -62,7 +63,7 @@ def _is_size(value: Any) -> bool:
 def mark_sizes(model: nn.Module) -> None:
     """Make every integer attribute of the user's own modules a :class:`Stated`, in place (on a copy)."""
     for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.nn."):
+        if type(module).__module__.startswith("torch.nn.") and type(module) is not nn.Unflatten:
             continue  # their attributes are known: see resize.py
         for attribute, value in list(vars(module).items()):
             if attribute == "training":
@@ -95,7 +96,9 @@ class SizeReader(TorchFunctionMode):
         finally:
             self.tracer.site = None
         if name in RESHAPING and isinstance(out, Tensor):
-            sizes = list(_integers(args[1:])) + list(_integers(list((kwargs or {}).values())))
+            sizes = list(_integers(args if name in MAKING else args[1:])) + list(
+                _integers(list((kwargs or {}).values()))
+            )
             if name == "unflatten":
                 sizes, offset = sizes[1:], int(sizes[0]) % args[0].ndim
             else:
@@ -120,13 +123,15 @@ class SizeReader(TorchFunctionMode):
 
     def _read_split(self, name: str, out: Any, args: Any, kwargs: dict[str, Any]) -> None:
         outs = [out] if isinstance(out, Tensor) else list(out)
-        sizes = [s for s in _integers([*args[1:], *kwargs.values()]) if isinstance(s, Stated)]
-        if name == "chunk" or not sizes:
+        given = [*args[1:], *kwargs.values()]
+        listed = next((value for value in given if isinstance(value, (list, tuple))), None)
+        sizes = list(listed) if listed is not None else [s for s in given if isinstance(s, Stated)]
+        if name == "chunk":
             return
-        for k, size in enumerate(sizes[: len(outs)]):
-            changed = [d for d in range(outs[k].ndim) if outs[k].shape[d] != args[0].shape[d]]
-            if len(changed) == 1 and outs[k].shape[changed[0]] == size:
-                self._note(size, outs[k], changed[0])
+        for part, size in zip(outs, sizes, strict=False):
+            changed = [d for d in range(part.ndim) if part.shape[d] != args[0].shape[d]]
+            if isinstance(size, Stated) and len(changed) == 1:
+                self._note(size, part, changed[0])
 
     def _note(self, size: Stated, out: Tensor, dim: int) -> None:
         if out.shape[dim] == size:

@@ -152,7 +152,7 @@ def _tensors(inputs: Any) -> Iterator[Tensor]:
 
 
 def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    return lambda module, inputs: (inputs[0] * gate, *inputs[1:])
+    return lambda module, inputs: (inputs[0] * gate.to(inputs[0].dtype), *inputs[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,6 +244,7 @@ class _GatedAxis:
 
     def gated(self, weight: Tensor, gate: Tensor) -> Tensor:
         """The weight with its axis scaled by the gates."""
+        gate = gate.to(weight.dtype)
         after = [1] * (weight.ndim - self.dim - 1)
         if self.gates.repeats == 1:
             return weight * gate.view(-1, *after)

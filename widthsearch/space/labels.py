@@ -172,10 +172,10 @@ class Labels:
 
         Where one of them is constant the other is frozen, and the user told according to ``constant_report``.
         """
-        left, right = a, b
-        if [size_of(f) for f in left] != [size_of(f) for f in right]:
-            left, right = (self.flat(left),), (self.flat(right),)
-        for f, g in zip(left, right, strict=True):
+        pairs, left, right = _matched(a, b)
+        if left or right:  # what is between equal factors at both ends
+            pairs.append((self.flat(left), self.flat(right)))
+        for f, g in pairs:
             if isinstance(f, int) or isinstance(g, int):
                 reason = f"{self.where}: tied to a constant size ({size_of(f)})"
                 self.freeze((f, g), reason, constant_report)
@@ -212,8 +212,9 @@ class Labels:
 
         A product with one free factor ties every index to the unit it belongs to.  With two (heads x head
         size, 2 x 58 in a channel shuffle) heads come before the size that is summed over where queries meet
-        keys, then what is the only free factor of another product, then the largest; the others are fixed.
-        Whether the model really resizes like that, verification finds out.
+        keys, then what the whole is tied to already, then what is the only free factor of another product,
+        then the largest; the others are fixed.  Whether the model really resizes like that, verification
+        finds out.
         """
         if self._fixed is None:  # decided once, whatever verification freezes later
             self._fixed = []
@@ -247,26 +248,51 @@ class Labels:
         return Solution(component, frozen)
 
 
+def _matched(a: Dim, b: Dim) -> tuple[list[tuple[Factor, Factor]], Dim, Dim]:
+    """Factors of equal size at both ends index the same; also what is left of both in the middle."""
+    pairs: list[tuple[Factor, Factor]] = []
+    for end in (0, -1):
+        while a and b and size_of(a[end]) == size_of(b[end]):
+            pairs.append((a[end], b[end]))
+            a, b = (a[1:], b[1:]) if end == 0 else (a[:-1], b[:-1])
+    return pairs, a, b
+
+
 def _all_but_one(
     products: Sequence[Product], solution: Solution, settled: Sequence[Ids], summed: Sequence[Ids]
 ) -> list[Freeze]:
     """Fix all free factors but one of an ambiguous product, the clearest: see :meth:`Labels.solve`."""
 
-    def components(some: Sequence[Ids]) -> set[int]:
+    def components(some: Iterable[Ids]) -> set[int]:
         return {c for ids in some for c in solution.component[ids].tolist()}
 
     elsewhere, sizes_of_heads = components(settled), components(summed)
 
-    def preference(ids: Ids) -> tuple[bool, bool, int]:
-        component = int(solution.component[ids[0]])
-        return component not in sizes_of_heads, component in elsewhere, len(ids)
+    def free(product: Product) -> list[Ids]:
+        return [ids for ids in ids_in(product.factors) if solution.freeze_of(ids) is None]
 
-    product = max(products, key=lambda p: not sizes_of_heads.isdisjoint(components(ids_in(p.factors))))
-    free = [ids for ids in ids_in(product.factors) if solution.freeze_of(ids) is None]
-    units = max(free, key=preference)
+    def preference(product: Product, ids: Ids) -> tuple[bool, bool, bool, int]:
+        one = components([ids[:1]])
+        follows = _follows(product, ids, solution)
+        return one.isdisjoint(sizes_of_heads), follows, not one.isdisjoint(elsewhere), len(ids)
+
+    def clarity(product: Product) -> tuple[bool, bool, bool]:
+        wishes = [preference(product, ids) for ids in free(product)]
+        return not all(w[0] for w in wishes), any(w[1] for w in wishes), any(w[2] for w in wishes)
+
+    product = max(products, key=clarity)
+    units = max(free(product), key=lambda ids: preference(product, ids))
     sizes = " x ".join(str(size_of(f)) for f in product.factors)
     reason = f"{product.where}: a size read as {sizes}, of which the {len(units)} are taken as the units"
-    return [Freeze(ids, reason, Report.NEVER) for ids in free if ids is not units]
+    return [Freeze(ids, reason, Report.NEVER) for ids in free(product) if ids is not units]
+
+
+def _follows(product: Product, factor: Ids, solution: Solution) -> bool:
+    """Whether the whole is known to be this factor's units, the same along all other factors."""
+    axis = next(k for k, own in enumerate(product.factors) if own is factor)
+    whole = solution.component[product.whole].reshape([size_of(f) for f in product.factors])
+    along = np.moveaxis(whole, axis, -1).reshape(-1, len(factor))
+    return len(along) > 1 and bool((along == along[0]).all()) and len(np.unique(along[0])) == len(factor)
 
 
 def _settle(
@@ -282,9 +308,10 @@ def _settle(
     for k, factor in enumerate(product.factors):
         if not isinstance(factor, int):
             freeze = solution.freeze_of(factor)
-            frozen = frozen or freeze
             if freeze is None:
                 free.append((k, factor))
+            elif frozen is None or frozen.report is Report.NEVER:  # one of which the user hears comes first
+                frozen = freeze
     if len(free) == 1:
         k, unit = free[0]
         before = math.prod(size_of(f) for f in product.factors[:k])

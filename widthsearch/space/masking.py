@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -41,10 +40,25 @@ class Masked(TorchFunctionMode):
         if name in FUNCTIONS:
             gates = self._sites.get(self._stack.next_site(name))  # type: ignore[arg-type]
             if gates is not None:
-                sums_in_float32 = torch.autocast(args[0].device.type, enabled=False)
-                with nullcontext() if name in PRODUCTS else sums_in_float32:
-                    return FUNCTIONS[name](gates, *args, **(kwargs or {}))
+                return _masked(name, gates, args, dict(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _masked(name: str, gates: Gates, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call the masked form as the function was called; the result has the same type of numbers."""
+    kwargs = {ALIASES.get(key, key): value for key, value in kwargs.items()}
+    x, *rest = args if args else (kwargs.pop("input"),)
+    if name in PRODUCTS:
+        return FUNCTIONS[name]({d: z.to(x.dtype) for d, z in gates.items()}, x, *rest, **kwargs)
+    # Sums need float32 at least, as they have it under autocast.
+    asked = kwargs.pop("dtype", None)
+    wide = asked or torch.promote_types(x.dtype, torch.float32)
+    narrow = wide if asked or torch.is_autocast_enabled(x.device.type) else x.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        out = FUNCTIONS[name]({d: z.to(wide) for d, z in gates.items()}, x.to(wide), *rest, **kwargs)
+    if wide == narrow:
+        return out
+    return tuple(t.to(narrow) for t in out) if isinstance(out, tuple) else out.to(narrow)
 
 
 def _sum(gates: Gates, x: Tensor, dims: Sequence[int], keepdim: bool) -> Tensor:
@@ -75,10 +89,6 @@ def _dims(dim: int | Sequence[int] | None, x: Tensor) -> list[int]:
     return [d % x.ndim for d in chosen]
 
 
-def _float(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return x.to(dtype) if dtype is not None else x.float() if x.dtype in (torch.half, torch.bfloat16) else x
-
-
 def layer_norm(
     gates: Gates,
     input: Tensor,
@@ -89,7 +99,7 @@ def layer_norm(
     cudnn_enable: bool = True,
 ) -> Tensor:
     """``F.layer_norm`` (Ba, Kiros, Hinton 2016) over the open units."""
-    x = _float(input)
+    x = input
     dims = list(range(x.ndim - len(normalized_shape), x.ndim))
     n = _count(gates, x, dims)
     centred = x - _sum(gates, x, dims, True) / n
@@ -105,7 +115,7 @@ def rms_norm(
     eps: float | None = None,
 ) -> Tensor:
     """``F.rms_norm`` (Zhang, Sennrich 2019) over the open units."""
-    x = _float(input)
+    x = input
     dims = list(range(x.ndim - len(normalized_shape), x.ndim))
     square = _sum(gates, x.square(), dims, True) / _count(gates, x, dims)
     return _affine(x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps)), weight, None)
@@ -121,8 +131,8 @@ def group_norm(
     cudnn_enabled: bool = True,
 ) -> Tensor:
     """``F.group_norm`` (Wu, He 2018) over the open channels of every group."""
-    x = (
-        _float(input).view(input.shape[0], num_groups, -1, *input.shape[2:]).flatten(3)
+    x = input.view(input.shape[0], num_groups, -1, *input.shape[2:]).flatten(
+        3
     )  # (N, groups, channels, positions)
     z = gates[1].view(1, num_groups, -1, 1)
     n = z.sum(2, keepdim=True).clamp(min=1.0) * (x.shape[3] if x.ndim == 4 else 1)
@@ -139,27 +149,22 @@ def group_norm(
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
     if weight is not None and bias is not None:
         return torch.addcmul(bias, x, weight)
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
 
 
-def sum_(
-    gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
-) -> Tensor:
+def sum_(gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """``torch.sum`` of the open units."""
-    x = _float(input, dtype)
-    return _sum(gates, x, _dims(dim, x), keepdim)
+    return _sum(gates, input, _dims(dim, input), keepdim)
 
 
-def mean(
-    gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
-) -> Tensor:
+def mean(gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """``torch.mean`` of the open units."""
-    x = _float(input, dtype)
-    dims = _dims(dim, x)
-    return _sum(gates, x, dims, keepdim) / _count(gates, x, dims)
+    dims = _dims(dim, input)
+    return _sum(gates, input, dims, keepdim) / _count(gates, input, dims)
 
 
 def var_mean(
@@ -172,7 +177,9 @@ def var_mean(
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``torch.var_mean`` of the open units."""
-    x = _float(input)
+    if isinstance(dim, bool):  # var_mean(x, unbiased)
+        dim, unbiased = None, dim
+    x = input
     dims = _dims(dim, x)
     n = _count(gates, x, dims)
     middle = _sum(gates, x, dims, True) / n
@@ -197,21 +204,24 @@ def std(gates: Gates, *args: Any, **kwargs: Any) -> Tensor:
     return var_mean(gates, *args, **kwargs)[0].sqrt()
 
 
-def vector_norm(
-    gates: Gates,
-    input: Tensor,
-    ord: Any = 2,
-    dim: Any = None,
-    keepdim: bool = False,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+def vector_norm(gates: Gates, input: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm`` of finite order over the open units."""
     order = 2.0 if ord == "fro" or ord is None else float(ord)
     if not 0 < order < math.inf:
         raise NotImplementedError(f"a norm of order {ord} over gated units")
-    x = _float(input, dtype)
-    return _sum(gates, x.abs().pow(order), _dims(dim, x), keepdim).pow(1 / order)
+    return _sum(gates, input.abs().pow(order), _dims(dim, input), keepdim).pow(1 / order)
+
+
+def norm(gates: Gates, input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Tensor:
+    """``torch.norm`` of vectors over the open units."""
+    return vector_norm(gates, input, p, dim, keepdim)
+
+
+def normalize(
+    gates: Gates, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+) -> Tensor:
+    """``F.normalize`` by the norm of the open units."""
+    return input / vector_norm(gates, input, p, dim, True).clamp(min=eps)
 
 
 def matmul(gates: Gates, input: Tensor, other: Tensor) -> Tensor:
@@ -257,13 +267,17 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "var_mean": var_mean,
     "std": std,
     "std_mean": std_mean,
-    "norm": vector_norm,
-    "vector_norm": vector_norm,
+    "norm": norm,
+    "linalg_vector_norm": vector_norm,
+    "linalg_norm": vector_norm,
+    "normalize": normalize,
     "matmul": matmul,
     "__matmul__": matmul,
     "bmm": matmul,
     "baddbmm": baddbmm,
     "scaled_dot_product_attention": scaled_dot_product_attention,
 }
+#: Other names of their arguments.
+ALIASES = {"axis": "dim", "keepdims": "keepdim"}
 #: Those that sum products over the last dimension of what they are given first.
 PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "scaled_dot_product_attention"}

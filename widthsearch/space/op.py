@@ -132,16 +132,17 @@ class Op:
 
     def produce(self, weight: Tensor, dim: Dim) -> None:
         """This dimension of a weight makes units."""
-        axis = self.tracer.axis_of(dim)
-        if axis is not None and self.tracer.label(weight).source == axis[0]:
-            self.tracer.produce(axis)
+        for axis in self.tracer.axes_of(dim):
+            if self.tracer.label(weight).source == axis[0]:
+                self.tracer.produce(axis)
 
     def contract(self, a: Tensor, dim_a: Dim, b: Tensor, dim_b: Dim) -> None:
         """Sum over a dimension of ``a`` times one of ``b``; one of them must be a weight, the consumer."""
         for weight, dim, other in ((b, dim_b, a), (a, dim_a, b)):
-            label, axis = self.tracer.label(weight), self.tracer.axis_of(dim)
-            if axis is not None and label.source == axis[0] and not label.live:
-                self.tracer.note_consumer(axis, other)
+            label, axes = self.tracer.label(weight), self.tracer.axes_of(dim)
+            if axes and all(label.source == axis[0] for axis in axes) and not label.live:
+                for axis in axes:  # several where the weight has a tensor's shape (heads x size x width)
+                    self.tracer.note_consumer(axis, other)
                 # A weight over constants reads the network's input: no news for the user.
                 self.labels.unify(dim_a, dim_b, constant_report=Report.NEVER)
                 return

@@ -122,7 +122,7 @@ def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:
         module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = map(int, module.weight.shape)
-    elif isinstance(module, nn.Embedding):
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
         module.embedding_dim = int(module.weight.shape[1])
     elif isinstance(module, nn.PReLU):
         module.num_parameters = int(module.weight.shape[0])
@@ -132,3 +132,7 @@ def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:
         stacked = int(module.get_parameter("weight_hh_l0").shape[0])
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
         module.hidden_size = stacked // gates
+        if module.proj_size:
+            module.proj_size = int(module.get_parameter("weight_hr_l0").shape[0])
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = int(module.weight_ih.shape[1]), int(module.weight_hh.shape[1])

@@ -43,6 +43,7 @@ FAMILIES: dict[Rule, str] = {
     elementwise.filled: "zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor",
     elementwise.constant_result: "arange linspace eye rand randn randint randperm tril_indices triu_indices",
     views.view: "view _unsafe_view reshape _reshape_alias view_copy unsqueeze squeeze",
+    views.restride: "as_strided",
     views.permute: "permute",
     views.transpose: "transpose",
     views.matrix_transpose: "t",
@@ -64,6 +65,7 @@ FAMILIES: dict[Rule, str] = {
         _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
         _scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable""",
     contractions.embedding: "embedding",
+    contractions.embedding_bag: "_embedding_bag _embedding_bag_forward_only",
     statistics.batch_norm: """native_batch_norm cudnn_batch_norm _native_batch_norm_legit
         _native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update""",
     statistics.layer_norm: "native_layer_norm _fused_rms_norm",

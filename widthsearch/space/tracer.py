@@ -110,9 +110,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Label a tensor."""
         self._labels[tensor] = label
 
-    def axis_of(self, dim: Sequence[Factor]) -> Axis | None:
-        """The parameter axis that this dimension is, whole and in order; None if it is not one."""
-        return self._axis_of.get(id(dim[0])) if len(dim) == 1 else None
+    def axes_of(self, dim: Sequence[Factor]) -> list[Axis]:
+        """The parameter axes that this dimension is made of, each whole and in order; empty if it is not."""
+        axes = [self._axis_of.get(id(factor)) for factor in dim if not isinstance(factor, int)]
+        known = [axis for axis in axes if axis is not None]
+        return known if len(known) == len(axes) == len(dim) else []
 
     def produce(self, axis: Axis) -> None:
         """Note that the layer owning this weight axis has just made units."""

@@ -69,8 +69,7 @@ def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
     for fixed in (inside, w_inside, *w_dims[1]) if by_groups else (group, w_group):
         labels.freeze((fixed,), f"{op.where}: the other factor of a grouped convolution", Report.NEVER)
     if transposed:
-        axis = op.tracer.axis_of(w_dims[0])
-        if axis is not None:
+        for axis in op.tracer.axes_of(w_dims[0]):
             op.tracer.note_consumer(axis, op["input"])
         labels.unify((inside,), (w_inside,))
         return (group, *w_dims[1])
@@ -112,3 +111,9 @@ def embedding(op: Op) -> Result:
         op.produce(op["weight"], dim)
     op.labels.freeze(words, f"{op.where}: the rows of an embedding are a vocabulary", Report.NEVER)
     return [(*op.dims("indices"), units)]
+
+
+def embedding_bag(op: Op) -> Result:
+    """Sums or means of rows; the other outputs are bookkeeping."""
+    units = embedding(op)[0][-1]  # type: ignore[index]
+    return [(*constants(op.outputs[0].shape[:1]), units), *(constants(t.shape) for t in op.outputs[1:])]

@@ -17,6 +17,11 @@ def view(op: Op) -> Result:
     return None if dims is None else [dims]
 
 
+def restride(op: Op) -> Result:
+    """``as_strided`` to the same shape: another order in memory (pooling of channels-last tensors)."""
+    return [op.dims("self")] if tuple(op["size"]) == tuple(op["self"].shape) else None
+
+
 def permute(op: Op) -> Result:
     """Dimensions in another order."""
     dims = op.dims("self")
@@ -94,8 +99,8 @@ def glu(op: Op) -> Result:
 
 
 def _places(op: Op, size: int, index: int) -> list[slice] | None:
-    """Where each output lies in the dimension; None where that is not known or a position is chosen."""
-    if op.name == "slice":
+    """Where each output lies in the dimension; None where that is not known or positions are chosen."""
+    if op.name == "slice" and op["step"] == 1:
         return [slice(op["start"], op["end"], op["step"])]
     if op.name == "narrow":
         return [slice(op["start"], op["start"] + op["length"])]

@@ -1,0 +1,225 @@
+"""Single operations and layers between two linear ones: which widths they leave, exactly gated and resized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import randomise, vectors
+from test_space import counted_macs, parameter_count, random_widths
+from torch import Tensor, nn
+
+from widthsearch.gates import Gates
+from widthsearch.space import WidthSpace, trace
+
+
+class Own(nn.Module):
+    """A forward pass given as a function of the module and its input; tuples become parameters."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.run = run
+        generator = torch.Generator().manual_seed(0)
+        for name, part in parts.items():
+            shaped = isinstance(part, tuple)
+            setattr(
+                self, name, nn.Parameter(torch.randn(part, generator=generator) * 0.3) if shaped else part
+            )
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def between(f: Callable[[Tensor], Tensor], out: int = 8) -> nn.Module:
+    return Own(lambda m, x: m.b(f(m.a(x))), a=nn.Linear(5, 8), b=nn.Linear(out, 3))
+
+
+def einsum_attention(m: Any, x: Tensor) -> Any:
+    q, k, v = (torch.einsum("ntd,dhe->nhte", m.embed(x), w) for w in (m.q, m.k, m.v))
+    return m.out(torch.einsum("nhte,hed->ntd", (q @ k.mT).softmax(-1) @ v, m.o))
+
+
+def grouped_queries(m: Any, x: Tensor) -> Any:
+    """Four heads of queries, two of keys and values, of size 6."""
+    x = m.embed(x)
+    q, k, v = (f(x).view(*x.shape[:2], -1, 6).transpose(1, 2) for f in (m.q, m.k, m.v))
+    if m.how == "repeated":
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+    y = F.scaled_dot_product_attention(q, k, v, enable_gqa=m.how != "repeated")
+    return m.out(x + m.o(y.transpose(1, 2).flatten(2)))
+
+
+def grouped(how: str) -> nn.Module:
+    layers = {"q": nn.Linear(24, 24), "k": nn.Linear(24, 12), "v": nn.Linear(24, 12), "o": nn.Linear(24, 24)}
+    return Own(grouped_queries, how=how, embed=nn.Linear(5, 24), out=nn.Linear(24, 3), **layers)
+
+
+def split_by_stated_sizes(m: Any, x: Tensor) -> Any:
+    p, q, r = torch.split(m.up(x), [m.first, m.second, m.third], -1)
+    return m.f(p) + m.g(q) + m.h(r)
+
+
+VECTOR, SEQUENCE = vectors(5), vectors(6, 5)
+FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
+    "norm, by keywords": (between(lambda y: y / (y.norm(p=2, dim=-1, keepdim=True) + 1)), VECTOR, [8]),
+    "norm, of order 1": (between(lambda y: y / (y.norm(1, -1, keepdim=True) + 1)), VECTOR, [8]),
+    "vector norm": (between(lambda y: y / torch.linalg.vector_norm(y, dim=-1, keepdim=True)), VECTOR, [8]),
+    "linalg norm": (between(lambda y: y / torch.linalg.norm(y, dim=-1, keepdim=True)), VECTOR, [8]),
+    "normalize": (between(lambda y: F.normalize(y, dim=-1)), VECTOR, [8]),
+    "mean, NumPy's names": (between(lambda y: y - y.mean(axis=-1, keepdims=True)), VECTOR, [8]),
+    "mean, input by name": (between(lambda y: y - torch.mean(input=y, dim=-1, keepdim=True)), VECTOR, [8]),
+    "mean, of another type": (
+        between(lambda y: (y - y.mean(-1, keepdim=True, dtype=torch.float64)).float()),
+        VECTOR,
+        [8],
+    ),
+    "std of everything": (between(lambda y: y / (y.std(False) + 1)), VECTOR, [8]),
+    "pooling of channels last": (
+        Own(
+            lambda m, x: m.b(F.adaptive_avg_pool2d(m.a(x).permute(0, 3, 1, 2), 1).flatten(1)),
+            a=nn.Linear(5, 8),
+            b=nn.Linear(8, 3),
+        ),
+        vectors(6, 6, 5),
+        [8],
+    ),
+    "unflatten": (
+        nn.Sequential(
+            nn.Linear(5, 32), nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 4, 2), nn.Conv2d(4, 3, 1)
+        ),
+        VECTOR,
+        [8, 4],
+    ),
+    "split by sizes": (
+        Own(
+            split_by_stated_sizes,
+            first=6,
+            second=4,
+            third=5,
+            up=nn.Linear(5, 15),
+            f=nn.Linear(6, 3),
+            g=nn.Linear(4, 3),
+            h=nn.Linear(5, 3),
+        ),
+        VECTOR,
+        [6, 4, 5],
+    ),
+    "bag of embeddings": (
+        nn.Sequential(nn.EmbeddingBag(11, 8), nn.Linear(8, 3)),
+        (torch.arange(10).reshape(2, 5),),
+        [8],
+    ),
+    "cell without a state": (
+        Own(lambda m, x: m.out(m.cell(x[:, 0])[0]), cell=nn.LSTMCell(5, 10), out=nn.Linear(10, 3)),
+        SEQUENCE,
+        [10],
+    ),
+    "cell in a loop": (
+        Own(
+            lambda m, x: m.out(m.cell(x[:, 1], m.cell(x[:, 0], torch.zeros(len(x), m.size)))),
+            cell=nn.GRUCell(5, 10),
+            out=nn.Linear(10, 3),
+            size=10,
+        ),
+        SEQUENCE,
+        [10],
+    ),
+    "LSTM with a projection": (
+        Own(
+            lambda m, x: m.out(m.cell(x)[0]),
+            cell=nn.LSTM(5, 10, proj_size=4, batch_first=True),
+            out=nn.Linear(4, 3),
+        ),
+        SEQUENCE,
+        [10, 4],
+    ),
+    "weights shaped heads x size": (
+        Own(
+            einsum_attention,
+            embed=nn.Linear(5, 24),
+            q=(24, 4, 5),
+            k=(24, 4, 5),
+            v=(24, 4, 5),
+            o=(4, 5, 24),
+            out=nn.Linear(24, 3),
+        ),
+        SEQUENCE,
+        [24, 4, 5, 5, 24],
+    ),
+    "grouped queries": (grouped("fused"), SEQUENCE, [24, 2]),
+    "grouped queries, repeated keys": (grouped("repeated"), SEQUENCE, [24, 2]),
+}
+EACH = pytest.mark.parametrize(("model", "example", "widths"), FOLLOWED.values(), ids=FOLLOWED.keys())
+
+
+def space_of(model: nn.Module, example: tuple[Tensor, ...]) -> WidthSpace:
+    torch.manual_seed(0)
+    return trace(randomise(model).eval(), example)
+
+
+@EACH
+def test_widths_are_found_cost_what_torch_counts_and_can_be_removed(
+    model: nn.Module, example: tuple[Tensor, ...], widths: list[int]
+) -> None:
+    space = space_of(model, example)
+    assert list(space.widths.values()) == widths
+    assert not space.frozen
+    for seed in range(2):
+        other = random_widths(space, seed, least=2)
+        resized = space.resize(other)
+        assert space.cost.at(other) == {
+            "macs": counted_macs(resized, example),
+            "params": parameter_count(resized),
+        }
+        assert resized(*example).shape == model(*example).shape
+    gates = Gates(space)
+    gates.log_alpha.fill(10.0)
+    numbers = np.random.default_rng(0)
+    keep = {name: numbers.permutation(width) >= width // 2 for name, width in space.widths.items()}
+    gates.mask = np.concatenate(list(keep.values()))
+    with torch.no_grad():
+        with gates.attached():
+            closed = space.model(*example)
+        removed, plain = space.compact(keep)(*example), space.model(*example)
+    assert (removed - closed).abs().max() < 1e-5 * plain.abs().max()
+    assert (plain - closed).abs().max() > 1e-3 * plain.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_networks_of_other_types_are_gated_in_their_own(norm: type[nn.Module], dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(5, 8), norm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).to(dtype)
+    x = VECTOR[0].to(dtype)
+    space = trace(model, x)
+    assert list(space.widths.values()) == [8, 6]
+    gates = Gates(space)
+    gates.log_alpha.fill(10.0)
+    with torch.no_grad(), gates.attached():
+        opened = model.eval()(x)
+    assert opened.dtype == dtype
+    torch.testing.assert_close(opened, model(x), rtol=0.02, atol=0.02)
+
+
+FROZEN: dict[str, tuple[nn.Module, str]] = {
+    "every second unit": (between(lambda y: y[..., ::2], 4), "takes a part of these units by position"),
+    "norm of infinite order": (
+        between(lambda y: y / (y.norm(float("inf"), -1, keepdim=True) + 1)),
+        "without some of its units the network does not run",
+    ),
+    "cosine similarity": (
+        between(lambda y: y * F.cosine_similarity(y, y.flip(0), dim=-1)[:, None]),
+        "computes statistics over these units",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "reason"), FROZEN.values(), ids=FROZEN.keys())
+def test_what_cannot_be_followed_is_frozen_with_the_reason(model: nn.Module, reason: str) -> None:
+    space = space_of(model, VECTOR)
+    assert space.widths == {}
+    assert [f.name for f in space.frozen] == ["a"]
+    assert reason in space.frozen[0].reason
