@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from widthsearch.space.module_stack import ModuleStack, Site
+from widthsearch.space.open_norm import OpenNorm
 
 #: The gates of the units along some dimensions of a function's input: dimension -> z, (size of it,).
 Gates = Mapping[int, Tensor]
@@ -100,6 +101,8 @@ def layer_norm(
 ) -> Tensor:
     """``F.layer_norm`` (Ba, Kiros, Hinton 2016) over the open units."""
     x = input
+    if len(normalized_shape) == 1:
+        return _open_norm(gates[x.ndim - 1], x, weight, bias, eps, centred=True)
     dims = list(range(x.ndim - len(normalized_shape), x.ndim))
     n = _count(gates, x, dims)
     centred = x - _sum(gates, x, dims, True) / n
@@ -116,9 +119,21 @@ def rms_norm(
 ) -> Tensor:
     """``F.rms_norm`` (Zhang, Sennrich 2019) over the open units."""
     x = input
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    if len(normalized_shape) == 1:
+        return _open_norm(gates[x.ndim - 1], x, weight, None, eps, centred=False)
     dims = list(range(x.ndim - len(normalized_shape), x.ndim))
     square = _sum(gates, x.square(), dims, True) / _count(gates, x, dims)
-    return _affine(x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps)), weight, None)
+    return _affine(x * torch.rsqrt(square + eps), weight, None)
+
+
+def _open_norm(
+    z: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, centred: bool
+) -> Tensor:
+    w = torch.ones_like(z) if weight is None else weight.to(x.dtype)
+    b = torch.zeros_like(z) if bias is None else bias.to(x.dtype)
+    y: Tensor = OpenNorm.apply(x.reshape(-1, len(z)), z, w, b, eps, centred)  # type: ignore[no-untyped-call]
+    return y.view(x.shape)
 
 
 def group_norm(
