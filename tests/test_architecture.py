@@ -8,13 +8,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "widthsearch"
 
 
+def listed():
+    """What ARCHITECTURE.md's two tables of files name: the package, and the inside of space/."""
+    for text in (ROOT / "ARCHITECTURE.md").read_text().split("### Inside `space/`"):
+        rows = re.findall(r"^\| (`.+?`) \|", text, flags=re.MULTILINE)
+        yield [
+            name.removesuffix(".py").removesuffix("/") for row in rows for name in re.findall(r"`(.+?)`", row)
+        ]
+
+
 def order():
-    """The modules in the order of ARCHITECTURE.md's table."""
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    rows = re.findall(r"^\| (`.+?`) \|", text, flags=re.MULTILINE)
-    return [
-        name.removesuffix(".py").removesuffix("/") for row in rows for name in re.findall(r"`(.+?)`", row)
-    ]
+    """The modules in the order of the table."""
+    return next(listed())
 
 
 def imports(path):
@@ -35,6 +40,8 @@ def files(module):
 def test_every_module_is_in_the_table():
     found = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} | {"space"}
     assert set(order()) == found
+    inside = {p.stem for p in (PACKAGE / "space").iterdir() if not p.name.startswith("__")}
+    assert set(list(listed())[1]) == inside
 
 
 def test_imports_point_upwards():
