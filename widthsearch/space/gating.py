@@ -29,7 +29,8 @@ class ConsumerAxis:
 
     ``unit``: int (size,), of every index its unit as a position in the concatenation of all variables' units
     (in the order of ``WidthSpace.widths``), or -1 for a constant.  ``modules``: the modules in whose forward
-    it is read; ``elements_per_sample``: how many activations it is multiplied with, for one sample.
+    it is read; ``elements_per_sample``: how many activations it is multiplied with, for one sample;
+    ``gated``: these come from a normalisation that has scaled them by their gates, so that it needs none.
     """
 
     parameter: str
@@ -37,6 +38,7 @@ class ConsumerAxis:
     unit: NDArray[np.int64]
     modules: frozenset[str]
     elements_per_sample: int
+    gated: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,8 @@ def consumers_of(trace: Trace, variables: Variables, batch: int) -> tuple[Consum
     for (name, dim), reading in trace.consumers.items():
         unit = variables.position[trace.axes[name, dim]]
         if (unit >= 0).any():
-            found.append(ConsumerAxis(name, dim, unit, frozenset(reading.modules), reading.elements // batch))
+            modules = frozenset(reading.modules)
+            found.append(ConsumerAxis(name, dim, unit, modules, reading.elements // batch, reading.gated))
     return tuple(found)
 
 
@@ -87,7 +90,7 @@ class Gating:
         self.readers = {name for axis in consumers for name in axis.modules}
         self._widths = list(widths)
         places = _Places(self._widths, next(model.parameters()).device)
-        self._axes = [_GatedAxis.of(axis, model, places, consumers) for axis in consumers]
+        self._axes = [_GatedAxis.of(a, model, places, consumers) for a in consumers if not a.gated]
         self._sites = {s.site: {d: places.of(unit) for d, unit in s.unit.items()} for s in statistics}
         self._stack: ModuleStack | None = None
         if statistics:

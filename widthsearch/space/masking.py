@@ -6,7 +6,8 @@ read its output is not the same as removing units.  These functions weight every
     mean = sum(z x) / n        var = sum(z (x - mean)^2) / n        n = sum(z)
 
 With gates of 0 and 1 that is the statistic of the network without the closed units; with all gates at 1 it is
-the plain one.  What the functions return at closed units does not matter: no open weight reads it.
+the plain one.  What the functions return at closed units does not matter, as no open weight reads it; but
+normalisations over one dimension scale their output by the gates, so that the weights that read it need none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from widthsearch.space.module_stack import ModuleStack, Site
-from widthsearch.space.open_norm import OpenNorm
+from widthsearch.space.open_norm import open_layer_norm, open_rms_norm
 
 #: The gates of the units along some dimensions of a function's input: dimension -> z, (size of it,).
 Gates = Mapping[int, Tensor]
@@ -102,7 +103,7 @@ def layer_norm(
     """``F.layer_norm`` (Ba, Kiros, Hinton 2016) over the open units."""
     x = input
     if len(normalized_shape) == 1:
-        return _open_norm(gates[x.ndim - 1], x, weight, bias, eps, centred=True)
+        return open_layer_norm(x, gates[x.ndim - 1], _as(x, weight), _as(x, bias), eps)
     dims = list(range(x.ndim - len(normalized_shape), x.ndim))
     n = _count(gates, x, dims)
     centred = x - _sum(gates, x, dims, True) / n
@@ -121,19 +122,14 @@ def rms_norm(
     x = input
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     if len(normalized_shape) == 1:
-        return _open_norm(gates[x.ndim - 1], x, weight, None, eps, centred=False)
+        return open_rms_norm(x, gates[x.ndim - 1], _as(x, weight), eps)
     dims = list(range(x.ndim - len(normalized_shape), x.ndim))
     square = _sum(gates, x.square(), dims, True) / _count(gates, x, dims)
     return _affine(x * torch.rsqrt(square + eps), weight, None)
 
 
-def _open_norm(
-    z: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, centred: bool
-) -> Tensor:
-    w = torch.ones_like(z) if weight is None else weight.to(x.dtype)
-    b = torch.zeros_like(z) if bias is None else bias.to(x.dtype)
-    y: Tensor = OpenNorm.apply(x.reshape(-1, len(z)), z, w, b, eps, centred)  # type: ignore[no-untyped-call]
-    return y.view(x.shape)
+def _as(x: Tensor, parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.to(x.dtype)
 
 
 def group_norm(
@@ -164,7 +160,7 @@ def group_norm(
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
+    weight, bias = _as(x, weight), _as(x, bias)
     if weight is not None and bias is not None:
         return torch.addcmul(bias, x, weight)
     x = x if weight is None else x * weight

@@ -14,21 +14,14 @@ from widthsearch.space.masking import PRODUCTS
 if TYPE_CHECKING:
     from widthsearch.space.tracer import Tracer
 
-# Of these the output is linear in the parameter: scaling a unit of the parameter scales that of the output.
-LINEAR = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "permute"}
-LINEAR |= {
-    "transpose",
-    "t",
-    "clone",
-    "contiguous",
-    "_to_copy",
-    "detach",
-    "alias",
-    "lift_fresh",
-    "mul",
-    "div",
-    "neg",
-}
+# The output holds values of the input in some arrangement.
+VIEWS = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "permute", "transpose",
+    "t", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh",
+}  # fmt: skip
+KEEPS_VALUES = VIEWS | {"slice", "select", "narrow", "split", "split_with_sizes", "unbind", "native_dropout"}
+# The output is linear in the parameter: scaling a unit of the parameter scales that of the output.
+LINEAR = VIEWS | {"mul", "div", "neg"}
 
 
 class Op:
@@ -47,6 +40,8 @@ class Op:
         self.name: str = func._schema.name.partition("::")[2]
         self.inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         self.outputs = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
+        self.keeps_values = self.name.rstrip("_") in KEEPS_VALUES and bool(self.inputs)
+        self.gates_output = False  # its masked form scales the output by the gates
 
     def __getitem__(self, argument: str) -> Any:
         """An argument of the operation; KeyError if its schema has none of this name."""

@@ -40,6 +40,7 @@ class Reading:
 
     modules: set[str] = field(default_factory=set)
     elements: int = 0  # of the activations it is multiplied with, for the whole batch
+    gated: bool = True  # these activations are scaled by their gates already
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +80,14 @@ class Label:
     """What is known of one tensor.
 
     ``source``: the parameter that it is a linear image of (a view, a multiple), None for other tensors.
-    ``live``: it depends on the input of the network.
+    ``live``: it depends on the input of the network.  ``gated``: a normalisation that scales its output by
+    the gates has made it.
     """
 
     dims: Dims
     source: str | None = None
     live: bool = False
+    gated: bool = False
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -127,6 +130,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note that the module at work multiplies activations with this weight and sums over this axis."""
         reading = self.trace.consumers.setdefault(axis, Reading())
         reading.modules.add(self.modules.innermost)
+        reading.gated &= self.label(activations).gated
         if self.counts_macs:  # in one of the two modes
             reading.elements += activations.numel()
 
@@ -166,6 +170,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _apply_rule(self, op: Op) -> None:
         live = any(self.label(t).live for t in op.inputs)
+        gated = op.keeps_values and self.label(op.inputs[0]).gated
         source = op.linear_source()
         counted = len(self.trace.macs)
         dims = self._dims_by_rule(op)
@@ -175,7 +180,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._freeze_unknown(op)
         for i, tensor in enumerate(op.outputs):
             known = dims[i] if i < len(dims) else constants(tensor.shape)
-            self.set_label(tensor, Label(known, source, live))
+            self.set_label(tensor, Label(known, source, live, gated or op.gates_output))
 
     def _dims_by_rule(self, op: Op) -> Sequence[Dims]:
         rule = rule_for(op.func, op.name)

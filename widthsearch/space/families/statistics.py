@@ -24,6 +24,7 @@ def layer_norm(op: Op) -> Result:
     """Statistics over the last dimensions; weight and bias follow their units."""
     dims, count = op.dims("input"), len(op["normalized_shape"])
     op.statistics(dims, range(len(dims) - count, len(dims)))
+    op.gates_output = count == 1 and op.tracer.site is not None
     op.broadcast(op.inputs, op["input"].shape)
     return [dims]
 
