@@ -102,6 +102,7 @@ NETWORKS: dict[str, Callable[[bool], Step]] = {
     "ResNet-18": partial(from_timm, "resnet18", 64),
     "MobileNetV2": partial(from_timm, "mobilenetv2_100", 64),
     "ViT-Tiny": partial(from_timm, "vit_tiny_patch16_224", 96, img_size=96),
+    "ViT-Small": partial(from_timm, "vit_small_patch16_224", 96, img_size=96),
     "GPT-2 block": lambda gated: public(GPTBlock(), torch.randint(0, 256, (32, 128)), 10, gated),
 }
 

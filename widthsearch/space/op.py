@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # The output holds values of the input in some arrangement.
 VIEWS = {
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "permute", "transpose",
-    "t", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh",
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "permute",
+    "transpose", "t", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh",
 }  # fmt: skip
 KEEPS_VALUES = VIEWS | {"slice", "select", "narrow", "split", "split_with_sizes", "unbind", "native_dropout"}
 # The output is linear in the parameter: scaling a unit of the parameter scales that of the output.

@@ -54,7 +54,7 @@ class _ToTheMean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, z, n, m = ctx.saved_tensors
-        of_m = g.sum(1) - g @ z  # (N,), gradient of m
-        dz = (g * x).sum(0) - m[:, 0] @ g + of_m @ x / n
-        dn = -(of_m @ m[:, 0]) / n
-        return (g * z).addr_(of_m, z / n), dz, dn
+        of_m = (g.sum(1) - g @ z).unsqueeze(1)  # (N, 1), gradient of m
+        t = g + of_m / n
+        dz = (t * x).sum(0) - m[:, 0] @ t
+        return t.mul_(z), dz, -(of_m * m).sum() / n
