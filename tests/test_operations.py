@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from networks import randomise, vectors
 from test_space import counted_macs, parameter_count, random_widths
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from widthsearch.gates import Gates
 from widthsearch.space import WidthSpace, trace
@@ -150,6 +151,11 @@ FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
         SEQUENCE,
         [24, 4, 5, 5, 24],
     ),
+    "a weight-normed layer": (
+        nn.Sequential(weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3)),
+        VECTOR,
+        [8],
+    ),
     "grouped queries": (grouped("fused"), SEQUENCE, [24, 2]),
     "grouped queries, repeated keys": (grouped("repeated"), SEQUENCE, [24, 2]),
 }
@@ -215,6 +221,19 @@ FROZEN: dict[str, tuple[nn.Module, str]] = {
         "computes statistics over these units",
     ),
 }
+
+
+def test_a_random_state_of_a_stated_size_is_a_constant() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        state = torch.randn(1, len(x), m.size)
+        return m.out(m.cell(x, (state, state))[0])
+
+    model = Own(run, cell=nn.LSTM(5, 10, batch_first=True), out=nn.Linear(10, 3), size=10)
+    space = trace(model.eval(), SEQUENCE)
+    assert space.widths == {}
+    assert [(f.width, f.reason) for f in space.frozen] == [
+        (10, "addmm in 'cell': tied to a constant size (10)")
+    ]
 
 
 @pytest.mark.parametrize(("model", "reason"), FROZEN.values(), ids=FROZEN.keys())

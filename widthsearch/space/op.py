@@ -138,8 +138,9 @@ class Op:
             if axes and all(label.source == axis[0] for axis in axes) and not label.live:
                 for axis in axes:  # several where the weight has a tensor's shape (heads x size x width)
                     self.tracer.note_consumer(axis, other)
-                # A weight over constants reads the network's input: no news for the user.
-                self.labels.unify(dim_a, dim_b, constant_report=Report.NEVER)
+                # A weight over constants that are live reads the network's input: no news for the user.
+                live = self.tracer.label(other).live
+                self.labels.unify(dim_a, dim_b, Report.NEVER if live else Report.IF_PRODUCED)
                 return
         if not (self.tracer.label(a).live and self.tracer.label(b).live):
             self.freeze((*dim_a, *dim_b), "a computed weight reads these units")

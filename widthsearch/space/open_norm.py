@@ -12,6 +12,7 @@ between, the variance weighs units by z^2.  Composed of single operations this w
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,39 +23,53 @@ from torch.autograd.function import once_differentiable
 
 def open_layer_norm(x: Tensor, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """``F.layer_norm`` over the last dimension of ``x``, (..., D), scaled by the gates ``z``, (D,)."""
-    n = z.sum().clamp(min=1.0)
-    share = n / len(z)
-    moved = _ToTheMean.apply(x.reshape(-1, len(z)), z, n)  # type: ignore[no-untyped-call]
-    bias = None if bias is None else bias * z
-    return F.layer_norm(moved, z.shape, _scaled(weight, share, z), bias, eps * share.detach().item()).view(
-        x.shape
-    )
+    y: Tensor = _OpenLayerNorm.apply(x.reshape(-1, len(z)), z, weight, bias, eps)  # type: ignore[no-untyped-call]
+    return y.view(x.shape)
 
 
 def open_rms_norm(x: Tensor, z: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """``F.rms_norm``, likewise; its mean is 0."""
     share = z.sum().clamp(min=1.0) / len(z)
-    return F.rms_norm(x * z, z.shape, _scaled(weight, share, z), eps * share.detach().item())
+    root = share.sqrt()
+    scaled = root.expand_as(z) if weight is None else weight * root
+    return F.rms_norm(x * z, z.shape, scaled, eps * share.detach().item())
 
 
-def _scaled(weight: Tensor | None, share: Tensor, z: Tensor) -> Tensor:
-    return share.sqrt().expand_as(z) if weight is None else weight * share.sqrt()
+class _OpenLayerNorm(torch.autograd.Function):
+    """One node of the graph, as the many small ones that it stands for take as long as the kernels.
 
-
-class _ToTheMean(torch.autograd.Function):
-    """``x' = m + z (x - m)``; x: (N, D), z: (D,), n: ()."""
+    x: (N, D); z, w, b: (D,).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, z: Tensor, n: Tensor) -> Tensor:
-        m = (x @ z / n).unsqueeze(1)  # (N, 1)
-        ctx.save_for_backward(x, z, n, m)
-        return torch.lerp(m, x, z)
+    def forward(ctx: Any, x: Tensor, z: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+        n = max(1.0, z.sum().item())
+        root = math.sqrt(n / len(z))
+        m = torch.mv(x, z / n).unsqueeze(1)  # (N, 1)
+        moved = torch.lerp(m, x, z)
+        w_root = torch.full_like(z, root) if w is None else w * root
+        bz = None if b is None else b * z
+        y, mean, rstd = torch.native_layer_norm(moved, z.shape, w_root, bz, eps * root**2)
+        ctx.save_for_backward(x, z, w, b, m, moved, mean, rstd, w_root, bz)
+        ctx.n, ctx.root = n, root
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, z, n, m = ctx.saved_tensors
-        of_m = (g.sum(1) - g @ z).unsqueeze(1)  # (N, 1), gradient of m
-        t = g + of_m / n
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, z, w, b, m, moved, mean, rstd, w_root, bz = ctx.saved_tensors
+        n, root = ctx.n, ctx.root
+        of = (True, True, b is not None)
+        d_moved, dw, db = torch.ops.aten.native_layer_norm_backward(
+            dy, moved, z.shape, mean, rstd, w_root, bz, of
+        )
+        dm = (d_moved.sum(1) - torch.mv(d_moved, z)).unsqueeze(1)  # (N, 1)
+        t = torch.add(d_moved, dm, alpha=1 / n)
         dz = (t * x).sum(0) - m[:, 0] @ t
-        return t.mul_(z), dz, -(of_m * m).sum() / n
+        if n > 1:  # of the number of open units, in m and in the root
+            d_root = dw.sum() if w is None else dw @ w
+            dz += d_root * (root / (2 * n)) - (dm * m).sum() / n
+        if b is not None:
+            dz += db * b
+            db *= z
+        return t.mul_(z), dz, None if w is None else dw.mul_(root), db, None

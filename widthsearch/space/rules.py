@@ -70,6 +70,7 @@ FAMILIES: dict[Rule, str] = {
         _native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update""",
     statistics.layer_norm: "native_layer_norm _fused_rms_norm",
     statistics.group_norm: "native_group_norm",
+    statistics.weight_norm: "_weight_norm_interface",
     statistics.along_dimension: """_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp flip roll
         sort""",
     statistics.masked_reduction: "sum mean var std var_mean std_mean linalg_vector_norm",

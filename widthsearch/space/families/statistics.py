@@ -48,6 +48,16 @@ def group_norm(op: Op) -> Result:
     return [(dims[0], units, *dims[2:])]
 
 
+def weight_norm(op: Op) -> Result:
+    """``g v / norm(v)``, the norm over all dimensions of the weight ``v`` but one; also gives the norms."""
+    dims, index = list(op.dims("v")), op.dim_index()
+    for i, dim in enumerate(dims):
+        if i != index:
+            op.labels.freeze(dim, f"{op.where}: a norm over these units", Report.IF_PRODUCED)
+    dims[index] = op.labels.unify(dims[index], op.dims("g")[index])
+    return [tuple(dims), tuple(dims[i] if i == index else () for i in range(len(dims)))]
+
+
 def along_dimension(op: Op) -> Result:
     """Keeps the shape, but mixes or reorders along ``dim`` (softmax, cumsum, flip)."""
     dims = op.dims(op.inputs[0])
