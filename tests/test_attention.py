@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exactness import costs_are_torchs, half_of_each, removal
 from networks import randomise, vectors
-from test_space import counted_macs, parameter_count, random_widths
 from torch import Tensor, nn
 
-from widthsearch.gates import Gates
 from widthsearch.space import WidthSpace, trace
 
 SEQUENCE = vectors(5, 6)
@@ -65,24 +64,13 @@ def space_of(model: nn.Module, **options: Any) -> WidthSpace:
 
 def assert_exact(space: WidthSpace) -> None:
     """Cost is torch's count, closing units is removing them, and it matters."""
-    for seed in range(3):
-        widths = random_widths(space, seed, least=2)
-        resized = space.resize(widths)
-        found = {"macs": counted_macs(resized, SEQUENCE), "params": parameter_count(resized)}
-        assert space.cost.at(widths) == found
-    numbers = np.random.default_rng(0)
+    assert costs_are_torchs(space, SEQUENCE)
+    half = half_of_each(space)
     for name in space.widths:
         keep = {n: np.ones(w, dtype=bool) for n, w in space.widths.items()}
-        keep[name] = numbers.permutation(space.widths[name]) >= space.widths[name] // 2
-        gates = Gates(space)
-        gates.log_alpha.fill(10.0)
-        gates.mask = np.concatenate(list(keep.values()))
-        with torch.no_grad():
-            with gates.attached():
-                closed = space.model(*SEQUENCE)
-            removed, plain = space.compact(keep)(*SEQUENCE), space.model(*SEQUENCE)
-        assert (removed - closed).abs().max() < 1e-5 * plain.abs().max()
-        assert (plain - closed).abs().max() > 1e-4 * plain.abs().max(), name
+        found = removal(space, SEQUENCE, {**keep, name: half[name]})
+        assert found.error < 1e-5, name
+        assert found.effect > 1e-4, name
 
 
 @pytest.mark.parametrize("how", ["fused", "stated scale", "by hand, unscaled"])

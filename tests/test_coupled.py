@@ -7,15 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exactness import costs_are_torchs, half_of_each, random_widths, removal
 from networks import Between, images, randomise, vectors
-from test_space import counted_macs, parameter_count, random_widths
 from torch import Tensor, nn
 
-from widthsearch.gates import Gates
 from widthsearch.space import WidthSpace, trace
 
 
@@ -167,33 +165,18 @@ def test_coupled_units_are_found_and_cost_what_torch_counts(
 ) -> None:
     space = space_of(model, example)
     assert sorted(space.widths.values()) == sorted(widths)
-    for seed in range(3):
-        other = random_widths(space, seed, least=2)
-        resized = space.resize(other)
-        assert space.cost.at(other) == {
-            "macs": counted_macs(resized, example),
-            "params": parameter_count(resized),
-        }
-        assert resized(*example).shape == model(*example).shape
+    assert costs_are_torchs(space, example)
+    resized = space.resize(random_widths(space, seed=0, least=2))
+    assert resized(*example).shape == model(*example).shape
 
 
 @EACH
 def test_coupled_units_can_be_removed(model: nn.Module, example: tuple[Any, ...], widths: list[int]) -> None:
     space = space_of(model, example)
-    numbers = np.random.default_rng(0)
-    gates = Gates(space)
-    gates.log_alpha.fill(10.0)  # all exactly 1
-    with torch.no_grad():
-        with gates.attached():
-            opened = space.model(*example)
-            keep = {name: numbers.permutation(width) >= width // 2 for name, width in space.widths.items()}
-            gates.mask = np.concatenate(list(keep.values()))
-            closed = space.model(*example)
-        compacted, plain = space.compact(keep)(*example), space.model(*example)
-    scale = plain.abs().max()
-    assert (opened - plain).abs().max() < 1e-5 * scale
-    assert (compacted - closed).abs().max() < 1e-5 * scale
-    assert (plain - closed).abs().max() > 1e-3 * scale
+    found = removal(space, example, half_of_each(space))
+    assert found.opened < 1e-5
+    assert found.error < 1e-5
+    assert found.effect > 1e-3
 
 
 def test_stated_sizes_follow_a_resize() -> None:

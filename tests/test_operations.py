@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exactness import costs_are_torchs, half_of_each, random_widths, removal
 from networks import randomise, vectors
-from test_space import counted_macs, parameter_count, random_widths
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -174,25 +173,12 @@ def test_widths_are_found_cost_what_torch_counts_and_can_be_removed(
     space = space_of(model, example)
     assert list(space.widths.values()) == widths
     assert not space.frozen
-    for seed in range(2):
-        other = random_widths(space, seed, least=2)
-        resized = space.resize(other)
-        assert space.cost.at(other) == {
-            "macs": counted_macs(resized, example),
-            "params": parameter_count(resized),
-        }
-        assert resized(*example).shape == model(*example).shape
-    gates = Gates(space)
-    gates.log_alpha.fill(10.0)
-    numbers = np.random.default_rng(0)
-    keep = {name: numbers.permutation(width) >= width // 2 for name, width in space.widths.items()}
-    gates.mask = np.concatenate(list(keep.values()))
-    with torch.no_grad():
-        with gates.attached():
-            closed = space.model(*example)
-        removed, plain = space.compact(keep)(*example), space.model(*example)
-    assert (removed - closed).abs().max() < 1e-5 * plain.abs().max()
-    assert (plain - closed).abs().max() > 1e-3 * plain.abs().max()
+    assert costs_are_torchs(space, example)
+    resized = space.resize(random_widths(space, seed=0, least=2))
+    assert resized(*example).shape == model(*example).shape
+    found = removal(space, example, half_of_each(space))
+    assert found.error < 1e-5
+    assert found.effect > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from exactness import counted_macs, random_widths
 from networks import Between, images, mlp, vectors
-from test_space import counted_macs, random_widths
 from torch import Tensor, nn
 
 from widthsearch import UsageError

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exactness import counted_macs, parameter_count, random_widths, removal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import images, randomise, vectors
-from test_space import counted_macs, parameter_count, random_widths
 from torch import Tensor, nn
 
-from widthsearch.gates import Gates
 from widthsearch.space import WidthSpace, trace
 
 
@@ -335,14 +334,7 @@ def assert_resizes(space: WidthSpace, example: tuple[Tensor, ...], seed: int) ->
 def assert_closed_is_compact(space: WidthSpace, example: tuple[Tensor, ...], seed: int) -> None:
     numbers = np.random.default_rng(seed)
     keep = {v: numbers.permutation(w) >= numbers.integers(max(1, w - 1)) for v, w in space.widths.items()}
-    gates = Gates(space)
-    gates.log_alpha.fill(10.0)  # all exactly 1, only the mask closes any
-    gates.mask = np.concatenate(list(keep.values()))
-    with torch.no_grad():
-        with gates.attached():
-            closed = space.model(*example)
-        compact = space.compact(keep)(*example)
-    assert (closed - compact).abs().max() <= 1e-5 * closed.abs().max()
+    assert removal(space, example, keep).error <= 1e-5
 
 
 def check(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> WidthSpace:

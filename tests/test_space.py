@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exactness import counted_macs, parameter_count, random_widths
 from networks import (
     NETWORKS,
     BasicBlock,
@@ -28,13 +29,9 @@ from networks import (
     vectors,
 )
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.errors import UsageError
-from widthsearch.space import WidthSpace, call, trace
-from widthsearch.space.tracer import to_device
+from widthsearch.space import WidthSpace, trace
 
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -52,28 +49,6 @@ def one_thread_and_fixed_seed() -> Iterator[None]:
 def space_of(network: Network) -> WidthSpace:
     """One trace for all the tests that only look."""
     return trace(network.factory(), network.example)
-
-
-def random_widths(space: WidthSpace, seed: int, least: int = 1) -> dict[str, int]:
-    numbers = random.Random(seed)
-    return {name: max(least, int(w * numbers.uniform(0.3, 1.9))) for name, w in space.widths.items()}
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def counted_macs(model: nn.Module, example: Any) -> int:
-    """By torch's own counter, per sample; on meta if the model runs there; fused attention would not be counted."""
-    for device in ("meta", "cpu"):
-        counter = FlopCounterMode(display=False)
-        try:
-            with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
-                call(copy.deepcopy(model).eval().requires_grad_(False).to(device), to_device(example, device))
-        except (RuntimeError, NotImplementedError):
-            continue  # it reads values
-        return int(counter.get_total_flops()) // 2 // len(tree_leaves(example)[0])
-    raise AssertionError("the model does not run")
 
 
 @ALL

@@ -18,16 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from exactness import costs_are_torchs, half_of_each, removal
 from networks import UNet, conv1d, images, vectors
 from public import load
-from test_space import counted_macs, parameter_count, random_widths
 from torch import Tensor, nn
 
-from widthsearch.gates import Gates
-from widthsearch.space import WidthSpace, call, trace
-from widthsearch.space.tracer import tensors_in
+from widthsearch.space import WidthSpace, trace
 
 WHOLE = 0.95  # coverage from which a network counts as whole: MACs that involve a searched width
 PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
@@ -261,6 +258,12 @@ def traced(name: str) -> tuple[WidthSpace, Any, float]:
 
 def row_of(name: str) -> Row:
     space, example, seconds = traced(name)
+    with torch.no_grad():
+        for tensor in space.model.parameters():
+            if bool(tensor.min() == tensor.max()):  # zeros (of a fresh head) would hide differences
+                tensor.add_(torch.randn_like(tensor), alpha=0.02)
+    found = removal(space, example, half_of_each(space))
+    assert found.effect > 1e-3, f"{name}: removing half of its units changes nothing"
     reasons: dict[str, int] = {}
     for frozen in space.frozen:
         reason = re.sub(r"'[^']*'", "…", frozen.reason)
@@ -270,39 +273,10 @@ def row_of(name: str) -> Row:
         variables=len(space.widths),
         coverage=space.cost.share("macs", space.widths, space.widths),
         seconds=seconds,
-        error=removal_error(space, example),
+        error=found.error,
         equal=costs_are_torchs(space, example),
         frozen=tuple(f"{count} x {reason}" for reason, count in reasons.items()),
     )
-
-
-def costs_are_torchs(space: WidthSpace, example: Any) -> bool:
-    """Whether the cost polynomial equals torch's count at three random width vectors."""
-    for seed in range(3):
-        widths = random_widths(space, seed, least=2)
-        resized = space.resize(widths)
-        found = {"macs": counted_macs(resized, example), "params": parameter_count(resized)}
-        if found != space.cost.at(widths):
-            return False
-    return True
-
-
-@torch.no_grad()
-def removal_error(space: WidthSpace, example: Any) -> float:
-    """Largest difference of the outputs with half of the units closed or removed, relative to the largest output."""
-    numbers = np.random.default_rng(0)
-    for tensor in space.model.parameters():
-        if bool(tensor.min() == tensor.max()):  # zeros (of a fresh head) would hide differences
-            tensor.add_(torch.randn_like(tensor), alpha=0.02)
-    keep = {name: numbers.permutation(width) >= width // 2 for name, width in space.widths.items()}
-    gates = Gates(space)
-    gates.log_alpha.fill(10.0)
-    gates.mask = np.concatenate(list(keep.values()))
-    with gates.attached():
-        closed = tensors_in(call(space.model.eval(), example))
-    removed = tensors_in(call(space.compact(keep).eval(), example))
-    pairs = [(a, b) for a, b in zip(closed, removed, strict=True) if a.shape == b.shape]
-    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs)
 
 
 def table() -> str:
