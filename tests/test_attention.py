@@ -116,3 +116,19 @@ def test_torchs_own_module_moves_heads_and_model_width_together(
     attention = space.resize({"embed": 7}).attention
     assert (attention.embed_dim, attention.num_heads, attention.head_dim) == (42, 7, 6)
     assert (attention.kdim, attention.vdim) == (42, 42)
+
+
+def test_what_only_trying_rejects_is_told_even_if_the_rest_of_it_is_kept() -> None:
+    """Kept heads are no news, but a literal size of the values is."""
+
+    class Literal(SelfAttention):
+        def forward(self, x: Tensor) -> Any:
+            x = torch.tanh(self.embed(x))
+            q, k = (f(x).unflatten(2, (4, -1)).transpose(1, 2) for f in (self.q, self.k))
+            v = self.v(x).unflatten(2, (-1, 6)).transpose(1, 2)
+            return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    space = space_of(Literal("fused", heads=4), keep_heads=True)
+    assert list(space.widths.values()) == [12, 8]
+    assert [f.name for f in space.frozen] == ["v"]
+    assert "another width does not run" in space.frozen[0].reason

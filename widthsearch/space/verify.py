@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import random
@@ -25,7 +26,7 @@ from widthsearch.space.tracer import (
     tensors_in,
     to_device,
 )
-from widthsearch.space.variables import Variables, find_variables
+from widthsearch.space.variables import Frozen, Variables, find_variables
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +93,12 @@ def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables
     """The variables after these rounds; names are those of the round's own variables."""
     freezes: list[Freeze] = []
     ties: list[tuple[Ids, Ids]] = []
+    rejected: list[Frozen] = []
     variables = find_variables(trace)
     for changes in rounds:
         for change in changes:
-            units = [
-                np.flatnonzero(variables.variable == variables.names.index(name)) for name in change.names
-            ]
+            indices = [variables.names.index(name) for name in change.names]
+            units = [np.flatnonzero(variables.variable == index) for index in indices]
             if change.reason is None:
                 ties.extend(_tie_in_step(variables, change.names, units))
                 continue
@@ -105,8 +106,11 @@ def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables
             produced = any(np.isin(p.ids, units[0]).any() for p in trace.productions)
             report = Report.IF_PRODUCED if produced else Report.ALWAYS
             freezes.append(Freeze(units[0], change.reason, report))
+            rejected.append(Frozen(change.names[0], variables.widths[indices[0]], change.reason))
         variables = find_variables(trace, freezes, ties)
-    return variables
+    told = {f.reason for f in variables.frozen}
+    untold = tuple(f for f in rejected if f.reason not in told)  # what remains of it is frozen all the same
+    return dataclasses.replace(variables, frozen=(*variables.frozen, *untold))
 
 
 def _tie_in_step(
