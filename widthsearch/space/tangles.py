@@ -26,10 +26,14 @@ FACTOR = 3  # by which variables are scaled together: their ratio stays
 
 @dataclass(frozen=True)
 class Failure:
-    """How a resized model breaks; ``module``: whose forward was running, empty for the model's own."""
+    """How a resized model breaks; ``module``: whose forward was running, empty for the model's own.
+
+    ``training``: in train mode.
+    """
 
     module: str
     reason: str
+    training: bool
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Tangles:
         """What to tie and what to freeze, so that everything else resizes freely; never empty."""
         changes: list[Change] = []
         left = list(self._variables.names)
+        alone_for_good: set[tuple[str, int]] = set()
         while left and (failure := self._random(left)) is not None:
             culprit = self._first_that_breaks(self._near(failure.module, left))
             alone = self._random([culprit])
@@ -78,8 +83,11 @@ class Tangles:
                 changes.append(Change((culprit,), reason))
                 left.remove(culprit)
                 continue
-            group = self._grown(culprit, left)
+            # What is like one that found no others to resize with will find none either.
+            known = (_unnumbered(culprit), self._width[culprit])
+            group = None if known in alone_for_good else self._grown(culprit, left)
             if group is None:
+                alone_for_good.add(known)
                 changes.append(Change((culprit,), f"another width does not run: {alone.reason}"))
                 left.remove(culprit)
             else:
@@ -118,15 +126,11 @@ class Tangles:
 
     def _alike(self, name: str, first: str, left: Sequence[str], group: Sequence[str]) -> list[str]:
         """Variables named like this one but for numbers, as wide, in modules with units of ``first``."""
-
-        def unnumbered(text: str) -> str:
-            return re.sub(r"\d+", "#", text)
-
         return [
             other
             for other in left
             if other not in group
-            and unnumbered(other) == unnumbered(name)
+            and _unnumbered(other) == _unnumbered(name)
             and self._width[other] == self._width[name]
             and any(f"{owner}.".startswith(f"{other.rpartition('.')[0]}.") for owner in self._owners[first])
         ]
@@ -162,6 +166,10 @@ class Tangles:
             middle = (low + high) // 2
             low, high = (middle, high) if self._random(names[:middle]) is None else (low, middle)
         return names[high - 1]
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
 
 
 def _random_widths(variables: Variables, numbers: random.Random) -> list[int]:

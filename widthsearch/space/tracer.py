@@ -70,7 +70,7 @@ class Trace:
     scales: dict[str, Ids] = field(default_factory=dict)  # per module, what its attention sums over
     heads: dict[str, Ids] = field(default_factory=dict)  # per module, the heads of its attention
     stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # attributes: size of dim / ratio
-    output_shapes: list[tuple[int, ...]] = field(default_factory=list)
+    output_shapes: dict[bool, list[tuple[int, ...]]] = field(default_factory=dict)  # in train mode or not
     device: str = "meta"
     keep_heads: bool = False  # the size of heads is searched, not their number
 
@@ -321,8 +321,8 @@ def run_trace(
         outputs = tensors_in(out)
         if not outputs:
             raise TypeError(f"the forward pass returns {type(out).__name__} without any tensor in it")
+        trace.output_shapes[training] = [tuple(tensor.shape) for tensor in outputs]
         for tensor in outputs:
-            trace.output_shapes.append(tuple(tensor.shape))
             tracer.use(tensor)
             for dim in tracer.label(tensor).dims:
                 trace.labels.freeze(dim, "an output of the network", Report.NEVER)

@@ -36,29 +36,33 @@ class _Tester:
     trace: Trace
     initialisation: Initialisation
 
-    def failure(self, variables: Variables, widths: Sequence[int]) -> Failure | None:
-        """How a model of these widths does not run as the original does; None if it does."""
+    def failure(
+        self, variables: Variables, widths: Sequence[int], modes: Sequence[bool] = (False, True)
+    ) -> Failure | None:
+        """How a model of these widths does not run as the original does; None if it does.
+
+        ``modes``: whether to run it in train mode, one after the other.
+        """
         resized = resized_copy(self.model, self.trace, variables, widths, self.trace.device)
         if self.trace.device != "meta":
             initialise(resized, self.initialisation)  # its Python code reads values
         stack = ModuleStack(resized)
         inputs = to_device(self.example, self.trace.device)
-        shapes: list[tuple[int, ...]] = []
-        for training in (False, True):
+        for training in modes:
             resized.train(training)
+            expected = self.trace.output_shapes[training]
             try:
                 with reference_kernels(self.trace.device):
-                    shapes += [tuple(t.shape) for t in tensors_in(call(resized, inputs))]
+                    shapes = [tuple(t.shape) for t in tensors_in(call(resized, inputs))]
             except Exception as error:
                 lines = str(error).splitlines() or [""]
                 where = f"in {stack.innermost!r}" if stack.innermost else "in the model's own forward"
                 said = f"the forward pass breaks {where}: {type(error).__name__}: {lines[0]}"
-                return Failure(stack.innermost, said)
-        if shapes == self.trace.output_shapes:
-            return None
-        return Failure(
-            "", f"the output changes its shape {_first_difference(shapes, self.trace.output_shapes)}"
-        )
+                return Failure(stack.innermost, said, training)
+            if shapes != expected:
+                said = f"the output changes its shape {_first_difference(shapes, expected)}"
+                return Failure("", said, training)
+        return None
 
 
 def _first_difference(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> str:
@@ -81,8 +85,12 @@ def verify(model: nn.Module, example: Any, trace: Trace, initialisation: Initial
         if not variables.names:
             return tuple(rounds)
         test = functools.partial(tester.failure, variables)
-        if joint_failure(test, variables, numbers) is not None:
-            rounds.append(Tangles(test, trace, variables, numbers).changes())
+        failure = joint_failure(test, variables, numbers)
+        if failure is not None:
+            alike = functools.partial(
+                test, modes=(failure.training,)
+            )  # the mode in which it breaks is enough
+            rounds.append(Tangles(alike, trace, variables, numbers).changes())
         elif wrong := inexact(model, example, trace, variables):
             rounds.append(_tie_or_freeze(variables, wrong))
         else:
