@@ -240,11 +240,17 @@ class Labels:
         columns = np.concatenate([empty, *(b for _, b in ties)])
         graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(self.count, self.count))
         component = connected_components(graph, directed=False)[1].astype(np.int64)
-        frozen: dict[int, Freeze] = {}
         rank = {Report.NEVER: 0, Report.ALWAYS: 1, Report.IF_PRODUCED: 2}
-        for freeze in sorted(freezes, key=lambda f: rank[f.report]):  # stable: the first of a rank counts
-            for c in np.unique(component[freeze.ids]).tolist():
-                frozen.setdefault(c, freeze)
+        ordered = sorted(freezes, key=lambda f: rank[f.report])  # stable: the first of a rank counts
+        by = np.full(
+            self.count, -1, dtype=np.int64
+        )  # per component its freeze; of several the first, written last
+        last_first = range(len(ordered) - 1, -1, -1)
+        frozen_ids = np.concatenate([empty, *(ordered[i].ids for i in last_first)])
+        sizes = np.array([len(ordered[i].ids) for i in last_first], dtype=np.int64)
+        by[component[frozen_ids]] = np.repeat(np.arange(len(ordered))[::-1], sizes)
+        components = np.flatnonzero(by >= 0)
+        frozen = {c: ordered[i] for c, i in zip(components.tolist(), by[components].tolist(), strict=True)}
         return Solution(component, frozen)
 
 

@@ -73,7 +73,6 @@ class Tangles:
         """What to tie and what to freeze, so that everything else resizes freely; never empty."""
         changes: list[Change] = []
         left = list(self._variables.names)
-        alone_for_good: set[tuple[str, int]] = set()
         while left and (failure := self._random(left)) is not None:
             culprit = self._first_that_breaks(self._near(failure.module, left))
             alone = self._random([culprit])
@@ -83,16 +82,17 @@ class Tangles:
                 changes.append(Change((culprit,), reason))
                 left.remove(culprit)
                 continue
-            # What is like one that found no others to resize with will find none either.
-            known = (_unnumbered(culprit), self._width[culprit])
-            group = None if known in alone_for_good else self._grown(culprit, left)
-            if group is None:
-                alone_for_good.add(known)
-                changes.append(Change((culprit,), f"another width does not run: {alone.reason}"))
-                left.remove(culprit)
-            else:
+            group = self._grown(culprit, left)
+            if group is not None:
                 changes.append(Change(tuple(group)))
                 left = [name for name in left if name not in group]
+                continue
+            # Where one block of a stack finds no others to resize with, the next ones will find none either.
+            for name in [n for n in left if self._same_stack(n, culprit)]:
+                failure = alone if name == culprit else self._random([name])
+                if failure is not None:
+                    changes.append(Change((name,), f"another width does not run: {failure.reason}"))
+                    left.remove(name)
         return changes or [Change((self._variables.names[-1],), "it does not resize independently of others")]
 
     def _grown(self, first: str, left: Sequence[str]) -> list[str] | None:
@@ -130,10 +130,18 @@ class Tangles:
             other
             for other in left
             if other not in group
-            and _unnumbered(other) == _unnumbered(name)
-            and self._width[other] == self._width[name]
+            and self._likeness(other) == self._likeness(name)
             and any(f"{owner}.".startswith(f"{other.rpartition('.')[0]}.") for owner in self._owners[first])
         ]
+
+    def _likeness(self, name: str) -> tuple[str, int]:
+        """What the variables of like blocks share: the name but for its numbers, and the width."""
+        return re.sub(r"\d+", "#", name), self._width[name]
+
+    def _same_stack(self, a: str, b: str) -> bool:
+        """Whether these variables are alike and their names differ in at most one number."""
+        numbers = zip(re.findall(r"\d+", a), re.findall(r"\d+", b), strict=False)
+        return self._likeness(a) == self._likeness(b) and sum(m != n for m, n in numbers) <= 1
 
     def _near(self, module: str, left: Sequence[str]) -> list[str]:
         """Those left that have parameters in this module, or in the smallest one around it with any."""
@@ -166,10 +174,6 @@ class Tangles:
             middle = (low + high) // 2
             low, high = (middle, high) if self._random(names[:middle]) is None else (low, middle)
         return names[high - 1]
-
-
-def _unnumbered(name: str) -> str:
-    return re.sub(r"\d+", "#", name)
 
 
 def _random_widths(variables: Variables, numbers: random.Random) -> list[int]:
