@@ -242,9 +242,8 @@ class Labels:
         component = connected_components(graph, directed=False)[1].astype(np.int64)
         rank = {Report.NEVER: 0, Report.ALWAYS: 1, Report.IF_PRODUCED: 2}
         ordered = sorted(freezes, key=lambda f: rank[f.report])  # stable: the first of a rank counts
-        by = np.full(
-            self.count, -1, dtype=np.int64
-        )  # per component its freeze; of several the first, written last
+        # Per component its freeze; of several the first, which is written last.
+        by = np.full(self.count, -1, dtype=np.int64)
         last_first = range(len(ordered) - 1, -1, -1)
         frozen_ids = np.concatenate([empty, *(ordered[i].ids for i in last_first)])
         sizes = np.array([len(ordered[i].ids) for i in last_first], dtype=np.int64)

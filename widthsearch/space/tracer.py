@@ -141,9 +141,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if site.function == "scaled_dot_product_attention":
             self.trace.scales[module] = units
         elif any(is_scale(value, len(units)) for value in vars(self.modules.modules[module]).values()):
-            self.labels.freeze(
-                (units,), f"{self.labels.where}: an attribute holds the scale for their number"
-            )
+            reason = f"{self.labels.where}: an attribute holds the scale for their number"
+            self.labels.freeze((units,), reason)
 
     def note_normalised(self, channels: Factor) -> None:
         """The module at work may state this size without having a tensor of it."""

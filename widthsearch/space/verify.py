@@ -87,10 +87,8 @@ def verify(model: nn.Module, example: Any, trace: Trace, initialisation: Initial
         test = functools.partial(tester.failure, variables)
         failure = joint_failure(test, variables, numbers)
         if failure is not None:
-            alike = functools.partial(
-                test, modes=(failure.training,)
-            )  # the mode in which it breaks is enough
-            rounds.append(Tangles(alike, trace, variables, numbers).changes())
+            in_that_mode = functools.partial(test, modes=(failure.training,))
+            rounds.append(Tangles(in_that_mode, trace, variables, numbers).changes())
         elif wrong := inexact(model, example, trace, variables):
             rounds.append(_tie_or_freeze(variables, wrong))
         else:

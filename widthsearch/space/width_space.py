@@ -88,6 +88,8 @@ class WidthSpace:
         unknown = sorted(set(fixed) - set(self.widths))
         if unknown:
             raise UsageError(f"no width variable {unknown[0]!r}; there are {', '.join(self.widths)}")
+        if not fixed:  # the usual study: the labels need not be solved again
+            return self
         fixed = {**self._fixed, **fixed}
         return WidthSpace(self.model, self._example, self._trace, self._initialisation, self._changes, fixed)
 
