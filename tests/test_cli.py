@@ -37,7 +37,7 @@ from commands import (
 from optuna.trial import TrialState
 
 from widthsearch import Budget
-from widthsearch.storage import driver_lock
+from widthsearch.lock import driver_lock
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

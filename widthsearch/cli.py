@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -48,7 +49,24 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
-Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: a local Ray.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster: auto, host:port or ray://host:10001; default: a local Ray."),
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or fsspec URL that all workers share; default: WIDTHSEARCH_CHECKPOINTS, else beside the "
+        "SQLite file.",
+        show_default=False,
+    ),
+]
+Submit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Run the whole search as a Ray job there, e.g. http://head:8265, and follow it."
+    ),
+]
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -64,7 +82,7 @@ def one_line_errors(command: F) -> F:
             err.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(WRONG_USE) from None
         except KeyboardInterrupt:
-            err.print("interrupted before anything was started")
+            err.print("interrupted before a training was started")
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapper  # type: ignore[return-value]
@@ -84,20 +102,32 @@ def launch(
     seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per round.")] = None,
     workers: Workers = None,
     address: Address = None,
+    checkpoints: Checkpoints = None,
+    submit: Submit = None,
 ) -> None:
     """Start a study and run it to recommended widths."""
     from widthsearch import search
-    from widthsearch.storage import url_from
     from widthsearch.study import Budget
 
     given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget)
-    url = url_from(storage)
+    if submit is not None:
+        options = {**given, "name": name, "budget": budget, "workers": workers, "checkpoints": checkpoints}
+        return _submit(submit, "launch", study, storage, address, options)
+    url = _url(storage)
     with _display(workers, address) as (backend, progress):
-        ended = search.launch(study, name=name, url=url, changes=changes, backend=backend, progress=progress)
-    _finish(ended, url)
+        ended = search.launch(
+            study,
+            name=name,
+            url=url,
+            changes=changes,
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
+        )
+    return _finish(ended, url)
 
 
 @app.command()
@@ -107,17 +137,37 @@ def resume(
     storage: Storage = None,
     study: Annotated[str | None, typer.Option(help="The study file, if it was moved.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on although the study file changed.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Go on to so many rounds, whatever had stopped the search.")
+    ] = None,
     workers: Workers = None,
     address: Address = None,
+    checkpoints: Checkpoints = None,
+    submit: Submit = None,
 ) -> None:
-    """Go on with an interrupted study."""
+    """Go on with an interrupted study, or make more rounds."""
     from widthsearch import search
-    from widthsearch.storage import url_from
 
-    url = url_from(storage)
+    if submit is not None:
+        if study is None or name is None:
+            raise UsageError(
+                "--submit needs the study and where its file is here: resume NAME --study FILE.py"
+            )
+        options = {"rounds": rounds, "workers": workers, "checkpoints": checkpoints, "force": force or None}
+        return _submit(submit, "resume", study, storage, address, options, name)
+    url = _url(storage)
     with _display(workers, address) as (backend, progress):
-        ended = search.resume(name, url=url, file=study, force=force, backend=backend, progress=progress)
-    _finish(ended, url)
+        ended = search.resume(
+            name,
+            url=url,
+            file=study,
+            force=force,
+            backend=backend,
+            progress=progress,
+            rounds=rounds,
+            checkpoints=checkpoints,
+        )
+    return _finish(ended, url)
 
 
 @app.command()
@@ -128,11 +178,12 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show the recommended widths, while the search runs or after."""
-    from widthsearch import storage as db
+    from widthsearch.database import open_storage, url_from
     from widthsearch.report import summarise
+    from widthsearch.storage import load
 
-    url = db.url_from(storage)
-    summary = summarise(db.load(name, db.open_storage(url, create=False), url), url)
+    url = url_from(storage)
+    summary = summarise(load(name, open_storage(url, create=False), url), url)
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
@@ -146,16 +197,17 @@ def list_(storage: Storage = None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from widthsearch import storage as db
+    from widthsearch.database import open_storage, url_from
     from widthsearch.report import summarise
+    from widthsearch.storage import load, study_names
 
-    url = db.url_from(storage)
-    opened = db.open_storage(url, create=False)
+    url = url_from(storage)
+    opened = open_storage(url, create=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("study", "status", "rounds", "trials", "gain (95 % interval)"):
         table.add_column(column)
-    for name in db.study_names(opened):
-        s = summarise(db.load(name, opened, url), url)
+    for name in study_names(opened):
+        s = summarise(load(name, opened, url), url)
         gain = s["gain"]
         shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
         scored = sum(r["val_loss"] is not None for r in s["rounds"])
@@ -196,34 +248,103 @@ def widths(
         show_widths(out, found)
 
 
+def _url(option: str | None) -> str:
+    """The storage of a search; says so if its password stands where others can read it."""
+    from widthsearch.database import hide_password, parse_url, url_from
+
+    url = url_from(option)
+    if option is not None and parse_url(url).password:
+        out.print(
+            f"note: the password of {hide_password(url)} can be read in the process list; "
+            "WIDTHSEARCH_STORAGE or PGPASSFILE keep it out of there",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return url
+
+
+class _Warnings(logging.Handler):
+    """What the package logs while a search runs (waiting for a database) goes through its display."""
+
+    def __init__(self, progress: Tracker) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.say(record.getMessage())
+
+
 @contextmanager
 def _display(workers: int | None, address: str | None) -> Iterator[tuple[Backend, Tracker]]:
     """The backend and the progress display of a search; leaves the terminal clean at its end."""
     from widthsearch.progress import LiveTracker, Tracker
 
-    workers = workers if workers is not None else len(os.sched_getaffinity(0))
-    progress = (LiveTracker if out.is_terminal else Tracker)(out, workers)
+    if workers is None and address is None:
+        workers = len(os.sched_getaffinity(0))
+    progress = (LiveTracker if out.is_terminal else Tracker)(out, workers or 1)
+    handler = _Warnings(progress)
+    logging.getLogger("widthsearch").addHandler(handler)
     try:
         yield _backend(workers, address), progress
     finally:
+        logging.getLogger("widthsearch").removeHandler(handler)
         progress.end()
 
 
-def _backend(workers: int, address: str | None) -> Backend:
+def _submit(
+    server: str,
+    verb: str,
+    study: str,
+    storage: str | None,
+    address: str | None,
+    options: Mapping[str, Any],
+    *arguments: str,
+) -> None:
+    """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
+    from widthsearch import jobs
+    from widthsearch.cluster import prepare_environment, python_files
+    from widthsearch.study import load_study
+
+    jobs.check_storage(storage)
+    _, path, attribute = load_study(study)
+    file = f"{path.name}:{attribute}"
+    command = ["widthsearch", verb, *([file] if verb == "launch" else [*arguments, "--study", file])]
+    for option, value in {**options, "storage": storage, "address": address or "auto"}.items():
+        if value is not None:
+            command += [f"--{option}"] if value is True else [f"--{option}", str(value)]
+    prepare_environment(server)
+    job = jobs.Job(server, command, python_files(path))
+    out.print(f"job {job.id}\n{job.commands()}", markup=False, highlight=False, soft_wrap=True)
+    try:
+        status = job.follow(lambda text: print(text, flush=True))
+    except KeyboardInterrupt:
+        err.print("no longer followed; the job goes on", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+    if status != "SUCCEEDED":
+        raise UsageError(f"job {job.id} ended as {status}; its last lines above say why")
+
+
+def _backend(workers: int | None, address: str | None) -> Backend:
     if workers == 0:
         from widthsearch.search import run_in_process
 
         return run_in_process
-    from widthsearch.workers import check_address, run_on_ray
+    from widthsearch.cluster import check_address, prepare_environment
 
     if address is not None:
         check_address(address)
+    prepare_environment(address)
+    from widthsearch.workers import run_on_ray  # only now: Ray reads its environment when it is imported
+
     return functools.partial(run_on_ray, workers=workers, address=address)
 
 
 def _finish(ended: Ended, url: str) -> None:
-    from widthsearch import storage as db
+    from widthsearch.database import open_storage
     from widthsearch.report import summarise
+    from widthsearch.storage import load
 
     if ended.status == "interrupted":
         err.print(
@@ -235,7 +356,7 @@ def _finish(ended: Ended, url: str) -> None:
         raise typer.Exit(INTERRUPTED)
     if ended.status == "failed":
         raise UsageError(f"study {ended.name!r} cannot go on: {ended.because}")
-    _print_summary(summarise(db.load(ended.name, db.open_storage(url, create=False), url), url), url)
+    _print_summary(summarise(load(ended.name, open_storage(url, create=False, patient=True), url), url), url)
 
 
 def _print_summary(summary: dict[str, Any], url: str) -> None:
@@ -248,9 +369,9 @@ def _print_summary(summary: dict[str, Any], url: str) -> None:
 
 
 def _command(verb: str, name: str, url: str) -> str:
-    from widthsearch import storage as db
+    from widthsearch.database import hide_password, url_from
 
-    where = "" if url == db.url_from(None) else f" --storage {shlex.quote(db.hide_password(url))}"
+    where = "" if url == url_from(None) else f" --storage {shlex.quote(hide_password(url))}"
     return f"widthsearch {verb} {shlex.quote(name)}{where}"
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from widthsearch.cost import Cost
@@ -59,6 +61,19 @@ class BudgetController:
         self.taken = 0  # steps
         self._mean = np.zeros_like(log_alpha)  # Adam's first and second moment
         self._square = np.zeros_like(log_alpha)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs, apart from the logits (the gates have these)."""
+        moments = {
+            "mean": torch.from_numpy(self._mean.copy()),
+            "square": torch.from_numpy(self._square.copy()),
+        }
+        return {**moments, "integral": self._integral, "taken": self.taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._mean, self._square = state["mean"].numpy().copy(), state["square"].numpy().copy()
+        self._integral, self.taken = state["integral"], state["taken"]
 
     def step(self, gradient: Vector) -> None:
         """Set the price, and move the gates, in place; ``gradient``: d loss / d log_alpha, shape (U,)."""

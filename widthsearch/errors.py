@@ -1,4 +1,8 @@
-"""The two ways in which a search can refuse: the user's input is wrong, or a training run failed."""
+"""The ways in which a search can refuse: wrong input, a failed training, a full disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 
 class UsageError(Exception):
@@ -7,3 +11,20 @@ class UsageError(Exception):
 
 class TrainingError(Exception):
     """A training run ended without a usable result (a loss that is not finite, say)."""
+
+
+class CheckpointError(UsageError):
+    """Checkpoints cannot be kept where they were to be kept: the search stops, and can be resumed."""
+
+
+def describe_error(error: BaseException, path: Path | None = None) -> str:
+    """An exception of the user's code in one line; with ``path``, the last line number inside that file."""
+    line, tb = None, error.__traceback__
+    while tb is not None:
+        if path is not None and tb.tb_frame.f_code.co_filename == str(path):
+            line = tb.tb_lineno
+        tb = tb.tb_next
+    if isinstance(error, SyntaxError):
+        line = error.lineno
+    text = next((s.strip() for s in str(error).splitlines() if s.strip()), "")
+    return f"{type(error).__name__}: {text}" + (f" (line {line})" if line else "")

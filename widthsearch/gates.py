@@ -15,7 +15,7 @@ loop runs it as ever, and each backward pass hands the gates their gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,6 +76,20 @@ class Gates:
         self._parameter = next(space.model.parameters())
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self._noise: list[Vector] = []  # not used yet, the next one last
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: the logits, and the random numbers to come."""
+        return {
+            "log_alpha": torch.from_numpy(self.log_alpha.copy()),
+            "generator": self._generator.get_state(),
+            "noise": [torch.from_numpy(noise.copy()) for noise in self._noise],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; in place, as the controller holds on to the logits."""
+        self.log_alpha[:] = state["log_alpha"].numpy()
+        self._generator.set_state(state["generator"])
+        self._noise = [noise.numpy() for noise in state["noise"]]
 
     @contextmanager
     def attached(self, on_gradient: Callable[[Vector], None] | None = None) -> Iterator[None]:

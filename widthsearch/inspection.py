@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from widthsearch.errors import UsageError
+from widthsearch.errors import UsageError, describe_error
 from widthsearch.patterns import numbers_of
 from widthsearch.prepare import load_data
 from widthsearch.space import WidthSpace, trace
-from widthsearch.study import Study, describe_error, import_file
+from widthsearch.study import Study, import_file
 from widthsearch.trial import build_space
 
 

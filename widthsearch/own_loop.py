@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from widthsearch.checkpoint import Checkpoint
 from widthsearch.errors import TrainingError
 from widthsearch.study import Study
 from widthsearch.train import Evaluation, seed_everything
@@ -43,8 +44,11 @@ class OwnLoop:
         self.splits = dict(zip(("train", "validation", "test"), data, strict=False))
         self._reporter = Reporter()
 
-    def fit(self, net: nn.Module, seed: int) -> int:
-        """Run the user's loop on ``net``; returns how many samples went through it in training mode."""
+    def fit(self, net: nn.Module, seed: int, checkpoint: Checkpoint | None = None) -> int:
+        """Run the user's loop on ``net``; returns how many samples went through it in training mode.
+
+        Nothing is known of its inside, so it is never checkpointed: interrupted, it starts again.
+        """
         samples = 0
 
         def count(model: nn.Module, args: Any, kwargs: Any) -> None:

@@ -20,6 +20,9 @@ from widthsearch.rule import Constraints
 
 Kind = Literal["measure", "score", "baseline", "report"]
 
+#: How many workers may die under one training run (the machine's fault, or out of memory every time).
+WORKER_DEATHS = 10
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,6 +43,7 @@ class Plan:
     tolerance: float
     retries: int
     seed: int
+    at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
 
     def constraints(self, over: float = 1.0, minimum: int = 1) -> Constraints:
         """The constraints of a network at ``over`` times the budget, no width below ``minimum``."""
@@ -82,6 +86,11 @@ class Slot:
         """What identifies the slot within its study."""
         return (self.kind, self.round, self.replica)
 
+    @property
+    def file(self) -> str:
+        """The name of its checkpoint."""
+        return f"{self.kind}-{self.replica}.ckpt" if self.round < 0 else "{}-{}-{}.ckpt".format(*self.key)
+
     def random_seed(self, study_seed: int) -> int:
         """The seed of this run's random numbers (32 bits).
 
@@ -98,7 +107,7 @@ class Run:
     """A finished, running or failed training run, read back from its Optuna trial."""
 
     key: tuple[str, int, int]
-    state: Literal["running", "complete", "failed", "interrupted"]
+    state: Literal["running", "complete", "failed", "died", "interrupted"]
     widths: Mapping[str, int]
     value: float | None = None
     prune_ratio: Mapping[str, float] | None = None
@@ -143,17 +152,18 @@ class History:
         return sorted((r for r in done if r.key[:2] == (kind, round_)), key=lambda r: r.key[2])
 
     def state(self, slot: Slot) -> Literal["open", "running", "complete", "lost"]:
-        """Open: to be started (again).  Lost: failed more often than it may be retried."""
+        """Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed."""
         states = [r.state for r in self.runs.get(slot.key, [])]
         if "complete" in states:
             return "complete"
         if "running" in states:
             return "running"
-        return "lost" if states.count("failed") > self.plan.retries else "open"
+        lost = states.count("failed") > self.plan.retries or states.count("died") > WORKER_DEATHS
+        return "lost" if lost else "open"
 
     def last_error(self, slots: Sequence[Slot]) -> str:
         """The message of the latest failure among these slots."""
-        errors = [r.error for s in slots for r in self.runs.get(s.key, []) if r.state == "failed"]
+        errors = [r.error for s in slots for r in self.runs.get(s.key, []) if r.error]
         return errors[-1] if errors else "no error was recorded"
 
     def prune_ratios(self, round_: int) -> list[Mapping[str, float]]:
@@ -187,6 +197,8 @@ class History:
     def stop_reason(self, round_: int) -> str | None:
         """Why the search ends after this scored round, or ``None`` if it goes on."""
         best = self.best_round(round_ + 1)
+        if round_ + 1 < self.plan.at_least:
+            return None
         if rule.balanced(self.prune_ratios(round_), tolerance=self.plan.tolerance):
             return "balanced: every layer prunes by the same share"
         if best is not None and round_ - best >= self.plan.patience:

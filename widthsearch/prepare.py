@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from widthsearch.errors import UsageError
+from widthsearch.errors import UsageError, describe_error
 from widthsearch.patterns import numbers_of
 from widthsearch.plan import Plan
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
-from widthsearch.study import Data, Split, Study, describe_error, settings
+from widthsearch.study import Data, Split, Study, settings
 from widthsearch.trial import build_space, check_data, check_targets
 
 

@@ -16,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch import rule
 from widthsearch import storage as names
+from widthsearch.database import hide_password
+from widthsearch.lock import is_driven
 from widthsearch.plan import Done, History, Plan, Run, next_step
 
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference shown", "worse"
@@ -101,7 +103,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     return {
         "study": study.study_name,
         "status": status,
-        "storage": names.hide_password(url),
+        "storage": hide_password(url),
         "budget": {r: plan.budget.get(r) for r in ("macs", "params")},
         "seed": {"widths": plan.widths, **plan.cost.at(plan.widths)},
         "baseline": baseline,
@@ -126,7 +128,7 @@ def _best_round(plan: Plan, runs: list[Run], history: History) -> int | None:
 
 def _status(study: optuna.Study, url: str) -> str:
     status: str = study.user_attrs.get(names.STATUS, "interrupted")
-    if status == "running" and not names.is_driven(url, study.study_name):
+    if status == "running" and not is_driven(url, study.study_name):
         return "interrupted"  # its driver was killed before it could say so
     return status
 

@@ -5,39 +5,29 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
 from widthsearch import storage as names
+from widthsearch.checkpoint import Folder
+from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError
-from widthsearch.plan import Done, Failed, Plan, Slot, Step, next_step
+from widthsearch.ledger import Ledger, Progress
+from widthsearch.lock import driver_lock
+from widthsearch.plan import Done, Failed, Plan, Slot
 from widthsearch.prepare import Prepared, changed_fields, prepare
-from widthsearch.sampler import GrowShrinkSampler, search_space
-from widthsearch.storage import driver_lock, load, open_storage, plan_of, runs_of, sqlite_path
+from widthsearch.sampler import GrowShrinkSampler
+from widthsearch.stopping import Stop, stop_on_signals
+from widthsearch.storage import load, plan_of, runs_of
 from widthsearch.study import Budget, Study, load_study
 from widthsearch.trial import TrialRunner
-
-
-class Progress(Protocol):
-    """What a display is told while a search runs."""
-
-    def begin(self, plan: Plan, study: optuna.Study) -> None:
-        """The search starts or goes on."""
-
-    def started(self, number: int, slot: Slot) -> None:
-        """Trial ``number`` was handed to a worker."""
-
-    def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
-        """Trial ``number`` completed with these attributes and ``val_loss``."""
-
-    def failed(self, number: int, slot: Slot, error: str) -> None:
-        """Trial ``number`` failed."""
 
 
 @dataclass(frozen=True)
@@ -49,72 +39,13 @@ class Ended:
     because: str
 
 
-class Ledger:
-    """The driver's hand on the Optuna study: asks for trials, tells their results, closes orphans."""
-
-    def __init__(self, study: optuna.Study, progress: Progress) -> None:
-        self.study, self.progress = study, progress
-        self.plan = plan_of(study)
-        self._space = search_space(self.plan)
-        self._live: dict[int, tuple[optuna.Trial, Slot]] = {}
-
-    def next_step(self) -> Step:
-        """What the search needs next, from the database alone."""
-        return next_step(self.plan, runs_of(self.study.get_trials(deepcopy=False)))
-
-    def ask(self, slot: Slot) -> int:
-        """Open the slot's trial; its number.  The sampler reads the same trials, so it proposes this slot."""
-        trial = self.study.ask(fixed_distributions=self._space)
-        if trial.params != dict(slot.widths):
-            raise RuntimeError(
-                f"trial {trial.number}: the sampler proposed {trial.params}, not {slot.widths}"
-            )
-        for key, value in (
-            (names.ROUND, slot.round),
-            (names.REPLICA, slot.replica),
-            (names.SEED, slot.random_seed(self.plan.seed)),
-            (names.KIND, slot.kind),  # last: a trial without a kind is no run yet
-        ):
-            trial.set_user_attr(key, value)
-        self._live[trial.number] = (trial, slot)
-        self.progress.started(trial.number, slot)
-        return trial.number
-
-    def tell(self, number: int, outcome: Mapping[str, Any]) -> None:
-        """Write a completed run: its attributes, its constraints (cost over budget), its value."""
-        trial, slot = self._live.pop(number)
-        for key, value in outcome.items():
-            if key != "val_loss":
-                trial.set_user_attr(key, value)
-        for resource, limit in self.plan.budget.items():
-            # Feasible at 0 and below: over-wide measures are never `study.best_trial`.
-            trial.set_constraint(resource, outcome[resource] / limit - 1)
-        self.study.tell(trial, outcome["val_loss"])
-        self.progress.finished(number, slot, outcome)
-
-    def fail(self, number: int, error: str) -> None:
-        """Write a failed run; its slot is open again until the retries are used up."""
-        trial, slot = self._live.pop(number)
-        trial.set_user_attr(names.ERROR, error)
-        self.study.tell(trial, state=TrialState.FAIL)
-        self.progress.failed(number, slot, error)
-
-    def close_orphans(self) -> None:
-        """Fail every trial that still counts as running.  Only under the lock: then none of them is."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            storage, trial_id = self.study._storage, trial._trial_id
-            storage.set_trial_user_attr(trial_id, names.INTERRUPTED, True)  # an interruption is no failure
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        self._live.clear()
-
-
 #: Runs the ledger's trials until there is nothing left to do or the user stops it.
-Backend = Callable[[Ledger, Study, str], None]
+Backend = Callable[[Ledger, Study, str, Stop], None]
 
 
-def run_in_process(ledger: Ledger, study: Study, reference: str) -> None:
+def run_in_process(ledger: Ledger, study: Study, reference: str, stop: Stop) -> None:
     """Run one trial after the other right here, without Ray: the same results, and a debugger works."""
-    runner = TrialRunner(study, ledger.plan)
+    runner = TrialRunner(study, ledger.plan, (ledger.checkpoints.url, ledger.identity))
     while isinstance(slot := ledger.next_step(), Slot):
         number = ledger.ask(slot)
         try:
@@ -133,11 +64,13 @@ def launch(
     changes: Mapping[str, Any],
     backend: Backend,
     progress: Progress,
+    checkpoints: str | None = None,
 ) -> Ended:
     """Start a new study from a study file, and run it.
 
-    ``changes`` replace fields of the file's ``Study`` (budget, rounds, ...).  Raises :class:`UsageError` for
-    a bad study, or if the name is taken; nothing is written then.
+    ``changes`` replace fields of the file's ``Study`` (budget, rounds, ...); ``checkpoints``: the folder or
+    URL that all workers share.  Raises :class:`UsageError` for a bad study, or if the name is taken; nothing
+    is written then.
     """
     written, path, attribute = load_study(reference)
     study = replace(written, **changes)
@@ -146,17 +79,21 @@ def launch(
     if file is None or file.exists():
         _refuse_existing(name, open_storage(url, create=False))
     prepared = prepare(study, path)
-    storage = open_storage(url, create=True)
-    with driver_lock(url, name):
+    storage = open_storage(url, create=True, patient=True)
+    with driver_lock(url, name) as lock:
         _refuse_existing(name, storage)  # again: somebody may have been faster
+        identity = uuid.uuid4().hex
+        folder = _checkpoint_folder(url, checkpoints, name, identity)
         optuna_study = optuna.create_study(
             study_name=name, storage=storage, direction="minimize", load_if_exists=True
         )
         optuna_study.set_user_attr(names.SOURCE, {"file": str(path), "name": attribute})
         optuna_study.set_user_attr(names.CHANGES, {k: _plain(v) for k, v in changes.items()})
         optuna_study.set_user_attr(names.FROZEN, prepared.frozen)
+        optuna_study.set_user_attr(names.IDENTITY, identity)
+        optuna_study.set_user_attr(names.CHECKPOINTS, folder)
         _write_plan(optuna_study, prepared)
-        return _run(optuna_study, study, f"{path}:{attribute}", backend, progress)
+        return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
 
 
 def resume(
@@ -167,18 +104,24 @@ def resume(
     force: bool,
     backend: Backend,
     progress: Progress,
+    rounds: int | None = None,
+    checkpoints: str | None = None,
 ) -> Ended:
-    """Go on with a study from nothing but the database and the study file.
+    """Go on with a study from nothing but the database, its checkpoints and the study file.
 
-    ``file`` says where the study file is now, if it was moved.  Raises :class:`UsageError` if what it holds
-    has changed since launch; ``force`` goes on with the file as it is.
+    ``file`` and ``checkpoints`` say where these are now, if they were moved.  ``rounds``: go on until there
+    are so many, whatever had stopped the search.  Raises :class:`UsageError` if what the file holds has
+    changed since launch; ``force`` goes on with the file as it is.
     """
-    storage = open_storage(url, create=False)
+    storage = open_storage(url, create=False, patient=True)
     name = load(name, storage, url).study_name
-    with driver_lock(url, name):
+    with driver_lock(url, name) as lock:
         optuna_study = load(name, storage, url)
         attrs = optuna_study.user_attrs
-        if attrs.get(names.STATUS) == "finished":
+        if rounds is not None:
+            _check_more_rounds(optuna_study, rounds)
+        elif attrs.get(names.STATUS) == "finished":
+            progress.say(f"study {name!r} is finished; more rounds: widthsearch resume --rounds N")
             return Ended(name, "finished", attrs[names.STOPPED])
         source = attrs[names.SOURCE]
         if file is None and not Path(source["file"]).is_file():
@@ -197,7 +140,38 @@ def resume(
                     f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
                 )
             _write_plan(optuna_study, prepared)
-        return _run(optuna_study, study, f"{path}:{attribute}", backend, progress)
+        if rounds is not None:  # one write: a crash leaves the one plan or the other
+            more = replace(plan_of(optuna_study), rounds=rounds, at_least=rounds)
+            optuna_study.set_user_attr(names.PLAN, more.to_json())
+        if checkpoints is not None or names.CHECKPOINTS not in attrs:
+            identity = attrs.get(names.IDENTITY) or uuid.uuid4().hex
+            folder = _checkpoint_folder(url, checkpoints, name, identity)
+            optuna_study.set_user_attr(names.IDENTITY, identity)
+            optuna_study.set_user_attr(names.CHECKPOINTS, folder)
+        return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
+
+
+def _check_more_rounds(optuna_study: optuna.Study, rounds: int) -> None:
+    made = 1 + max((r.key[1] for r in runs_of(optuna_study.get_trials(deepcopy=False))), default=-1)
+    if rounds <= made:
+        raise UsageError(f"--rounds {rounds}: the study has made {made} rounds already; give more than that")
+
+
+def _checkpoint_folder(url: str, given: str | None, name: str, identity: str) -> str:
+    """The folder of a study's checkpoints, made to see that it can be; beside an SQLite file by default."""
+    base = given or os.environ.get("WIDTHSEARCH_CHECKPOINTS")
+    if base is None:
+        file = sqlite_path(url)
+        base = f"{file}.checkpoints" if file is not None else "widthsearch.checkpoints"
+    where, _, path = base.rpartition("://")
+    if "@" in path.partition("/")[0]:
+        raise UsageError(
+            "checkpoints: a URL with a user or password would be kept in the database: leave it out"
+        )
+    slug = "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
+    folder = f"{base if where else Path(base).expanduser().resolve()}/{slug}-{identity[:8]}"
+    Folder(folder)
+    return folder
 
 
 def _other_search(before: Plan, now: Plan) -> str:
@@ -237,32 +211,34 @@ def _from_plain(field: str, value: Any) -> Any:
     return Budget(**value) if field == "budget" else value
 
 
-def _run(
-    optuna_study: optuna.Study, study: Study, reference: str, backend: Backend, progress: Progress
-) -> Ended:
+def _run(ledger: Ledger, study: Study, reference: str, backend: Backend) -> Ended:
     """Run the backend and write down how it ended.  Called under the driver lock."""
-    optuna_study.sampler = GrowShrinkSampler()
-    ledger = Ledger(optuna_study, progress)
-    ledger.close_orphans()
-    optuna_study.set_user_attr(names.DRIVER, f"{socket.gethostname()}, process {os.getpid()}")
-    optuna_study.set_user_attr(names.STATUS, "running")
-    progress.begin(ledger.plan, optuna_study)
-    try:
-        backend(ledger, study, reference)
-    except KeyboardInterrupt:
-        pass
-    except BaseException:
+    name = ledger.study.study_name
+    ledger.study.sampler = GrowShrinkSampler()
+    with stop_on_signals(name) as stop:
         ledger.close_orphans()
-        optuna_study.set_user_attr(names.STATUS, "interrupted")
-        raise
-    ledger.close_orphans()
-    match ledger.next_step():
-        case Done(because=because):
-            status = "finished"
-        case Failed(because=because):
-            status = "failed"
-        case _:
-            status, because = "interrupted", "interrupted"
-    optuna_study.set_user_attr(names.STOPPED, because)
-    optuna_study.set_user_attr(names.STATUS, status)
-    return Ended(optuna_study.study_name, status, because)
+        ledger.write(names.DRIVER, f"{socket.gethostname()}, process {os.getpid()}")
+        ledger.write(names.STATUS, "running")
+        ledger.progress.begin(ledger.plan, ledger.study)
+        try:
+            backend(ledger, study, reference, stop)
+        except KeyboardInterrupt:
+            pass
+        except BaseException:
+            with suppress(Exception):  # if the database is what failed, the next driver does this
+                ledger.close_orphans()
+                ledger.write(names.STATUS, "interrupted")
+            raise
+        ledger.close_orphans()
+        match ledger.next_step():
+            case Done(because=because):
+                status = "finished"
+            case Failed(because=because):
+                status = "failed"
+            case _:
+                status, because = "interrupted", "interrupted"
+        ledger.write(names.STOPPED, because)
+        ledger.write(names.STATUS, status)
+    if status != "interrupted":
+        ledger.checkpoints.remove()
+    return Ended(name, status, because)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from widthsearch.cost import RESOURCES
-from widthsearch.errors import UsageError
+from widthsearch.errors import UsageError, describe_error
 
 #: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs, whose
 #: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
@@ -146,7 +146,8 @@ class Study:
 
     ``threads`` is torch's thread count in every training run: results depend on it, so it is part of the
     study and not derived from the number of workers.  ``retries`` bounds how often a failed run is tried
-    again with the same seed.
+    again with the same seed.  ``cpus`` (default: ``threads``) and ``gpus`` are what Ray sets aside for each
+    training; with shares such as ``gpus=0.5`` several use one GPU.
 
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
@@ -182,6 +183,8 @@ class Study:
     tolerance: float = 0.02
     retries: int = 2
     threads: int = 1
+    cpus: float | None = None
+    gpus: float = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -210,6 +213,9 @@ class Study:
         _check_positive(self, whole=whole, real=("over",))
         _check_choice(self, "pressure", ("neurons", "cost"))
         _check_range(self, "tolerance")
+        _check_range(self, "gpus")
+        if self.cpus is not None:
+            _check_positive(self, whole=(), real=("cpus",))
         if self.over <= 1:
             raise UsageError(f"Study(over={self.over!r}): must be above 1, or there is nothing to prune")
         if self.report_seeds < 2:
@@ -279,7 +285,8 @@ def settings(study: Study) -> dict[str, str]:
     values: dict[str, Any] = {}
     for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
-    skip = ("model", "data", "budget", "recipe", "example")
+    # What no result depends on may change between launch and resume.
+    skip = ("model", "data", "budget", "recipe", "example", "cpus", "gpus")
     return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}
 
 
@@ -326,16 +333,3 @@ def import_file(path: Path) -> Any:
     except (Exception, SystemExit) as error:
         raise UsageError(f"{path}: {describe_error(error, path)}") from error
     return module
-
-
-def describe_error(error: BaseException, path: Path | None = None) -> str:
-    """An exception of the user's code in one line; with ``path``, the last line number inside that file."""
-    line, tb = None, error.__traceback__
-    while tb is not None:
-        if path is not None and tb.tb_frame.f_code.co_filename == str(path):
-            line = tb.tb_lineno
-        tb = tb.tb_next
-    if isinstance(error, SyntaxError):
-        line = error.lineno
-    text = next((s.strip() for s in str(error).splitlines() if s.strip()), "")
-    return f"{type(error).__name__}: {text}" + (f" (line {line})" if line else "")

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 
+from widthsearch.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
 from widthsearch.errors import TrainingError
 from widthsearch.space import call
 from widthsearch.study import Data, Recipe, Split
@@ -58,9 +59,10 @@ class RecipeLoop:
         }
         self.steps = recipe.epochs * steps_per_epoch(self.splits["train"], recipe)
 
-    def fit(self, net: nn.Module, seed: int) -> int:
-        """Train ``net`` in place; returns how many samples it has seen."""
-        train(net.to(self.device), self.splits["train"], self.recipe, seed=seed)
+    def fit(self, net: nn.Module, seed: int, checkpoint: Checkpoint | None = None) -> int:
+        """Train ``net`` in place, from its checkpoint if it has one; returns how many samples it has seen."""
+        split = self.splits["train"]
+        train(net.to(self.device), split, self.recipe, seed=seed, checkpoint=checkpoint)
         return self.steps * min(self.recipe.batch_size, size_of(self.splits["train"]))
 
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
@@ -102,8 +104,12 @@ def steps_per_epoch(split: Split, recipe: Recipe) -> int:
     return max(1, size_of(split) // recipe.batch_size)
 
 
-def train(net: nn.Module, split: Split, recipe: Recipe, *, seed: int) -> None:
+def train(
+    net: nn.Module, split: Split, recipe: Recipe, *, seed: int, checkpoint: Checkpoint | None = None
+) -> None:
     """Train ``net`` in place, and its gates, if any are attached to it.
+
+    With a ``checkpoint`` it goes on from there, as if it had never stopped, and keeps it up to date.
 
     The order of the batches depends on ``seed`` alone, not on the network, so that runs of different widths
     see the same batches.  Raises :class:`TrainingError` when the loss is no longer finite.
@@ -115,8 +121,16 @@ def train(net: nn.Module, split: Split, recipe: Recipe, *, seed: int) -> None:
     loss_of = loss_function(recipe, training=True)
     order = torch.Generator().manual_seed(seed)
     loss = torch.zeros(())
+    parts: dict[str, Stateful] = {
+        "network": NetworkState(net),
+        "optimizer": optimizer,
+        "random": RandomState(device, order),
+    }
+    if schedule is not None:
+        parts["schedule"] = schedule
     net.train()
-    for epoch in range(recipe.epochs):
+    done = checkpoint.restore(parts) if checkpoint is not None else 0
+    for epoch in range(done, recipe.epochs):
         for x, y in batches(split, recipe.batch_size, order):
             x, y = moved(x, device), moved(y, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -129,6 +143,8 @@ def train(net: nn.Module, split: Split, recipe: Recipe, *, seed: int) -> None:
         # Once an epoch is enough: a loss that became NaN stays NaN.
         if not math.isfinite(loss.item()):
             raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {recipe.epochs}")
+        if checkpoint is not None:
+            checkpoint.save(epoch + 1, parts)
 
 
 def moved(batch: Any, device: torch.device) -> Any:

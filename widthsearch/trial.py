@@ -6,6 +6,7 @@ trial attributes.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import time
 from collections.abc import Mapping
@@ -18,14 +19,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from widthsearch import storage as names
+from widthsearch.checkpoint import Checkpoint, Folder
 from widthsearch.controller import BudgetController, cut
-from widthsearch.errors import TrainingError, UsageError
+from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
 from widthsearch.gates import Gates
 from widthsearch.own_loop import OwnLoop
 from widthsearch.patterns import fixed_by
 from widthsearch.plan import Plan, Slot
 from widthsearch.space import WidthSpace, call, trace
-from widthsearch.study import Data, Split, Study, describe_error
+from widthsearch.study import Data, Split, Study
 from widthsearch.train import Evaluation, RecipeLoop, loss_function, seed_everything, size_of
 
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
@@ -62,30 +64,38 @@ def build_space(study: Study, data: Data) -> WidthSpace:
 
 
 class TrialRunner:
-    """Runs the trials of one study in this process: loads the data and traces the model once."""
+    """Runs the trials of one study in this process: loads the data and traces the model once.
 
-    def __init__(self, study: Study, plan: Plan) -> None:
+    ``checkpoints``: the study's folder for them (a path or URL), and its identity.
+    """
+
+    def __init__(self, study: Study, plan: Plan, checkpoints: tuple[str, str] | None = None) -> None:
         torch.set_num_threads(study.threads)
         self.plan = plan
+        self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
+        self._identity = checkpoints[1] if checkpoints is not None else ""
         data = study.data()
         self.space = build_space(study, data)
         self.loop = OwnLoop(study, data) if study.train is not None else RecipeLoop(study.recipe, data)
 
     def run(self, slot: Slot) -> dict[str, Any]:
-        """Train the slot's network.  Returns the trial's attributes and ``val_loss``.
+        """Train the slot's network, from its checkpoint if there is one.
 
-        Raises :class:`TrainingError` if the run ended without a finite loss.
+        Returns the trial's attributes and ``val_loss``; under ``warnings``, if there are any, what a person
+        should know.  Raises :class:`TrainingError` if the run ended without a finite loss, and
+        :class:`CheckpointError` if its checkpoint cannot be written.
         """
         start = time.perf_counter()
+        checkpoint = self._checkpoint(slot)
         seed = slot.random_seed(self.plan.seed)
         widths = {v: int(slot.widths[v]) for v in self.plan.widths}
         seed_everything(seed)
         try:
             if slot.kind == "measure":
-                outcome, samples = self._measure(widths, seed)
+                outcome, samples = self._measure(widths, seed, checkpoint)
             else:
-                outcome, samples = self._plain(slot, widths, seed)
-        except TrainingError:
+                outcome, samples = self._plain(slot, widths, seed, checkpoint)
+        except (TrainingError, CheckpointError):
             raise
         except Exception as error:
             raise TrainingError(describe_error(error)) from error
@@ -95,11 +105,20 @@ class TrialRunner:
             names.MACS: cost["macs"],
             names.PARAMS: cost["params"],
             names.TRAINING_MACS: 3 * cost["macs"] * samples,  # a backward pass costs two forward passes
-            names.SECONDS: round(time.perf_counter() - start, 3),
+            names.SECONDS: round(checkpoint.seconds if checkpoint else time.perf_counter() - start, 3),
             names.HOST: socket.gethostname(),
+            **({"warnings": checkpoint.warnings} if checkpoint and checkpoint.warnings else {}),
         }
 
-    def _measure(self, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
+    def _checkpoint(self, slot: Slot) -> Checkpoint | None:
+        if self._folder is None:
+            return None
+        identity = f"{self._identity} {slot.key} {sorted(slot.widths.items())}"
+        return Checkpoint(self._folder, slot.file, hashlib.sha256(identity.encode()).hexdigest())
+
+    def _measure(
+        self, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
+    ) -> tuple[dict[str, Any], int]:
         """A gated training of the over-wide network, cut to the budget at its end."""
         space = self.space.at(widths)
         gates = Gates(space)
@@ -111,8 +130,10 @@ class TrialRunner:
             steps=self.loop.steps,
             pressure=self.plan.pressure,
         )
+        if checkpoint is not None:
+            checkpoint.parts.update(gates=gates, controller=controller)
         with gates.attached(controller.step):
-            samples = self.loop.fit(space.model, seed)
+            samples = self.loop.fit(space.model, seed, checkpoint)
             if isinstance(self.loop, OwnLoop):
                 self.loop.check_steps(controller.taken)
             keep = cut(gates.log_alpha, widths, self.plan.constraints())
@@ -125,10 +146,12 @@ class TrialRunner:
             names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
         }, samples
 
-    def _plain(self, slot: Slot, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
+    def _plain(
+        self, slot: Slot, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
+    ) -> tuple[dict[str, Any], int]:
         """A plain training from scratch."""
         net = self.space.resize(widths)
-        samples = self.loop.fit(net, seed)
+        samples = self.loop.fit(net, seed, checkpoint)
         outcome = _losses(self.loop.evaluate(net, "validation"))
         if "test" in self.loop.splits and slot.replica >= self.plan.seeds:  # a run of the final report
             test = self.loop.evaluate(net, "test")

@@ -12,7 +12,8 @@ import argparse
 
 import optuna
 
-from widthsearch.storage import SECONDS, load, open_storage, url_from
+from widthsearch.database import open_storage, url_from
+from widthsearch.storage import SECONDS, load
 
 
 def main() -> None:

@@ -1,0 +1,85 @@
+"""The driver itself as a Ray job on a remote cluster: submitted, followed, and left to itself."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from widthsearch.database import hide_password, parse_url, sqlite_path
+from widthsearch.errors import UsageError, describe_error
+
+
+class Job:
+    """A submitted search.  Raises :class:`UsageError` where there is no job server, or no right to use it."""
+
+    def __init__(self, server: str, command: Sequence[str], files: Mapping[str, bytes]) -> None:
+        self.server = server
+        folder = Path(tempfile.mkdtemp(prefix="widthsearch-"))
+        try:
+            for name, content in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+            self._client = _client(server)
+            self.id: str = self._client.submit_job(
+                entrypoint=shlex.join(command), runtime_env={"working_dir": str(folder)}
+            )
+        except (RuntimeError, ConnectionError) as error:
+            raise UsageError(_refusal(server, error)) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commands(self) -> str:
+        """How to follow and how to stop it."""
+        return "\n".join(
+            f"{what}: ray job {verb} --address {self.server} {self.id}"
+            for what, verb in (("follow it", "logs -f"), ("stop it", "stop"))
+        )
+
+    def follow(self, say: Callable[[str], None]) -> str:
+        """Hand on what the job prints until it ends; its last status (``SUCCEEDED``, ``FAILED``...)."""
+
+        async def tail() -> None:
+            async for lines in self._client.tail_job_logs(self.id):
+                say(lines.rstrip("\n"))
+
+        asyncio.run(tail())
+        return str(self._client.get_job_status(self.id).value)
+
+
+def check_storage(url: str | None) -> None:
+    """Refuse a database that the job could not use, or whose password the job list would show."""
+    if url is None:
+        return  # the one that WIDTHSEARCH_STORAGE names on the cluster
+    parsed = parse_url(url)
+    if parsed.password or any("pass" in key.lower() and key != "passfile" for key in parsed.query):
+        raise UsageError(
+            f"storage {hide_password(url)!r}: Ray's job list would show its password; leave it out and "
+            "set PGPASSFILE, or WIDTHSEARCH_STORAGE, in the environment of the cluster's head"
+        )
+    file = sqlite_path(url)
+    if file is not None and not file.is_absolute():
+        raise UsageError(
+            f"storage {url!r} would lie in the job's own folder and be lost with it: give an absolute path "
+            "on the cluster's head (sqlite:////data/widthsearch.db) or a server (postgresql://...)"
+        )
+
+
+def _client(server: str) -> Any:
+    try:
+        from ray.job_submission import JobSubmissionClient
+    except ImportError as error:
+        missing = f"{error.name or error}; pip install 'widthsearch[cluster]'"
+        raise UsageError(f"--submit needs Ray's job client ({missing})") from None
+    return JobSubmissionClient(server)
+
+
+def _refusal(server: str, error: Exception) -> str:
+    reason = describe_error(error)
+    if any(word in str(error).lower() for word in ("401", "403", "unauthor", "token")):
+        return f"the Ray cluster at {server!r} refused our token: is it the cluster's? (RAY_AUTH_TOKEN_PATH)"
+    return f"no Ray job server at {server!r}: {reason}"

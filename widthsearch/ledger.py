@@ -1,0 +1,165 @@
+"""The driver's hand on the Optuna study.  Nobody else writes into the database."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from widthsearch import storage as names
+from widthsearch.checkpoint import Folder
+from widthsearch.database import connection_was_lost, reason
+from widthsearch.errors import UsageError
+from widthsearch.lock import DriverLock
+from widthsearch.plan import Plan, Slot, Step, next_step
+from widthsearch.sampler import search_space
+from widthsearch.storage import plan_of, runs_of
+
+T = TypeVar("T")
+
+#: How often in a row one operation may lose its connection (a server that is down is waited for elsewhere).
+CONNECTIONS_LOST = 100
+
+
+class Progress(Protocol):
+    """What a display is told while a search runs."""
+
+    workers: int  # trainings at a time
+
+    def begin(self, plan: Plan, study: optuna.Study) -> None:
+        """The search starts or goes on."""
+
+    def started(self, number: int, slot: Slot) -> None:
+        """Trial ``number`` was handed to a worker."""
+
+    def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
+        """Trial ``number`` completed with these attributes and ``val_loss``."""
+
+    def failed(self, number: int, slot: Slot, error: str) -> None:
+        """Trial ``number`` failed."""
+
+    def say(self, text: str) -> None:
+        """Something that a person should know."""
+
+
+class Ledger:
+    """The driver's hand on the Optuna study: asks for trials, tells their results, closes orphans.
+
+    A database server that goes away is waited for, and what was under way is done again: so every operation
+    here may be repeated after it came to any of its points.
+    """
+
+    def __init__(self, study: optuna.Study, progress: Progress, lock: DriverLock) -> None:
+        self.study, self.progress = study, progress
+        self.plan = plan_of(study)
+        self.checkpoints = Folder(study.user_attrs[names.CHECKPOINTS])
+        # Whose checkpoints they are: this study's, as long as code, data and settings are what they are.
+        whose = [study.user_attrs[names.IDENTITY], study.user_attrs[names.FINGERPRINT]]
+        self.identity = hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()
+        self._space = search_space(self.plan)
+        self._lock = lock
+        self._live: dict[int, tuple[optuna.Trial, Slot]] = {}
+
+    def next_step(self) -> Step:
+        """What the search needs next, from the database alone."""
+        return self._patiently(lambda: next_step(self.plan, runs_of(self.study.get_trials(deepcopy=False))))
+
+    def ask(self, slot: Slot) -> int:
+        """Open the slot's trial; its number.  The sampler reads the same trials, so it proposes this slot."""
+        number = self._patiently(lambda: self._ask(slot), first=self._close_running)
+        self.progress.started(number, slot)
+        return number
+
+    def _ask(self, slot: Slot) -> int:
+        trial = self.study.ask(fixed_distributions=self._space)
+        if trial.params != dict(slot.widths):
+            raise RuntimeError(
+                f"trial {trial.number}: the sampler proposed {trial.params}, not {slot.widths}"
+            )
+        for key, value in (
+            (names.ROUND, slot.round),
+            (names.REPLICA, slot.replica),
+            (names.SEED, slot.random_seed(self.plan.seed)),
+            (names.CHECKPOINT, slot.file),
+            (names.KIND, slot.kind),  # last: a trial without a kind is no run yet
+        ):
+            trial.set_user_attr(key, value)
+        self._live[trial.number] = (trial, slot)
+        return trial.number
+
+    def tell(self, number: int, outcome: Mapping[str, Any]) -> None:
+        """Write a completed run: its attributes, its constraints (cost over budget), its value."""
+        trial, slot = self._live[number]
+
+        def write() -> None:
+            for key, value in outcome.items():
+                if key not in ("val_loss", "warnings"):
+                    trial.set_user_attr(key, value)
+            for resource, limit in self.plan.budget.items():
+                # Feasible at 0 and below: over-wide measures are never `study.best_trial`.
+                trial.set_constraint(resource, outcome[resource] / limit - 1)
+            self.study.tell(trial, outcome["val_loss"], skip_if_finished=True)
+
+        self._patiently(write)
+        del self._live[number]
+        self.checkpoints.remove(slot.file)
+        for warning in outcome.get("warnings", ()):
+            self.progress.say(f"trial {number}: {warning}")
+        self.progress.finished(number, slot, outcome)
+
+    def fail(self, number: int, error: str, *, worker_died: bool = False) -> None:
+        """Write a failed run; its slot is open again until the retries are used up."""
+        trial, slot = self._live[number]
+
+        def write() -> None:
+            trial.set_user_attr(names.ERROR, error)
+            if worker_died:
+                trial.set_user_attr(names.DIED, True)
+            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+        self._patiently(write)
+        del self._live[number]
+        self.progress.failed(number, slot, error)
+
+    def close_orphans(self) -> None:
+        """Fail every trial that still counts as running.  Only under the lock: then none of them is."""
+        self._live.clear()
+        self._patiently(self._close_running)
+
+    def write(self, attribute: str, value: Any) -> None:
+        """Set an attribute of the study."""
+        self._patiently(lambda: self.study.set_user_attr(attribute, value))
+
+    def _close_running(self) -> None:
+        """Fail the trials that count as running but are not ours."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in self._live:
+                storage, trial_id = self.study._storage, trial._trial_id
+                storage.set_trial_user_attr(
+                    trial_id, names.INTERRUPTED, True
+                )  # an interruption is no failure
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _patiently(self, operation: Callable[[], T], first: Callable[[], None] | None = None) -> T:
+        """Do it, under the lock; and again (``first`` cleaning up) if the database went away meanwhile.
+
+        Raises :class:`UsageError` for any other trouble with the database (a full disk, no rights).
+        """
+        lost = 0
+        while True:
+            try:
+                self._lock.confirm()
+                if lost and first is not None:
+                    first()
+                return operation()
+            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                lost += 1
+                if not connection_was_lost(error) or lost > CONNECTIONS_LOST:
+                    raise UsageError(f"the database cannot be used: {reason(error)}") from error
+                time.sleep(min(lost, 10))
