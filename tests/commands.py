@@ -131,14 +131,21 @@ def command(*args: str | Path) -> Result:
     return Result(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
-def start(*args: str | Path, **environment: str) -> subprocess.Popen[str]:
+def start(
+    *args: str | Path,
+    stdout: Any = subprocess.PIPE,
+    stderr: Any = subprocess.PIPE,
+    start_new_session: bool = False,
+    **environment: str,
+) -> subprocess.Popen[str]:
     """Start the real command in a process of its own, in the working folder."""
     script = Path(sys.executable).with_name("widthsearch")
     env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     return subprocess.Popen(
         [str(script), *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=start_new_session,
         text=True,
         env={**env, "TERM": "xterm-256color", **environment},
     )
@@ -166,6 +173,7 @@ class Quiet:
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at = stop_at
+        self.workers = 1
 
     def begin(self, plan: Any, study: optuna.Study) -> None:
         pass
@@ -178,6 +186,12 @@ class Quiet:
         pass
 
     def failed(self, number: int, slot: Slot, error: str) -> None:
+        pass
+
+    def dropped(self, number: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
         pass
 
 

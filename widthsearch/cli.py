@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -185,7 +186,7 @@ def show(
     url = url_from(storage)
     summary = summarise(load(name, open_storage(url, create=False), url), url)
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print(json.dumps(_finite(summary), indent=2, allow_nan=False))
     else:
         _print_summary(summary, url)
 
@@ -307,6 +308,7 @@ def _submit(
     from widthsearch.cluster import prepare_environment, python_files
     from widthsearch.study import load_study
 
+    jobs.check_server(server)
     jobs.check_storage(storage)
     _, path, attribute = load_study(study)
     file = f"{path.name}:{attribute}"
@@ -359,6 +361,15 @@ def _finish(ended: Ended, url: str) -> None:
     _print_summary(summarise(load(ended.name, open_storage(url, create=False, patient=True), url), url), url)
 
 
+def _finite(value: Any) -> Any:
+    """With null for the numbers that JSON does not have: a metric of the user's may be anything."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
 def _print_summary(summary: dict[str, Any], url: str) -> None:
     from widthsearch.tables import show_summary
 
@@ -377,7 +388,19 @@ def _command(verb: str, name: str, url: str) -> str:
 
 def main() -> None:
     """Entry point of the ``widthsearch`` command."""
-    app()
+    from widthsearch.stopping import leave_on_signals
+
+    leave_on_signals()
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.code, int) and (end.code == INTERRUPTED or "ray" in sys.modules):
+            # At once: what a signal left half started of Ray could keep this process from ending, and
+            # another signal would find it without handlers.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,16 +54,18 @@ def hide_password(url: str) -> str:
 def parse_url(url: str) -> URL:
     """The URL in SQLAlchemy's form; PostgreSQL without a driver means psycopg 3.  May raise UsageError."""
     try:
+        url.encode()  # not the half characters that stand for bytes that are no text
         parsed = make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         parsed.get_dialect()
-        if "@" in (parsed.host or ""):
+        if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
             raise ValueError("an @ in a password must be written %40")
     except Exception:
-        # The value may hold a password in a place that only its author can see: show its start alone.
+        # The value may hold a password in a place that only its author can see.
+        shown = re.sub(r"(?is)(//[^/]*?:|pass\w*\W*).+", r"\1***", url.split("@")[-1])
         raise UsageError(
-            f"storage {url.split('@')[-1]!r} is not a database URL; "
+            f"storage {shown!r} is not a database URL; "
             "it should look like sqlite:///widthsearch.db or postgresql://user@host/database"
         ) from None
     return parsed
@@ -74,8 +77,13 @@ def sqlite_path(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database == ":memory:":
-        raise UsageError(f"storage {url!r} is in memory only: a search must be kept in a file")
-    return Path(parsed.database)
+        raise UsageError(f"storage {hide_password(url)!r} is in memory only: a search must be kept in a file")
+    if "uri" in parsed.query or parsed.database.startswith("file:"):
+        raise UsageError(f"storage {hide_password(url)!r}: give the path of the file, sqlite:///path.db")
+    path = Path(parsed.database)
+    with opening(url):
+        path.exists()  # too long, or in a folder that is closed to us
+    return path
 
 
 @contextmanager
@@ -127,8 +135,9 @@ def open_storage(url: str, *, create: bool, patient: bool = False) -> optuna.sto
     if patient and path is None:
         options["pool_pre_ping"] = True  # a connection that died while nobody used it is replaced
     with opening(url):
-        # Optuna fills in {SCHEMA_VERSION}: other braces (in a password) are percent-encoded here.
-        full = url if path is not None else parsed.render_as_string(hide_password=False)
+        # Optuna fills in {SCHEMA_VERSION}: braces in a path are doubled, those in a password percent-encoded.
+        braces = url.replace("{", "{{").replace("}", "}}")
+        full = braces if path is not None else parsed.render_as_string(hide_password=False)
         storage = optuna.storages.RDBStorage(full, engine_kwargs=options)
     if path is not None:
         _tune_sqlite(storage.engine)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from widthsearch.database import hide_password, parse_url, sqlite_path
 from widthsearch.errors import UsageError, describe_error
@@ -28,7 +29,7 @@ class Job:
             self.id: str = self._client.submit_job(
                 entrypoint=shlex.join(command), runtime_env={"working_dir": str(folder)}
             )
-        except (RuntimeError, ConnectionError) as error:
+        except (RuntimeError, ConnectionError, ValueError) as error:
             raise UsageError(_refusal(server, error)) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -49,6 +50,20 @@ class Job:
 
         asyncio.run(tail())
         return str(self._client.get_job_status(self.id).value)
+
+
+def check_server(server: str) -> None:
+    """Refuse what is no job server's address: Ray would wait for long, or import a module of that name."""
+    try:
+        parts = urlsplit(server)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or "@" in server:  # a password would be printed, and read in the process list
+        raise UsageError(
+            f"--submit {server.split('@')[-1]!r}: give the address of the cluster's job server, without user "
+            "or password, e.g. http://head:8265"
+        )
 
 
 def check_storage(url: str | None) -> None:

@@ -44,6 +44,9 @@ class Progress(Protocol):
     def failed(self, number: int, slot: Slot, error: str) -> None:
         """Trial ``number`` failed."""
 
+    def dropped(self, number: int) -> None:
+        """Trial ``number`` was interrupted; its slot is open again."""
+
     def say(self, text: str) -> None:
         """Something that a person should know."""
 
@@ -65,6 +68,7 @@ class Ledger:
         self._space = search_space(self.plan)
         self._lock = lock
         self._live: dict[int, tuple[optuna.Trial, Slot]] = {}
+        self.ended = 0  # trials that came to an end since this driver started
 
     def next_step(self) -> Step:
         """What the search needs next, from the database alone."""
@@ -108,6 +112,7 @@ class Ledger:
 
         self._patiently(write)
         del self._live[number]
+        self.ended += 1
         self.checkpoints.remove(slot.file)
         for warning in outcome.get("warnings", ()):
             self.progress.say(f"trial {number}: {warning}")
@@ -125,10 +130,13 @@ class Ledger:
 
         self._patiently(write)
         del self._live[number]
+        self.ended += 1
         self.progress.failed(number, slot, error)
 
     def close_orphans(self) -> None:
         """Fail every trial that still counts as running.  Only under the lock: then none of them is."""
+        for number in self._live:
+            self.progress.dropped(number)
         self._live.clear()
         self._patiently(self._close_running)
 

@@ -112,9 +112,11 @@ class _FileLock:
             return hashlib.sha256(text.encode()).hexdigest()[:16]
 
         base = Path(tempfile.gettempdir()) / f"widthsearch-{digest(url)}" if path is None else path
-        slug = "".join(c if c.isalnum() or c in "-_" else "_" for c in study_name)[:60]
-        if slug != study_name:  # two names must never share a lock
-            slug += f"-{digest(study_name)}"
+        # ASCII in lower case: file systems count bytes, and some do not tell "a" from "A".
+        fit = (c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in study_name.lower())
+        slug = "".join(fit)[:60]
+        if slug != study_name:  # two names must never share a lock; no slug has a dot
+            slug += f".{digest(study_name)}"
         self._study_name = study_name
         self._lock = filelock.FileLock(f"{base}.{slug}.lock", timeout=0)
         # Not inside the lock file: some versions of filelock empty it whenever they look at it.

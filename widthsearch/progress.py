@@ -79,6 +79,10 @@ class Tracker:
         self.failures += 1
         self.say(f"trial {number}: {describe(slot)} failed: {error}")
 
+    def dropped(self, number: int) -> None:
+        """A trial was interrupted."""
+        self.running.pop(number, None)
+
     def end(self) -> None:
         """Nothing to clean up: lines were printed as they came."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: A gentle stop that takes longer (a hanging cluster, a database that is away) becomes one at once.
 PATIENCE_SECONDS = 8.0
+INTERRUPTED = 130  # exit code
 
 
 def interrupt() -> None:
@@ -20,54 +22,78 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-class Stop:
-    """What a signal does to the search: ``gently`` is called in the main thread, on the first one."""
+def leave(message: str) -> None:
+    """End this process now, whatever it is doing: not through print, nor through anybody's ``finally``."""
+    show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+    os.write(2, f"{show_cursor}{message}\n".encode())
+    os._exit(INTERRUPTED)
 
-    def __init__(self, study_name: str) -> None:
+
+def leave_on_signals() -> None:
+    """Before there is anything to lose: end at once.
+
+    (A KeyboardInterrupt in the middle of an import can land where Python ignores it.)
+    """
+    _listen(lambda: leave("interrupted before a training was started"))
+
+
+def _listen(action: Callable[[], None]) -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # what nohup has this process ignore stays so
+            signal.signal(number, lambda *_: action())
+
+
+class Stop:
+    """What the first signal does to the search: ``gently`` is called in the main thread."""
+
+    def __init__(self) -> None:
         self.gently: Callable[[], None] = interrupt
-        self._line = (
-            f"left at once, nothing is lost; go on with: widthsearch resume {shlex.quote(study_name)}"
-        )
-        self._timer: threading.Timer | None = None
 
     def listen(self) -> None:
-        """Take the signals (again, if a library took them); what nohup has this process ignore stays so."""
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, lambda *_: self._on_signal())
-
-    def _on_signal(self) -> None:
-        if self._timer is not None:
-            self._leave()
-        self._timer = threading.Timer(PATIENCE_SECONDS, self._leave)
-        self._timer.daemon = True
-        self._timer.start()
-        self.gently()
-
-    def _leave(self) -> None:
-        # Not through rich or print: the main thread may be in the middle of either.
-        show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
-        os.write(2, f"{show_cursor}\n{self._line}\n".encode())
-        os._exit(130)
-
-    def end(self) -> None:
-        """The search has come to its end: nothing is to be left any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Take the signals (again, if a library took them)."""
+        _listen(lambda: self.gently())
 
 
 @contextmanager
 def stop_on_signals(study_name: str) -> Iterator[Stop]:
     """On the first signal stop gently; on a second, or if that takes long, leave at once.
 
-    Nothing is lost by leaving at once: the database and the checkpoints hold all there is.
+    Nothing is lost by leaving at once: the database and the checkpoints hold all there is.  Outside of the
+    main thread, where Python handles no signals, nothing is done.
     """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    stop = Stop(study_name)
+    # Signals are counted by a thread of its own: the main one may be deep in a library that does not return.
+    ours, watched = socket.socketpair()
+    ours.setblocking(False)
+    before_fd = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+    line = f"left at once, nothing is lost; go on with: widthsearch resume {shlex.quote(study_name)}"
+    threading.Thread(target=_count, args=(watched, line), daemon=True).start()
     stop.listen()
     try:
         yield stop
     finally:
-        stop.end()
+        signal.set_wakeup_fd(before_fd)
         for number, handler in before.items():
             signal.signal(number, handler)
+        ours.close()  # ends the thread
+
+
+def _count(signals: socket.socket, line: str) -> None:
+    """Leave at the second signal, or some time after the first."""
+    with signals:
+        while received := signals.recv(1):
+            if received[0] in SIGNALS:
+                break
+        else:
+            return  # the search ended without any
+        signals.settimeout(PATIENCE_SECONDS)
+        try:
+            while received := signals.recv(1):
+                if received[0] in SIGNALS:
+                    leave(f"\n{line}")
+        except TimeoutError:
+            leave(f"\n{line}")

@@ -25,6 +25,7 @@ Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_LARGEST = 10**18  # of any network; beyond that, widths are no longer whole numbers to a computer
 _AMOUNT = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d{1,2})?|\.\d+|\d+/\d+)(?P<unit>x|k|M|G)?")
 
 
@@ -83,10 +84,13 @@ def _amount(resource: str, value: str | float | None, reference: int) -> int | N
         number = Fraction(match["number"]) if match else Fraction(value)
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
         number = Fraction(0)
-    if number <= 0:
-        raise UsageError(f"budget {resource}={value!r}: must be a finite number above 0")
     unit = (match["unit"] or "") if match else ""
-    return math.floor(number * (reference if unit == "x" else _SUFFIX[unit]))
+    limit = math.floor(number * (reference if unit == "x" else _SUFFIX[unit]))
+    if number <= 0 or isinstance(value, bool) or limit > _LARGEST:
+        raise UsageError(
+            f"budget {resource}={value!r:.60}: must be a finite number above 0, and at most {_LARGEST:.0e}"
+        )
+    return limit
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,9 @@ class Study:
         self._check_own_loop()
         for name in ("search", "fix"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, str) or not all(isinstance(p, str) for p in value)):
+            unset = name == "search" and value is None
+            listed = isinstance(value, Sequence) and not isinstance(value, str)
+            if not unset and not (listed and all(isinstance(p, str) for p in value)):
                 raise UsageError(
                     f"Study({name}={value!r:.60}): must be a list of patterns, e.g. ['layer3.*']"
                 )
@@ -216,8 +222,10 @@ class Study:
         _check_range(self, "gpus")
         if self.cpus is not None:
             _check_positive(self, whole=(), real=("cpus",))
-        if self.over <= 1:
-            raise UsageError(f"Study(over={self.over!r}): must be above 1, or there is nothing to prune")
+        if not 1 < self.over <= 1000:
+            raise UsageError(
+                f"Study(over={self.over!r:.60}): must be above 1, or there is nothing to prune; at most 1000"
+            )
         if self.report_seeds < 2:
             raise UsageError(f"Study(report_seeds={self.report_seeds!r}): at least 2, for an interval")
         for name in ("retries", "seed"):
@@ -249,8 +257,8 @@ def _check_positive(owner: object, *, whole: tuple[str, ...], real: tuple[str, .
     for name in (*whole, *real):
         value = getattr(owner, name)
         good = isinstance(value, int) if name in whole else isinstance(value, int | float)
-        if not good or isinstance(value, bool) or not 0 < value < math.inf:
-            kind = "whole number of at least 1" if name in whole else "finite number above 0"
+        if not good or isinstance(value, bool) or not 0 < value < (2**31 if name in whole else math.inf):
+            kind = "whole number of at least 1, below 2**31" if name in whole else "finite number above 0"
             raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be a {kind}")
 
 
@@ -264,11 +272,11 @@ def _check_range(owner: object, name: str, below: float = math.inf) -> None:
 
 
 def _check_device(name: str) -> None:
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise UsageError(
             f"Recipe(device={name!r}): no such device here ({describe_error(error)}); try 'auto' or 'cpu'"
         ) from None
@@ -276,7 +284,7 @@ def _check_device(name: str) -> None:
 
 def _check_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(owner, name)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be one of {', '.join(choices)}")
 
 
@@ -300,8 +308,8 @@ def load_study(reference: str) -> tuple[Study, Path, str]:
     file, colon, name = reference.rpartition(":")
     if not colon or not file.endswith(".py"):
         file, name = reference, ""
-    path = Path(file).expanduser().resolve()
-    if not path.is_file():
+    path = _existing(file)
+    if path is None:
         raise UsageError(f"no study file {file!r}; give the path of a Python file that holds a Study")
     module = import_file(path)
     found = {k: v for k, v in vars(module).items() if isinstance(v, Study)}
@@ -315,6 +323,14 @@ def load_study(reference: str) -> tuple[Study, Path, str]:
         )
     name = name or ("study" if "study" in found else next(iter(found)))
     return found[name], path, name
+
+
+def _existing(file: str) -> Path | None:
+    try:
+        path = Path(file).expanduser().resolve()
+        return path if path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long, no text, the home of nobody
+        return None
 
 
 def import_file(path: Path) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +16,8 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from widthsearch.cluster import python_files, unpacked
+from widthsearch.cluster import check_address, python_files, unpacked
+from widthsearch.database import PATIENCE_SECONDS
 from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
 from widthsearch.ledger import Ledger
 from widthsearch.plan import Plan, Slot
@@ -28,6 +27,8 @@ from widthsearch.trial import TrialRunner
 
 #: How long an idle worker sleeps before it asks again.
 IDLE_SECONDS = 0.25
+#: How often in a row Ray may go away without one training having ended between.
+RAY_LOST = 5
 
 
 def run_on_ray(
@@ -35,23 +36,45 @@ def run_on_ray(
 ) -> None:
     """Run the trials with Ray Tune, ``workers`` at a time, on a local Ray or on a cluster.
 
-    Without a number, as many as the cluster (or this machine) has room for now.
+    Without a number, as many as the cluster (or this machine) has room for now.  Where Ray itself goes away
+    (its daemons are killed, the head of the cluster is restarted) it is started, or connected to, again.
     """
-    folder = tempfile.mkdtemp(prefix="widthsearch-")
-    searcher = LedgerSearcher(ledger)
-    try:
-        _start_ray(study, workers, address)
-        stop.gently = _stop_tune
-        stop.listen()  # Ray's own handler would abort the driver on SIGTERM
-        with _driver_here(folder):
-            workers = workers or _room_for(study)
-            ledger.progress.workers = workers
-            os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(workers))  # start all workers at once
+    _start_ray(study, workers, address)
+    lost, ended = 0, 0
+    while True:
+        searcher = LedgerSearcher(ledger)
+        try:
+            stop.listen()  # Ray's own handler would abort the driver on SIGTERM
+            stop.gently = searcher.stop
+            return _run_tune(searcher, study, reference, workers, address)
+        except UsageError:
+            raise
+        except Exception as error:
+            lost, ended = (lost + 1 if ledger.ended == ended else 1), ledger.ended
+            if lost > RAY_LOST:
+                raise
+            ledger.progress.say(f"Ray went away ({describe_error(error)}); starting again")
+        finally:
+            stop.gently = interrupt
+            ray.shutdown()
+        ledger.close_orphans()
+        _start_ray_patiently(study, workers, address)
+
+
+def _run_tune(
+    searcher: LedgerSearcher, study: Study, reference: str, workers: int | None, address: str | None
+) -> None:
+    workers = workers or _room_for(study)
+    searcher.ledger.progress.workers = workers
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # start all workers at once
+    with tempfile.TemporaryDirectory(prefix="widthsearch-") as folder, _driver_here(folder):
+        try:
             tune.run(
-                tune.with_parameters(TrialActor, study=_what_workers_need(ledger, reference)),
+                tune.with_parameters(TrialActor, study=_what_workers_need(searcher.ledger, reference)),
                 resources_per_trial={"cpu": _cpus(study), "gpu": study.gpus},
                 search_alg=searcher,
                 scheduler=_Deaths(searcher),
+                callbacks=[_Stopping(searcher)],
                 num_samples=-1,
                 max_concurrent_trials=workers,
                 reuse_actors=True,
@@ -62,19 +85,19 @@ def run_on_ray(
                 raise_on_failed_trial=False,
                 _remote=False,  # also with ray://, where Tune would move the driver to the cluster
             )
-    finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        except KeyboardInterrupt:
+            if searcher.ray_died:
+                raise RuntimeError("one of its daemons died") from None
+            if searcher.error is None:
+                raise
     if searcher.error is not None:
         raise searcher.error
 
 
-def _stop_tune() -> None:
-    """Tune stops gracefully on SIGUSR1, once it runs."""
-    if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
-        interrupt()
-    os.kill(os.getpid(), signal.SIGUSR1)
+def _daemons_live() -> bool:
+    """Whether the daemons of a local Ray live.  (Without its GCS, Ray ends this process a minute later.)"""
+    node = ray._private.worker._global_node
+    return node is None or not node.is_head() or node.remaining_processes_alive()
 
 
 @contextmanager
@@ -132,11 +155,27 @@ def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, ImportError) as error:
         token = " (is the token the cluster's? see RAY_AUTH_TOKEN_PATH)" if address is not None else ""
         raise UsageError(f"no Ray cluster at {address!r}: {describe_error(error)}{token}") from None
+    except SystemExit:  # what Ray makes of a SIGTERM at this moment
+        raise KeyboardInterrupt from None
     finally:
         os.environ.update(secret)
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    if address is None and study.gpus > gpus:
+    if address is None and study.gpus > (gpus := ray.cluster_resources().get("GPU", 0.0)):
+        ray.shutdown()
         raise UsageError(f"Study(gpus={study.gpus!r}): this machine has {gpus:g} GPUs that Ray can see")
+
+
+def _start_ray_patiently(study: Study, workers: int | None, address: str | None) -> None:
+    """Like :func:`_start_ray`, for a cluster whose head may take its time to come back."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            if address is not None:
+                check_address(address)
+            return _start_ray(study, workers, address)
+        except UsageError:
+            if address is None or time.monotonic() > give_up:
+                raise
+        time.sleep(5)
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
@@ -181,6 +220,22 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         return TrialRunner(study, Plan.from_json(self._needs["plan"]), tuple(self._needs["checkpoints"]))
 
 
+class _Stopping(tune.Callback):  # type: ignore[misc]
+    """Leaves Tune between two of its steps: what runs goes on from its checkpoint some day.
+
+    (Tune's own way out waits for trainings to end by themselves first, longer than a user waits.)
+    """
+
+    def __init__(self, searcher: LedgerSearcher) -> None:
+        self._searcher = searcher
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called several times a second."""
+        self._searcher.ray_died = not _daemons_live()
+        if self._searcher.stopped or self._searcher.ray_died:
+            raise KeyboardInterrupt
+
+
 class _Deaths(FIFOScheduler):  # type: ignore[misc]
     """Notes why a worker died or could not start: Tune tells its scheduler, but not its searcher."""
 
@@ -190,7 +245,8 @@ class _Deaths(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Called before the searcher hears that there was an error."""
-        self._searcher.reasons[trial.trial_id] = describe_error(trial.get_error())
+        if (error := trial.get_error()) is not None:  # Ray knows of none where a host just vanished
+            self._searcher.reasons[trial.trial_id] = describe_error(error)
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]
@@ -203,6 +259,8 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self._numbers: dict[str, int] = {}  # Tune's trial id -> Optuna's trial number
         self._waiting = False  # nothing new can start until a training ends
         self.reasons: dict[str, str] = {}  # Tune's trial id -> why its worker died
+        self.stopped = False
+        self.ray_died = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that we never do."""
@@ -210,7 +268,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """The next slot, or none to idle; ``FINISHED`` when all is done."""
-        if self.error is not None:
+        if self.stopped:
             return Searcher.FINISHED
         try:
             step = self.ledger.next_step()
@@ -249,10 +307,13 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         except Exception as failure:
             self._stop(failure)
 
+    def stop(self) -> None:
+        """Start nothing more, and end what runs: it can be resumed."""
+        self.stopped = True
+
     def _stop(self, error: Exception) -> None:
-        """End the search with this error; what runs is stopped too, and can be resumed."""
         self.error = error
-        _stop_tune()
+        self.stop()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the database is the state."""

@@ -1,0 +1,272 @@
+"""Whatever dies, whenever: the search is the one that an undisturbed run would have been, to the last bit."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import (
+    RECIPE,
+    TRIALS,
+    assert_refused,
+    command,
+    complete,
+    real_command,
+    start,
+    trials,
+    write_study,
+)
+from optuna.trial import FrozenTrial, TrialState
+from postgres import Postgres, postgres_server  # noqa: F401
+
+from widthsearch.database import open_storage
+from widthsearch.storage import study_names
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
+
+EPOCHS = 1000  # about four seconds
+LONG = (RECIPE, f"recipe=Recipe(epochs={EPOCHS}, batch_size=32, lr=0.1)")
+FAULTS = 20
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, int], Any]:
+    """What the study finds when nothing happens to it (without Ray, one trial after the other)."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    url = f"sqlite:///{folder / 'widthsearch.db'}"
+    result = command("launch", write_study(folder, LONG), "--storage", url)
+    assert result.code == 0, result.err
+    found = complete(trials(url))
+    assert len(found) == TRIALS
+    return found
+
+
+# Processes ------------------------------------------------------------------------------------------------
+
+
+def descendants(pid: int) -> Iterator[tuple[int, str]]:
+    """Process and command line of everything that this process started."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    for child in parents:
+        above = child
+        while above in parents and above != pid:
+            above = parents[above]
+        if above == pid and child != pid:
+            try:
+                line = (Path("/proc") / str(child) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            yield child, line
+
+
+def kill_child(pid: int, *words: str) -> bool:
+    """kill -9 the first of the process's descendants whose command line has one of the words."""
+    for child, line in descendants(pid):
+        if any(word in line for word in words):
+            os.kill(child, signal.SIGKILL)
+            return True
+    return False
+
+
+def quietly_signal(process: subprocess.Popen[str], number: int) -> bool:
+    process.send_signal(number)
+    return True
+
+
+FAULT: dict[str, Callable[[subprocess.Popen[str]], bool]] = {
+    "kill -9 driver": lambda p: quietly_signal(p, signal.SIGKILL),
+    "kill -9 worker": lambda p: kill_child(p.pid, "ray::TrialActor", "ray::_Inner"),
+    "kill -9 raylet": lambda p: kill_child(p.pid, "/raylet/raylet"),
+    "kill -9 GCS": lambda p: kill_child(p.pid, "gcs_server"),
+    "SIGTERM": lambda p: quietly_signal(p, signal.SIGTERM),
+    "Ctrl-C": lambda p: quietly_signal(p, signal.SIGINT),
+}
+DRIVER_ENDS = ("kill -9 driver", "SIGTERM", "Ctrl-C")
+WEIGHTS = dict(zip(FAULT, (2, 4, 1, 1, 1, 1), strict=True))
+
+
+def under_fire(file: Path, url: str, seed: int) -> list[str]:
+    """Launch the study and let faults rain on it; returns those that hit once it is finished.
+
+    After ``FAULTS`` of them it is left in peace.  Half of the drivers run without Ray: they start sooner, so
+    that more faults find them in the middle of a training.
+    """
+    chance, hits = random.Random(seed), []
+    # To a file: what Ray leaves behind for some seconds would keep a pipe open.
+    log = file.with_name(f"{seed}.log").open("w")
+    deadline = time.monotonic() + 420
+    while time.monotonic() < deadline:
+        workers = chance.choice((0, 2))
+        faults = FAULT if workers else DRIVER_ENDS
+        arguments = (*go_on(url, file), "--workers", str(workers))
+        process = start(*arguments, stdout=log, stderr=log, WIDTHSEARCH_STORAGE=url)
+        while process.poll() is None:
+            try:
+                process.wait(chance.uniform(1, 4 + 4 * workers) if len(hits) < FAULTS else 180)
+            except subprocess.TimeoutExpired:
+                (fault,) = chance.choices(list(faults), [WEIGHTS[f] for f in faults])
+                if FAULT[fault](process):
+                    hits.append(fault)
+                if fault in DRIVER_ENDS:
+                    process.wait(15)
+        if process.returncode == 0:
+            return hits
+    raise AssertionError(f"not finished after {hits}")
+
+
+def go_on(url: str, file: Path) -> tuple[str | Path, ...]:
+    """Resume; launch again if the driver died before it had written anything."""
+    return ("resume", "tiny") if "tiny" in study_names(open_storage(url, create=True)) else ("launch", file)
+
+
+def check(found: list[FrozenTrial], undisturbed: dict[Any, Any]) -> None:
+    """The same completed trials, none twice; whatever else there is was cut short by a fault."""
+    assert complete(found) == undisturbed  # (complete() refuses a slot completed twice)
+    for trial in found:
+        if trial.state != TrialState.COMPLETE:
+            assert trial.state == TrialState.FAIL
+            assert trial.user_attrs.get("interrupted") or trial.user_attrs.get("worker_died"), trial
+
+
+def test_under_fire_on_both_databases(undisturbed: dict[Any, Any], server: Postgres, tmp_path: Path) -> None:
+    """20 random faults on each: no trial lost, none twice, all as if nothing had happened."""
+    urls = {"sqlite": f"sqlite:///{tmp_path / 'fire.db'}", "postgresql": server.new_database()}
+    file, seed = write_study(tmp_path, LONG), random.SystemRandom().randrange(10**6)
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(under_fire, file, url, seed + i) for i, url in enumerate(urls.values())]
+    for i, (name, url) in enumerate(urls.items()):
+        hits = running[i].result()
+        print(f"{name}, seed {seed + i}: {', '.join(hits)}")  # shown if the test fails
+        assert len(hits) >= FAULTS
+        check(trials(url), undisturbed)
+
+
+def test_a_database_server_that_is_restarted_is_waited_for(
+    undisturbed: dict[Any, Any], server: Postgres, tmp_path: Path
+) -> None:
+    url = server.new_database()
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = start(
+            "launch",
+            write_study(tmp_path, LONG),
+            "--workers",
+            "2",
+            stdout=file,
+            stderr=file,
+            WIDTHSEARCH_STORAGE=url,
+            PYTHONUNBUFFERED="1",
+        )
+    wait_until(lambda: "trial 2:" in log.read_text())
+    for child, line in descendants(process.pid):  # only the driver knows how to get into the database
+        assert server.password not in line
+        assert server.password.encode() not in (Path("/proc") / str(child) / "environ").read_bytes(), line
+    server.stop()
+    time.sleep(10)
+    assert process.poll() is None, log.read_text()
+    server.start()
+    assert process.wait(120) == 0, log.read_text()
+    assert "the database does not answer" in log.read_text() and "answers again" in log.read_text()
+    assert server.password not in log.read_text()
+    check(trials(url), undisturbed)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", ["2", "0"])
+@pytest.mark.parametrize("second", [False, True], ids=["once", "twice"])
+def test_ctrl_c_in_a_training_that_takes_hours(tmp_path: Path, workers: str, second: bool) -> None:
+    """Within 10 seconds, whatever the training does; a second one at once."""
+    study = write_study(tmp_path, (RECIPE, "recipe=Recipe(epochs=10**7, batch_size=32, lr=0.1)"))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = start(
+            "launch",
+            study,
+            "--workers",
+            workers,
+            stdout=file,
+            stderr=file,
+            HOME=str(tmp_path),
+            start_new_session=True,
+        )
+    wait_until(lambda: any((tmp_path / "widthsearch.db.checkpoints").rglob("*.ckpt")))
+    if workers == "2":
+        assert listens_on(process.pid) <= {"127.0.0.1", "::1"}
+        assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+    if second:
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) == 130
+    assert time.monotonic() - began < (2 if second else 10)
+    assert "widthsearch resume tiny" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert "interrupted" in command("show", "tiny").out
+    wait_until(lambda: not list(descendants(process.pid)))
+
+
+def listens_on(pid: int) -> set[str]:
+    """The addresses on which the process and all that it started accept connections."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # LISTEN
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                address = ipaddress.ip_address(packed)
+                sockets[f"socket:[{fields[9]}]"] = str(getattr(address, "ipv4_mapped", None) or address)
+    found = set()
+    for process in [pid, *(child for child, _ in descendants(pid))]:
+        for link in (Path("/proc") / str(process) / "fd").iterdir():
+            with suppress(OSError):
+                if (target := str(link.readlink())) in sockets:
+                    found.add(sockets[target])
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_stops_the_search_until_there_is_room(
+    undisturbed: dict[Any, Any], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", disk], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
+    try:
+        result = real_command("launch", write_study(tmp_path, LONG), "--workers", "2", "--checkpoints", disk)
+        assert_refused(result, "No space left on device", str(disk))
+        assert not complete(trials())
+        assert "interrupted" in command("show", "tiny").out
+        subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+        assert command("resume", "tiny").code == 0
+        check(trials(), undisturbed)
+        assert not list(disk.iterdir())  # nothing is left of a finished study
+    finally:
+        subprocess.run(["umount", disk], check=True)
