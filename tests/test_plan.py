@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from widthsearch.cost import Cost, Polynomial
-from widthsearch.plan import Done, Failed, History, Plan, Run, Slot, Wait, next_step
+from widthsearch.plan import WORKER_DEATHS, Done, Failed, History, Plan, Run, Slot, Wait, next_step
 
 # A chain 10 -> a -> b -> 5 without biases: forms 1, 10, a, b, 5 and three products.
 FORMS = np.array([[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=float)
@@ -107,6 +107,22 @@ def test_a_failed_run_is_retried_with_the_same_seed_and_then_given_up():
     assert len(set(tries)) == 1
     assert isinstance(step, Done)
     assert step.round > 0  # a round that lost a run ranks behind every round that did not
+
+
+def test_workers_that_die_are_no_failed_trainings_but_not_for_ever():
+    slot = next_step(PLAN, [])
+    died = Run(slot.key, "died", slot.widths, error="out of memory")
+    runs = [died] * WORKER_DEATHS
+    assert next_step(PLAN, runs) == slot
+    assert next_step(PLAN, [*runs, died]).replica == slot.replica + 1
+
+
+def test_more_rounds_are_made_whatever_had_stopped_the_search():
+    _, _, runs = simulate(replace(PLAN, rounds=1))
+    assert isinstance(next_step(replace(PLAN, rounds=1), runs), Done)
+    more = replace(PLAN, rounds=3, at_least=3)
+    step = next_step(more, runs)
+    assert (step.kind, step.round) == ("measure", 1)
 
 
 def test_a_search_whose_measures_all_fail_says_so():

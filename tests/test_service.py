@@ -19,7 +19,9 @@ from commands import (
     TRIALS,
     URL,
     Finished,
+    Quiet,
     assert_refused,
+    clean_process,
     command,
     complete,
     custom_loss,
@@ -32,6 +34,7 @@ from commands import (
 )
 from optuna.trial import TrialState
 
+from widthsearch import search
 from widthsearch.lock import driver_lock
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -280,6 +283,67 @@ def test_ctrl_c_keeps_everything_and_prints_the_line_to_resume(finished: Finishe
     assert command("resume").code == 0
     values = {key: (params, value) for key, (params, value, *_) in complete(trials()).items()}
     assert values == {key: (params, value) for key, (params, value, *_) in complete(finished.trials).items()}
+
+
+def test_a_finished_study_says_so_and_can_be_given_more_rounds(finished: Finished, tmp_path: Path) -> None:
+    file = write_study(tmp_path)
+    assert command("launch", file).code == 0
+    before = complete(trials())
+    again = command("resume", "tiny")
+    assert again.code == 0 and "'tiny' is finished" in again.out and "--rounds" in again.out
+    assert_refused(command("resume", "tiny", "--rounds", "1"), "--rounds 1", "1 rounds already")
+    assert complete(trials()) == before
+    more = command("resume", "tiny", "--rounds", "3")
+    assert more.code == 0, more.err
+    shown = json.loads(command("show", "--json").out)
+    assert len(shown["rounds"]) == 3 and shown["status"] == "finished"
+    after = complete(trials())
+    assert before.items() <= after.items()  # nothing is run again
+    assert {key for key in after if key[0] == "measure"} == {
+        ("measure", r, k) for r in range(3) for k in range(2)
+    }
+
+
+def test_a_study_that_is_given_more_rounds_can_be_interrupted(finished: Finished, tmp_path: Path) -> None:
+    file = write_study(tmp_path)
+    assert command("launch", file).code == 0
+    with clean_process():
+        ended = search.resume(
+            "tiny",
+            url=URL,
+            file=None,
+            force=False,
+            rounds=2,
+            backend=search.run_in_process,
+            progress=Quiet(stop_at=TRIALS + 2),
+        )
+    assert ended.status == "interrupted"
+    assert command("resume").code == 0
+    assert len(json.loads(command("show", "--json").out)["rounds"]) == 2
+
+
+def test_checkpoints_go_where_they_are_told_and_away_at_the_end(tmp_path: Path) -> None:
+    where = tmp_path / "some" / "where"
+    file = write_study(tmp_path)
+    with clean_process():
+        search.launch(
+            str(file),
+            name=None,
+            url=URL,
+            changes={},
+            backend=search.run_in_process,
+            progress=Quiet(3),
+            checkpoints=str(where),
+        )
+    (folder,) = where.iterdir()
+    assert trials()[3].user_attrs["checkpoint"] == "baseline-1.ckpt"
+    assert command("resume").code == 0
+    assert not folder.exists()
+    for bad in ("s3://key:secret@bucket/x", "nosuch://bucket/x", "/dev/null/x"):
+        result = command("launch", file, "--name", "other", "--checkpoints", bad)
+        assert_refused(result, "checkpoints")
+        assert "secret" not in result.err
+    assert [s.study_name for s in optuna.get_all_study_summaries(URL)] == ["tiny"]
 
 
 def test_a_second_driver_is_refused_at_once_and_the_first_one_named(tiny: Path) -> None:

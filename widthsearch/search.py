@@ -21,7 +21,7 @@ from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError
 from widthsearch.ledger import Ledger, Progress
 from widthsearch.lock import driver_lock
-from widthsearch.plan import Done, Failed, Plan, Slot
+from widthsearch.plan import Done, Failed, Plan, Run, Slot, next_step
 from widthsearch.prepare import Prepared, changed_fields, prepare
 from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.stopping import Stop, stop_on_signals
@@ -118,28 +118,13 @@ def resume(
     with driver_lock(url, name) as lock:
         optuna_study = load(name, storage, url)
         attrs = optuna_study.user_attrs
+        runs = runs_of(optuna_study.get_trials(deepcopy=False))
         if rounds is not None:
-            _check_more_rounds(optuna_study, rounds)
-        elif attrs.get(names.STATUS) == "finished":
+            _check_more_rounds(runs, rounds)
+        elif attrs.get(names.STATUS) == "finished" and _is_done(optuna_study, runs):
             progress.say(f"study {name!r} is finished; more rounds: widthsearch resume --rounds N")
             return Ended(name, "finished", attrs[names.STOPPED])
-        source = attrs[names.SOURCE]
-        if file is None and not Path(source["file"]).is_file():
-            raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
-        written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
-        study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
-        prepared = prepare(study, path)
-        if changed := changed_fields(attrs[names.FINGERPRINT], prepared.fingerprint):
-            if not force:
-                raise UsageError(
-                    f"{path} has changed since launch: {'; '.join(changed)}; "
-                    f"undo that, launch it under a new --name, or go on all the same with --force"
-                )
-            if other := _other_search(plan_of(optuna_study), prepared.plan):
-                raise UsageError(
-                    f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
-                )
-            _write_plan(optuna_study, prepared)
+        study, reference = _load_again(optuna_study, file, force)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
             more = replace(plan_of(optuna_study), rounds=rounds, at_least=rounds)
             optuna_study.set_user_attr(names.PLAN, more.to_json())
@@ -148,11 +133,41 @@ def resume(
             folder = _checkpoint_folder(url, checkpoints, name, identity)
             optuna_study.set_user_attr(names.IDENTITY, identity)
             optuna_study.set_user_attr(names.CHECKPOINTS, folder)
-        return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
+        return _run(Ledger(optuna_study, progress, lock), study, reference, backend)
 
 
-def _check_more_rounds(optuna_study: optuna.Study, rounds: int) -> None:
-    made = 1 + max((r.key[1] for r in runs_of(optuna_study.get_trials(deepcopy=False))), default=-1)
+def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tuple[Study, str]:
+    """The study's file as it was at launch, or with ``force`` as it is now; and where it is."""
+    attrs = optuna_study.user_attrs
+    source = attrs[names.SOURCE]
+    if file is None and not Path(source["file"]).is_file():
+        raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
+    written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
+    study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
+    prepared = prepare(study, path)
+    if changed := changed_fields(attrs[names.FINGERPRINT], prepared.fingerprint):
+        if not force:
+            raise UsageError(
+                f"{path} has changed since launch: {'; '.join(changed)}; "
+                f"undo that, launch it under a new --name, or go on all the same with --force"
+            )
+        before, now = plan_of(optuna_study), prepared.plan
+        if other := _other_search(before, now):
+            raise UsageError(
+                f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
+            )
+        kept = replace(now, rounds=max(now.rounds, before.at_least), at_least=before.at_least)
+        _write_plan(optuna_study, replace(prepared, plan=kept))
+    return study, f"{path}:{attribute}"
+
+
+def _is_done(optuna_study: optuna.Study, runs: list[Run]) -> bool:
+    """Whether nothing is left to do: a status may be older than a plan with more rounds."""
+    return isinstance(next_step(plan_of(optuna_study), runs), Done)
+
+
+def _check_more_rounds(runs: list[Run], rounds: int) -> None:
+    made = 1 + max((run.key[1] for run in runs), default=-1)
     if rounds <= made:
         raise UsageError(f"--rounds {rounds}: the study has made {made} rounds already; give more than that")
 
