@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -248,25 +248,42 @@ def listens_on(pid: int) -> set[str]:
     return found
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk_stops_the_search_until_there_is_room(
-    undisturbed: dict[Any, Any], tmp_path: Path
-) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[], None]]:
+    """A file system of this size; what it yields makes room on it."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", disk], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
     try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=20m", folder], check=True) and None
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_full_of_checkpoints_stops_the_search_until_there_is_room(
+    undisturbed: dict[Any, Any], tmp_path: Path
+) -> None:
+    with small_disk(disk := tmp_path / "disk", "24k") as make_room:
         result = real_command("launch", write_study(tmp_path, LONG), "--workers", "2", "--checkpoints", disk)
         assert_refused(result, "No space left on device", str(disk))
         assert not complete(trials())
         assert "interrupted" in command("show", "tiny").out
-        subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+        make_room()
         assert command("resume", "tiny").code == 0
         check(trials(), undisturbed)
         assert not list(disk.iterdir())  # nothing is left of a finished study
-    finally:
-        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_full_of_the_database_itself(undisturbed: dict[Any, Any], tmp_path: Path) -> None:
+    with small_disk(disk := tmp_path / "disk", "512k") as make_room:
+        url = f"sqlite:///{disk / 'widthsearch.db'}"
+        where = ("--storage", url, "--checkpoints", tmp_path / "checkpoints")
+        assert_refused(command("launch", write_study(tmp_path, LONG), *where), "disk is full")
+        make_room()
+        assert command("resume", "tiny", *where).code == 0
+        check(trials(url), undisturbed)

@@ -26,6 +26,7 @@ from torch import nn
 from widthsearch.errors import CheckpointError, TrainingError, describe_error
 
 FORMAT = 1
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"}  # of fsspec's protocols
 WRITING_SHARE = 0.05  # of the training time: where writing is slow, not every epoch is written
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # no use in trying again
 PAUSES = (1.0, 5.0, None)  # seconds before the second and third try to write
@@ -50,7 +51,14 @@ class Folder:
         self.url = url.rstrip("/")
         try:
             self.files, self.path = fsspec.core.url_to_fs(self.url)
-            self.files.makedirs(self.path, exist_ok=True)
+            protocol = self.files.protocol
+            self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+            if (
+                self._protocols & OBJECT_STORES
+            ):  # they have no folders, and a mistyped bucket is not to be made
+                self.files.ls(self.path.partition("/")[0])
+            else:
+                self.files.makedirs(self.path, exist_ok=True)
         except Exception as error:
             raise CheckpointError(f"checkpoints {url!r} cannot be used: {describe_error(error)}") from None
 
@@ -69,7 +77,8 @@ class Folder:
         """
         aside = f"{self.path}/{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            self.files.makedirs(self.path, exist_ok=True)
+            if not self._protocols & OBJECT_STORES:
+                self.files.makedirs(self.path, exist_ok=True)  # it may have been cleaned up
             self.files.pipe_file(aside, content)
             self.files.mv(aside, f"{self.path}/{name}")
         except BaseException:
@@ -79,12 +88,13 @@ class Folder:
     def remove(self, name: str | None = None) -> None:
         """Remove one checkpoint, or the folder with all that a killed worker may have left."""
         self._remove_quietly(self.path if name is None else f"{self.path}/{name}")
-        if name is None and "file" in self.files.protocol:
+        if name is None and "file" in self._protocols:
             with suppress(OSError):  # that of another study is in it
                 self.files.rmdir(self.path.rpartition("/")[0])
 
     def _remove_quietly(self, path: str) -> None:
         try:
+            self.files.invalidate_cache()
             if self.files.exists(path):
                 self.files.rm(path, recursive=True)
         except Exception:  # rubbish that stays is no reason to stop a search
