@@ -195,25 +195,14 @@ def show(
 @one_line_errors
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from widthsearch.database import open_storage, url_from
     from widthsearch.report import summarise
     from widthsearch.storage import load, study_names
+    from widthsearch.tables import show_list
 
     url = url_from(storage)
     opened = open_storage(url, create=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("study", "status", "rounds", "trials", "gain (95 % interval)"):
-        table.add_column(column)
-    for name in study_names(opened):
-        s = summarise(load(name, opened, url), url)
-        gain = s["gain"]
-        shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
-        scored = sum(r["val_loss"] is not None for r in s["rounds"])
-        table.add_row(escape(name), s["status"], str(scored), str(sum(s["trials"].values())), shown)
-    out.print(table)
+    show_list(out, [summarise(load(name, opened, url), url) for name in study_names(opened)])
 
 
 @app.command()

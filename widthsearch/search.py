@@ -239,10 +239,12 @@ def _run(ledger: Ledger, study: Study, reference: str, backend: Backend) -> Ende
             backend(ledger, study, reference, stop)
         except KeyboardInterrupt:
             pass
-        except BaseException:
+        except BaseException as error:
             with suppress(Exception):  # if the database is what failed, the next driver does this
                 ledger.close_orphans()
                 ledger.write(names.STATUS, "interrupted")
+            if isinstance(error, UsageError):
+                raise UsageError(f"{error} (study {name!r} is kept and can be resumed)") from error
             raise
         ledger.close_orphans()
         match ledger.next_step():

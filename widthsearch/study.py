@@ -151,7 +151,8 @@ class Study:
     ``threads`` is torch's thread count in every training run: results depend on it, so it is part of the
     study and not derived from the number of workers.  ``retries`` bounds how often a failed run is tried
     again with the same seed.  ``cpus`` (default: ``threads``) and ``gpus`` are what Ray sets aside for each
-    training; with shares such as ``gpus=0.5`` several use one GPU.
+    training; with shares such as ``gpus=0.5`` several use one GPU.  (With ``gpus=0`` they see all GPUs of
+    the machine, and use the first.)
 
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with

@@ -14,6 +14,19 @@ from widthsearch.report import BETTER, NO_DIFFERENCE, WORSE
 _BAR = 20  # characters that stand for all MACs
 
 
+def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
+    """Print one line per study."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("study", "status", "rounds", "trials", "gain (95 % interval)"):
+        table.add_column(column)
+    for s in summaries:
+        gain = s["gain"]
+        shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
+        scored = sum(r["val_loss"] is not None for r in s["rounds"])
+        table.add_row(escape(s["study"]), s["status"], str(scored), str(sum(s["trials"].values())), shown)
+    console.print(table)
+
+
 def show_summary(console: Console, s: dict[str, Any]) -> None:
     """Print one study: headline, widths, networks, rounds, cost, what was left out."""
     console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)

@@ -53,7 +53,7 @@ def run_on_ray(
             lost, ended = (lost + 1 if ledger.ended == ended else 1), ledger.ended
             if lost > RAY_LOST:
                 raise
-            ledger.progress.say(f"Ray went away ({describe_error(error)}); starting again")
+            ledger.progress.say(f"Ray went away ({_reason(error)}); starting again")
         finally:
             stop.gently = interrupt
             ray.shutdown()
@@ -92,6 +92,14 @@ def _run_tune(
                 raise
     if searcher.error is not None:
         raise searcher.error
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error of Ray's: some are whole tracebacks, whose last line says it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith(("Traceback", "ray::", "\x1b[36mray::")):
+        return lines[-1].strip()
+    return describe_error(error)
 
 
 def _daemons_live() -> bool:
@@ -246,7 +254,7 @@ class _Deaths(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Called before the searcher hears that there was an error."""
         if (error := trial.get_error()) is not None:  # Ray knows of none where a host just vanished
-            self._searcher.reasons[trial.trial_id] = describe_error(error)
+            self._searcher.reasons[trial.trial_id] = _reason(error)
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]
