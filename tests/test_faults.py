@@ -117,8 +117,13 @@ def under_fire(file: Path, url: str, seed: int) -> list[str]:
         arguments = (*go_on(url, file), "--workers", str(workers))
         process = start(*arguments, stdout=log, stderr=log, WIDTHSEARCH_STORAGE=url)
         while process.poll() is None:
+            # Any moment of the start, or of the trainings: these would else be met too seldom.
+            begun = time.monotonic()
+            patient = workers > 0 and chance.random() < 0.5
+            while patient and time.monotonic() < begun + 20 and not is_training(process):
+                time.sleep(0.2)
             try:
-                process.wait(chance.uniform(1, 4 + 4 * workers) if len(hits) < FAULTS else 180)
+                process.wait(chance.uniform(0.2, 5) if len(hits) < FAULTS else 180)
             except subprocess.TimeoutExpired:
                 (fault,) = chance.choices(list(faults), [WEIGHTS[f] for f in faults])
                 if FAULT[fault](process):
@@ -128,6 +133,13 @@ def under_fire(file: Path, url: str, seed: int) -> list[str]:
         if process.returncode == 0:
             return hits
     raise AssertionError(f"not finished after {hits}")
+
+
+def is_training(process: subprocess.Popen[str]) -> bool:
+    """Whether it has ended, or has workers that train (without Ray: nothing to wait for)."""
+    return process.poll() is not None or any(
+        "ray::TrialActor" in line for _, line in descendants(process.pid)
+    )
 
 
 def go_on(url: str, file: Path) -> tuple[str | Path, ...]:

@@ -62,6 +62,16 @@ class Folder:
         except Exception as error:
             raise CheckpointError(f"checkpoints {url!r} cannot be used: {describe_error(error)}") from None
 
+    def check(self) -> None:
+        """Write and remove a file: some file systems tell only then that they cannot.  May raise."""
+        try:
+            self.write("check", b"")
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoints {self.url!r} cannot be used: {describe_error(error)}"
+            ) from None
+        self.remove("check")
+
     def read(self, name: str) -> bytes | None:
         """The file's content, ``None`` if there is no such file."""
         try:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -295,6 +296,7 @@ def _submit(
     """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
     from widthsearch import jobs
     from widthsearch.cluster import prepare_environment, python_files
+    from widthsearch.stopping import SIGNALS
     from widthsearch.study import load_study
 
     jobs.check_server(server)
@@ -308,10 +310,14 @@ def _submit(
     prepare_environment(server)
     job = jobs.Job(server, command, python_files(path))
     out.print(f"job {job.id}\n{job.commands()}", markup=False, highlight=False, soft_wrap=True)
+    for number in SIGNALS:  # from here on there is something to tell when one comes
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         status = job.follow(lambda text: print(text, flush=True))
     except KeyboardInterrupt:
-        err.print("no longer followed; the job goes on", highlight=False)
+        message = f"no longer followed; the job goes on\n{job.commands()}"
+        err.print(message, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     if status != "SUCCEEDED":
         raise UsageError(f"job {job.id} ended as {status}; its last lines above say why")
@@ -322,12 +328,15 @@ def _backend(workers: int | None, address: str | None) -> Backend:
         from widthsearch.search import run_in_process
 
         return run_in_process
-    from widthsearch.cluster import check_address, prepare_environment
+    from widthsearch.cluster import check_address, check_admission, prepare_environment
 
     if address is not None:
         check_address(address)
     prepare_environment(address)
     from widthsearch.workers import run_on_ray  # only now: Ray reads its environment when it is imported
+
+    if address not in (None, "local"):
+        check_admission(address)
 
     return functools.partial(run_on_ray, workers=workers, address=address)
 

@@ -137,5 +137,5 @@ def example_input(text: str) -> Tensor:
     sizes[0] = max(2, sizes[0])
     try:
         return torch.randint(0, 2, sizes) if kind == "int" else torch.randn(sizes)
-    except (RuntimeError, MemoryError):
+    except (RuntimeError, MemoryError, TypeError, ValueError, OverflowError):
         raise UsageError(f"--input {text!r}: too large for this machine's memory") from None

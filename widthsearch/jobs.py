@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import shlex
 import shutil
 import tempfile
@@ -20,6 +22,8 @@ class Job:
 
     def __init__(self, server: str, command: Sequence[str], files: Mapping[str, bytes]) -> None:
         self.server = server
+        from ray.exceptions import RayError  # not earlier: Ray reads its environment when it is imported
+
         folder = Path(tempfile.mkdtemp(prefix="widthsearch-"))
         try:
             for name, content in files.items():
@@ -29,15 +33,16 @@ class Job:
             self.id: str = self._client.submit_job(
                 entrypoint=shlex.join(command), runtime_env={"working_dir": str(folder)}
             )
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except (RuntimeError, ConnectionError, ValueError, RayError) as error:
             raise UsageError(_refusal(server, error)) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def commands(self) -> str:
-        """How to follow and how to stop it."""
+        """How to follow and how to stop it.  Ray's own command sends a token only when told to."""
+        ray = f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} ray"
         return "\n".join(
-            f"{what}: ray job {verb} --address {self.server} {self.id}"
+            f"{what}: {ray} job {verb} --address {self.server} {self.id}"
             for what, verb in (("follow it", "logs -f"), ("stop it", "stop"))
         )
 
@@ -90,7 +95,14 @@ def _client(server: str) -> Any:
     except ImportError as error:
         missing = f"{error.name or error}; pip install 'widthsearch[cluster]'"
         raise UsageError(f"--submit needs Ray's job client ({missing})") from None
-    return JobSubmissionClient(server)
+    client = JobSubmissionClient(server)
+    for module in (
+        "dashboard.modules.job.sdk",
+        "dashboard.modules.dashboard_sdk",
+        "_private.runtime_env.packaging",
+    ):  # they would tell of every package and connection
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
+    return client
 
 
 def _refusal(server: str, error: Exception) -> str:

@@ -46,9 +46,10 @@ def numbers_of(setting: str, value: int | Mapping[str, int], modules: Modules) -
     """
     numbers = dict.fromkeys(modules, 1)
     for pattern, number in (value if isinstance(value, Mapping) else {"*": value}).items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number < 2**31:
             raise UsageError(
-                f"Study({setting}=...): {number!r} for {pattern!r} must be a whole number of at least 1"
+                f"Study({setting}=...): {number!r:.60} for {pattern!r} must be a whole number of at least 1, "
+                "below 2**31"
             )
         numbers.update(dict.fromkeys(_matched(setting, pattern, modules), number))
     return numbers
@@ -61,7 +62,8 @@ def _all_of(name: str, modules: Sequence[str], patterns: Sequence[str]) -> bool:
 
 def _matched(setting: str, pattern: str, modules: Modules) -> list[str]:
     """The variables with this name or with a module of this name."""
-    matched = [v for v in modules if any(fnmatchcase(m, pattern) for m in (v, *modules[v]))]
+    text = pattern if isinstance(pattern, str) else ""  # a key of a mapping may be anything
+    matched = [v for v in modules if any(fnmatchcase(m, text) for m in (v, *modules[v]))]
     if not matched and modules:
         raise UsageError(
             f"Study({setting}=...): no width variable {pattern!r}; there are {_several(list(modules))}"

@@ -8,8 +8,9 @@ not been.  Slots are handed out in one fixed order; how many workers there are n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -143,13 +144,18 @@ class History:
     def __init__(self, plan: Plan, runs: Iterable[Run]) -> None:
         self.plan = plan
         self.runs: dict[tuple[str, int, int], list[Run]] = {}
+        self._complete: dict[tuple[str, int], list[Run]] = {}
+        self._scores: dict[int, tuple[int, float] | None] = {}
         for run in runs:
             self.runs.setdefault(run.key, []).append(run)
+            if run.state == "complete":
+                self._complete.setdefault(run.key[:2], []).append(run)
+        for done in self._complete.values():
+            done.sort(key=lambda run: run.key[2])
 
     def complete(self, kind: Kind, round_: int) -> list[Run]:
         """The completed runs of one kind and round, in the order of their replicas."""
-        done = [r for runs in self.runs.values() for r in runs if r.state == "complete"]
-        return sorted((r for r in done if r.key[:2] == (kind, round_)), key=lambda r: r.key[2])
+        return self._complete.get((kind, round_), [])
 
     def state(self, slot: Slot) -> Literal["open", "running", "complete", "lost"]:
         """Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed."""
@@ -186,8 +192,11 @@ class History:
 
     def score(self, round_: int) -> tuple[int, float] | None:
         """What rounds are compared by: lost runs first, then the mean loss.  ``None`` if none completed."""
-        losses = [r.value for r in self.complete("score", round_) if r.value is not None]
-        return (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
+        if round_ not in self._scores:  # asked for again after every later round
+            losses = [r.value for r in self.complete("score", round_) if r.value is not None]
+            found = (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
+            self._scores[round_] = found
+        return self._scores[round_]
 
     def best_round(self, rounds: int) -> int | None:
         """The best scored of the first ``rounds`` rounds (the earliest of equals)."""
@@ -226,21 +235,19 @@ def next_step(plan: Plan, runs: Iterable[Run]) -> Step:
 def _phases(history: History) -> Iterator[list[Slot] | Wait | Done | Failed]:
     """The slots in the one order in which they are handed out, as far as the trials allow to know them."""
     plan = history.plan
-    baseline = plan.baseline()
+    because = None
     for round_ in range(plan.rounds):
-        over_wide = history.over_wide(round_)
-        measure = [Slot("measure", round_, k, over_wide) for k in range(plan.replicas)]
+        measure = _slots(history, "measure", round_, range(plan.replicas), partial(history.over_wide, round_))
         yield measure
         if round_ == 0:  # depends on nothing: keeps the workers busy while the last measures end
-            yield [Slot("baseline", -1, k, baseline) for k in range(plan.seeds)]
+            yield _slots(history, "baseline", -1, range(plan.seeds), plan.baseline)
         if any(history.state(slot) in ("open", "running") for slot in measure):
             yield Wait()
             return
         if not history.prune_ratios(round_):
             yield Failed(f"every measure of round {round_} failed: {history.last_error(measure)}")
             return
-        proposal = history.proposal(round_)
-        score = [Slot("score", round_, k, proposal) for k in range(plan.seeds)]
+        score = _slots(history, "score", round_, range(plan.seeds), partial(history.proposal, round_))
         yield score
         if any(history.state(slot) in ("open", "running") for slot in score):
             yield Wait()
@@ -252,9 +259,20 @@ def _phases(history: History) -> Iterator[list[Slot] | Wait | Done | Failed]:
     if best is None or because is None:
         yield Failed(f"every score failed: {history.last_error(score)}")
         return
-    report = []
-    for k in range(plan.seeds, plan.seeds + plan.report_seeds):  # pairs, so that half a report is fair too
-        report.append(Slot("report", best, k, history.proposal(best)))
-        report.append(Slot("baseline", -1, k, baseline))
-    yield report
+    fresh = range(plan.seeds, plan.seeds + plan.report_seeds)
+    recommended = _slots(history, "report", best, fresh, partial(history.proposal, best))
+    baseline = _slots(history, "baseline", -1, fresh, plan.baseline)
+    # In pairs, so that half a report is fair too.
+    yield [slot for pair in zip(recommended, baseline, strict=True) for slot in pair]
     yield Done(best, because)
+
+
+def _slots(
+    history: History, kind: Kind, round_: int, replicas: range, widths: Callable[[], Mapping[str, int]]
+) -> list[Slot]:
+    """One phase.  Its widths are worked out only if one of its runs is still to be made."""
+    slots = [Slot(kind, round_, k, {}) for k in replicas]
+    if all(history.state(slot) != "open" for slot in slots):
+        return slots
+    found = widths()
+    return [replace(slot, widths=found) for slot in slots]

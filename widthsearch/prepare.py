@@ -46,9 +46,18 @@ def prepare(study: Study, path: Path) -> Prepared:
         )
     return Prepared(
         plan=make_plan(study, space),
-        fingerprint={**settings(study), **_code_of(path), **_data_of(data)},
+        fingerprint=_fingerprint(study, path, data),
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
     )
+
+
+def fingerprint_of(study: Study, path: Path) -> dict[str, str]:
+    """What must not change between launch and resume: settings, code and data, as text by name."""
+    return _fingerprint(study, path, load_data(study))
+
+
+def _fingerprint(study: Study, path: Path, data: Data) -> dict[str, str]:
+    return {**settings(study), **_code_of(path), **_data_of(data)}
 
 
 def load_data(study: Study) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import unicodedata
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,11 +19,11 @@ from optuna.study import StudyDirection
 from widthsearch import storage as names
 from widthsearch.checkpoint import Folder
 from widthsearch.database import open_storage, sqlite_path
-from widthsearch.errors import TrainingError, UsageError
+from widthsearch.errors import TrainingError, UsageError, describe_error
 from widthsearch.ledger import Ledger, Progress
 from widthsearch.lock import driver_lock
 from widthsearch.plan import Done, Failed, Plan, Run, Slot, next_step
-from widthsearch.prepare import Prepared, changed_fields, prepare
+from widthsearch.prepare import Prepared, changed_fields, fingerprint_of, prepare
 from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.storage import load, plan_of, runs_of
@@ -74,7 +75,8 @@ def launch(
     """
     written, path, attribute = load_study(reference)
     study = replace(written, **changes)
-    name = name or path.stem
+    name = path.stem if name is None else name
+    _check_name(name)
     file = sqlite_path(url)
     if file is None or file.exists():
         _refuse_existing(name, open_storage(url, create=False))
@@ -144,13 +146,14 @@ def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tu
         raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
     written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
     study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
-    prepared = prepare(study, path)
-    if changed := changed_fields(attrs[names.FINGERPRINT], prepared.fingerprint):
+    # Unchanged, its plan is that of the database: the network need not be traced again here.
+    if changed := changed_fields(attrs[names.FINGERPRINT], fingerprint_of(study, path)):
         if not force:
             raise UsageError(
                 f"{path} has changed since launch: {'; '.join(changed)}; "
                 f"undo that, launch it under a new --name, or go on all the same with --force"
             )
+        prepared = prepare(study, path)
         before, now = plan_of(optuna_study), prepared.plan
         if other := _other_search(before, now):
             raise UsageError(
@@ -184,8 +187,11 @@ def _checkpoint_folder(url: str, given: str | None, name: str, identity: str) ->
             "checkpoints: a URL with a user or password would be kept in the database: leave it out"
         )
     slug = "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
-    folder = f"{base if where else Path(base).expanduser().resolve()}/{slug}-{identity[:8]}"
-    Folder(folder)
+    try:
+        folder = f"{base if where else Path(base).expanduser().resolve()}/{slug}-{identity[:8]}"
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no text, the home of nobody
+        raise UsageError(f"checkpoints {base!r} cannot be used: {describe_error(error)}") from None
+    Folder(folder).check()
     return folder
 
 
@@ -200,16 +206,23 @@ def _other_search(before: Plan, now: Plan) -> str:
     return f"the search has other {', '.join(changed)} now" if changed else ""
 
 
+def _check_name(name: str) -> None:
+    """A name that every database keeps, and that a terminal shows as it is."""
+    if not 0 < len(name) <= 512 or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise UsageError(
+            f"study name {name!r:.60}: give one of 1 to 512 characters, without control characters (--name)"
+        )
+
+
 def _refuse_existing(name: str, storage: optuna.storages.BaseStorage) -> None:
-    for summary in optuna.study.get_all_study_summaries(storage=storage, include_best_trial=False):
+    for found in storage.get_all_studies():
+        if found.study_name != name:
+            continue
         # An empty study without a plan is a launch that was killed in its first moment: taken over.
-        ours = summary.direction == StudyDirection.MINIMIZE and not summary.n_trials
-        if summary.study_name == name and (names.PLAN in summary.user_attrs or not ours):
-            hint = (
-                f"go on with: widthsearch resume {shlex.quote(name)}; "
-                if names.PLAN in summary.user_attrs
-                else ""
-            )
+        ours = found.directions == [StudyDirection.MINIMIZE] and not storage.get_n_trials(found._study_id)
+        planned = names.PLAN in found.user_attrs
+        if planned or not ours:
+            hint = f"go on with: widthsearch resume {shlex.quote(name)}; " if planned else ""
             raise UsageError(f"study {name!r} exists already; {hint}start a new one with --name")
 
 

@@ -41,7 +41,7 @@ def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     """The names of all widthsearch studies in the database, oldest first."""
     return [
         s.study_name
-        for s in optuna.study.get_all_study_summaries(storage=storage, include_best_trial=False)
+        for s in storage.get_all_studies()  # (Optuna's summaries would read all trials as well)
         if PLAN in s.user_attrs
     ]
 

@@ -111,11 +111,18 @@ class WidthSpace:
 
     def _ordered(self, widths: Mapping[str, int]) -> list[int]:
         if set(widths) != set(self.widths):
-            missing, unknown = sorted(set(self.widths) - set(widths)), sorted(set(widths) - set(self.widths))
+            missing = sorted(set(self.widths) - set(widths))
+            unknown = sorted(set(widths) - set(self.widths), key=str)
             raise UsageError(f"widths must name every variable; missing: {missing}, unknown: {unknown}")
         for name, width in widths.items():
-            if int(width) != width or width < 1:
-                raise UsageError(f"the width of {name} must be a whole number of at least 1, not {width!r}")
+            try:
+                good = int(width) == width and 1 <= width < 2**31
+            except (TypeError, ValueError, OverflowError):
+                good = False
+            if not good:
+                raise UsageError(
+                    f"the width of {name} must be a whole number of at least 1, below 2**31: {width!r:.60}"
+                )
         return [int(widths[name]) for name in self.widths]
 
 

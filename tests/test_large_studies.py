@@ -1,0 +1,219 @@
+"""A thousand trials in the database: every command still answers at once, and the next trial is asked at once."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+import pytest
+from commands import Quiet, interrupt, real_command, start, trials, write_study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from widthsearch import storage as names
+from widthsearch.database import open_storage
+from widthsearch.ledger import Ledger
+from widthsearch.lock import driver_lock
+from widthsearch.plan import History, Plan, Run, Slot, next_step
+from widthsearch.sampler import GrowShrinkSampler, search_space
+from widthsearch.storage import load, plan_of, runs_of
+
+MANY = 1000
+COMMAND_SECONDS = 3.0  # from the start of its process
+ASK_SECONDS = 0.05
+TRIES = 5  # until one is fast enough: other programs may run on this machine
+
+pytestmark = [pytest.mark.usefixtures("working_folder"), pytest.mark.slow]
+
+# Two ways to a thousand trials: many rounds, and few rounds whose verdict is trained on many fresh seeds.
+SHAPES = {
+    "many rounds": {"rounds": 60, "replicas": 10, "seeds": 10, "report_seeds": 8},
+    "many seeds": {"rounds": 2, "replicas": 16, "seeds": 16, "report_seeds": 500},
+}
+
+
+class Large(NamedTuple):
+    file: Path
+    url: str
+
+    def copy(self, folder: Path) -> str:
+        """The URL of a copy of the database that may be written into."""
+        copy = folder / "widthsearch.db"
+        with closing(sqlite3.connect(self.file)) as old, closing(sqlite3.connect(copy)) as new:
+            old.backup(new)  # what is still in the write-ahead log as well
+        return f"sqlite:///{copy}"
+
+
+@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES.keys())
+def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Large:
+    """An interrupted study with a thousand finished trials, and more to do."""
+    folder = tmp_path_factory.mktemp("large")
+    file, database = write_study(folder), folder / "widthsearch.db"
+    url = f"sqlite:///{database}"
+    # Neither balance nor patience ends the search before its last round.
+    interrupt(file, 0, url, **request.param, tolerance=0.0, patience=200)
+    fill(load("tiny", open_storage(url, create=False), url))
+    return Large(database, url)
+
+
+def fill(study: optuna.Study) -> None:
+    """Play the search in memory, and write its trials at once."""
+    plan, noise = plan_of(study), random.Random(0)
+    space = search_space(plan)
+    runs: list[Run] = []
+    made: list[FrozenTrial] = []
+    for slot, _ in zip(slots_in_order(plan, runs), range(MANY), strict=False):
+        value, outcome = 1.0 + noise.gauss(0, 0.1), outcome_of(plan, slot, noise)
+        attributes = {
+            names.ROUND: slot.round,
+            names.REPLICA: slot.replica,
+            names.SEED: slot.random_seed(plan.seed),
+            names.CHECKPOINT: slot.file,
+            names.KIND: slot.kind,
+        }
+        made.append(
+            create_trial(
+                value=value,
+                params=dict(slot.widths),
+                distributions=space,
+                user_attrs={**attributes, **outcome},
+                constraints={r: outcome[r] / limit - 1 for r, limit in plan.budget.items()},
+            )
+        )
+        runs.append(Run(slot.key, "complete", slot.widths, value, outcome.get(names.PRUNE_RATIO)))
+    study.add_trials(made)
+
+
+def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
+    """All slots of a search in which nothing fails, given the runs of those before.
+
+    ``next_step`` would give the same (a test below compares them), but not in a second.
+    """
+    for round_ in range(plan.rounds):
+        over_wide = History(plan, runs).over_wide(round_)
+        yield from (Slot("measure", round_, k, over_wide) for k in range(plan.replicas))
+        if round_ == 0:
+            yield from (Slot("baseline", -1, k, plan.baseline()) for k in range(plan.seeds))
+        proposal = History(plan, runs).proposal(round_)
+        yield from (Slot("score", round_, k, proposal) for k in range(plan.seeds))
+    history = History(plan, runs)
+    best = history.best_round(plan.rounds)
+    assert best is not None
+    recommended = history.proposal(best)
+    for k in range(plan.seeds, plan.seeds + plan.report_seeds):
+        yield Slot("report", best, k, recommended)
+        yield Slot("baseline", -1, k, plan.baseline())
+
+
+def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:
+    """The attributes of a trained trial.  Layers take turns in being too wide, so no round is balanced."""
+    cost = plan.cost.at(slot.widths)
+    outcome: dict[str, Any] = {
+        names.ACCURACY: noise.uniform(0.5, 1.0),
+        names.MACS: cost["macs"],
+        names.PARAMS: cost["params"],
+        names.TRAINING_MACS: 3 * cost["macs"] * 64,
+        names.SECONDS: 0.01,
+        names.HOST: "somewhere",
+    }
+    if slot.kind == "measure":
+        pruned = (0.7, 0.2) if slot.round % 2 else (0.2, 0.7)
+        kept = {
+            v: max(1, min(w, round(w * (1 - share) + noise.uniform(-1, 1))))
+            for (v, w), share in zip(slot.widths.items(), pruned, strict=True)
+        }
+        outcome[names.KEPT] = kept
+        outcome[names.PRUNE_RATIO] = {v: 1 - k / slot.widths[v] for v, k in kept.items()}
+    return outcome
+
+
+def test_the_thousand_trials_are_those_that_the_search_would_have_made(large: Large) -> None:
+    study = load("tiny", open_storage(large.url, create=False), large.url)
+    plan, found = plan_of(study), study.get_trials()
+    runs = runs_of(found)
+    assert [r.state for r in runs] == ["interrupted"] + MANY * ["complete"]
+    assert isinstance(next_step(plan, runs), Slot)  # there is more to do
+    for k in random.Random(1).sample(range(MANY), 20):
+        step = next_step(plan, runs[: 1 + k])
+        assert isinstance(step, Slot)
+        assert (step.key, dict(step.widths)) == (runs[1 + k].key, runs[1 + k].widths)
+
+
+def fastest(*args: str | Path) -> float:
+    """The seconds that the real command takes."""
+    seconds = []
+    for _ in range(TRIES):
+        if seconds and min(seconds) < COMMAND_SECONDS:
+            break
+        began = time.perf_counter()
+        result = real_command(*args)
+        seconds.append(time.perf_counter() - began)
+        assert result.code == 0, result.err
+    return min(seconds)
+
+
+@pytest.mark.parametrize("args", [("show",), ("show", "--json"), ("list",)], ids=" ".join)
+def test_what_there_is_is_shown_at_once(large: Large, args: tuple[str, ...]) -> None:
+    seconds = fastest(*args, "--storage", large.url)
+    print(f"{' '.join(args)}: {seconds:.2f} s")
+    assert seconds < COMMAND_SECONDS
+
+
+def test_resume_starts_training_at_once(large: Large, tmp_path: Path) -> None:
+    """From the start of the process; torch alone takes two of the seconds."""
+    seconds = []
+    for _ in range(TRIES):
+        if seconds and min(seconds) < COMMAND_SECONDS:
+            break
+        url = large.copy(tmp_path)
+        began = time.perf_counter()
+        process = start("resume", "--workers", "0", "--storage", url, PYTHONUNBUFFERED="1")
+        assert process.stdout is not None
+        while f"going on after {MANY} finished trials" not in process.stdout.readline():
+            assert process.poll() is None
+        seconds.append(time.perf_counter() - began)  # what comes next is asking
+        assert f"trial {MANY + 1}" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert len(trials(url)) > MANY + 1
+    print(f"resume: {min(seconds):.2f} s")
+    assert min(seconds) < COMMAND_SECONDS
+
+
+def test_the_next_trial_is_asked_and_told_at_once(large: Large, tmp_path: Path) -> None:
+    url, noise = large.copy(tmp_path), random.Random(2)
+    study = load("tiny", open_storage(url, create=False), url)
+    study.sampler = GrowShrinkSampler()
+    asks, tells = [], []
+    with driver_lock(url, "tiny") as lock:
+        ledger = Ledger(study, Quiet(), lock)
+        for _ in range(30):
+            began = time.perf_counter()
+            slot = ledger.next_step()
+            assert isinstance(slot, Slot)
+            number = ledger.ask(slot)
+            asked = time.perf_counter()
+            outcome = {"val_loss": 1.0, **outcome_of(ledger.plan, slot, noise)}
+            ledger.tell(number, outcome)
+            asks.append(asked - began)
+            tells.append(time.perf_counter() - asked)
+    complete = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
+    assert len(complete) == MANY + 30
+    ask, tell = fastest_median(asks), fastest_median(tells)
+    print(f"ask {1000 * ask:.0f} ms, tell {1000 * tell:.0f} ms")
+    assert ask < ASK_SECONDS
+    assert tell < ASK_SECONDS
+
+
+def fastest_median(seconds: list[float]) -> float:
+    """The median of the best third in a row."""
+    third = len(seconds) // TRIES
+    return min(statistics.median(seconds[k : k + third]) for k in range(0, len(seconds), third))
