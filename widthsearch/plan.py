@@ -252,7 +252,8 @@ def _phases(history: History) -> Iterator[list[Slot] | Wait | Done | Failed]:
         if any(history.state(slot) in ("open", "running") for slot in score):
             yield Wait()
             return
-        because = history.stop_reason(round_)
+        # A round that has another one after it did not end the search (and need not be judged again).
+        because = None if ("measure", round_ + 1, 0) in history.runs else history.stop_reason(round_)
         if because is not None:
             break
     best = history.best_round(round_ + 1)
