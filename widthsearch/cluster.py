@@ -73,13 +73,67 @@ def check_address(address: str) -> None:
     """Raise :class:`UsageError` if nothing answers there; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
-        if address not in ("auto", "local"):
+        if address != "auto":
             raise UsageError(f"Ray address {address!r}: give auto, host:port or ray://host:10001")
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f"no Ray cluster at {address!r}: {error}") from None
+
+
+def check_admission(address: str) -> None:
+    """Raise :class:`UsageError` if a driver here cannot join: Ray itself would try for up to a minute.
+
+    That is where the cluster refuses our token, and where this machine is no part of it.
+    """
+    from ray._private import services
+
+    client = address.startswith("ray://")
+    try:
+        where = (
+            address.removeprefix("ray://")
+            if client
+            else services.canonicalize_bootstrap_address_or_die(address)
+        )
+    except ConnectionError:
+        raise UsageError(
+            f"Ray address {address!r}: no Ray cluster on this machine; give ray://host:10001"
+        ) from None
+    if _token_is_refused(where, client):
+        raise UsageError(
+            f"the Ray cluster at {where!r} refused our token: is it the cluster's? (RAY_AUTH_TOKEN_PATH)"
+        )
+    if not client and not services.find_node_ids():
+        host = where.rpartition(":")[0]
+        raise UsageError(
+            f"this machine is no part of the Ray cluster at {where!r}: give --address ray://{host}:10001 or "
+            f"--submit http://{host}:8265, or start the search on one of its machines"
+        )
+
+
+def _token_is_refused(where: str, client: bool) -> bool:
+    """Whether a cluster says so at once; whatever else is wrong, Ray will tell."""
+    try:
+        import grpc  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated import gcs_service_pb2 as gcs
+        from ray.core.generated import gcs_service_pb2_grpc as gcs_grpc
+        from ray.core.generated import ray_client_pb2 as ray_client
+        from ray.core.generated import ray_client_pb2_grpc as ray_client_grpc
+    except ImportError:  # it comes with ray[client] and ray[default]
+        return False
+    try:
+        with init_grpc_channel(where) as channel:
+            if client:
+                ping = ray_client.ClusterInfoRequest(type=ray_client.ClusterInfoType.PING)
+                ray_client_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=10)
+            else:
+                stub = gcs_grpc.NodeInfoGcsServiceStub(channel)
+                stub.CheckAlive(gcs.CheckAliveRequest(), timeout=10)
+    except grpc.RpcError as error:
+        return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def python_files(study_file: Path) -> dict[str, bytes]:

@@ -53,8 +53,15 @@ class Job:
             async for lines in self._client.tail_job_logs(self.id):
                 say(lines.rstrip("\n"))
 
-        asyncio.run(tail())
-        return str(self._client.get_job_status(self.id).value)
+        try:
+            asyncio.run(tail())
+            return str(self._client.get_job_status(self.id).value)
+        except Exception as error:  # whatever of requests, aiohttp and Ray
+            go_on = self.commands().replace("\n", "; ")
+            raise UsageError(
+                f"lost the job server at {self.server!r} ({describe_error(error)}); the job may still run; "
+                f"{go_on}"
+            ) from None
 
 
 def check_server(server: str) -> None:

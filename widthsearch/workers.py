@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -65,6 +66,7 @@ def _run_tune(
     searcher: LedgerSearcher, study: Study, reference: str, workers: int | None, address: str | None
 ) -> None:
     workers = workers or _room_for(study)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a worker's death we tell in one line
     searcher.ledger.progress.workers = workers
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # start all workers at once
     with tempfile.TemporaryDirectory(prefix="widthsearch-") as folder, _driver_here(folder):
@@ -159,7 +161,13 @@ def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
         else:
             cpus = -(-(workers or 1) * _cpus(study) // 1)  # rounded up
             # Small object store: results are a few numbers, data is loaded by each worker.
-            ray.init(num_cpus=int(cpus), include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
+            ray.init(
+                address="local",  # whatever RAY_ADDRESS says
+                num_cpus=int(cpus),
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                **quiet,
+            )
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, ImportError) as error:
         token = " (is the token the cluster's? see RAY_AUTH_TOKEN_PATH)" if address is not None else ""
         raise UsageError(f"no Ray cluster at {address!r}: {describe_error(error)}{token}") from None
@@ -253,7 +261,14 @@ class _Deaths(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Called before the searcher hears that there was an error."""
-        if (error := trial.get_error()) is not None:  # Ray knows of none where a host just vanished
+        try:  # trial.get_error() looks where Tune copies it to only later
+            error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        except (OSError, TypeError):  # Ray knows of none
+            return
+        if isinstance(error, ray.exceptions.ActorUnavailableError) or "node has died" in str(error):
+            where = trial.temporary_state.location.hostname or "of its worker"
+            self._searcher.reasons[trial.trial_id] = f"the host {where} died or was cut off"
+        elif not isinstance(error, ray.exceptions.ActorDiedError) or "creation" in str(error):
             self._searcher.reasons[trial.trial_id] = _reason(error)
 
 
