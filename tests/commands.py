@@ -131,6 +131,9 @@ def command(*args: str | Path) -> Result:
     return Result(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
+STARTED: list[subprocess.Popen[str]] = []  # what a failed test leaves running is killed after it
+
+
 def start(
     *args: str | Path,
     stdout: Any = subprocess.PIPE,
@@ -140,8 +143,9 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start the real command in a process of its own, in the working folder."""
     script = Path(sys.executable).with_name("widthsearch")
+    STARTED[:] = [p for p in STARTED if p.poll() is None]
     env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(script), *map(str, args)],
         stdout=stdout,
         stderr=stderr,
@@ -149,6 +153,8 @@ def start(
         text=True,
         env={**env, "TERM": "xterm-256color", **environment},
     )
+    STARTED.append(process)
+    return process
 
 
 def real_command(*args: str | Path, **environment: str) -> Result:

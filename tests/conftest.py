@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Finished, clean_process, command, trials, write_study
+from commands import STARTED, Finished, clean_process, command, trials, write_study
 
 
 @pytest.fixture
@@ -17,6 +17,8 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.delenv(name, raising=False)
     with clean_process():
         yield
+    for process in STARTED:
+        process.kill()  # what it started dies with it
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from torch import nn
 from widthsearch.errors import CheckpointError, TrainingError, describe_error
 
 FORMAT = 1
+OURS = ".checkpoints"  # how a folder is called that nobody but a search has made
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"}  # of fsspec's protocols
 WRITING_SHARE = 0.05  # of the training time: where writing is slow, not every epoch is written
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # no use in trying again
@@ -98,9 +99,10 @@ class Folder:
     def remove(self, name: str | None = None) -> None:
         """Remove one checkpoint, or the folder with all that a killed worker may have left."""
         self._remove_quietly(self.path if name is None else f"{self.path}/{name}")
-        if name is None and "file" in self._protocols:
+        parent = self.path.rpartition("/")[0]
+        if name is None and "file" in self._protocols and parent.endswith(OURS):
             with suppress(OSError):  # that of another study is in it
-                self.files.rmdir(self.path.rpartition("/")[0])
+                self.files.rmdir(parent)
 
     def _remove_quietly(self, path: str) -> None:
         try:

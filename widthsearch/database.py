@@ -138,7 +138,13 @@ def open_storage(url: str, *, create: bool, patient: bool = False) -> optuna.sto
         # Optuna fills in {SCHEMA_VERSION}: braces in a path are doubled, those in a password percent-encoded.
         braces = url.replace("{", "{{").replace("}", "}}")
         full = braces if path is not None else parsed.render_as_string(hide_password=False)
-        storage = optuna.storages.RDBStorage(full, engine_kwargs=options)
+        try:
+            storage = optuna.storages.RDBStorage(full, engine_kwargs=options)
+        except Exception as error:
+            if "already exists" not in str(error):
+                raise
+            time.sleep(1)  # somebody else is making the tables at this moment
+            storage = optuna.storages.RDBStorage(full, engine_kwargs=options)
     if path is not None:
         _tune_sqlite(storage.engine)
     elif patient:

@@ -131,7 +131,7 @@ class Ledger:
         self._patiently(write)
         del self._live[number]
         self.ended += 1
-        self.progress.failed(number, slot, error)
+        self.progress.failed(number, slot, f"{error}; another worker takes over" if worker_died else error)
 
     def close_orphans(self) -> None:
         """Fail every trial that still counts as running.  Only under the lock: then none of them is."""

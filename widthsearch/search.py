@@ -17,7 +17,7 @@ import optuna
 from optuna.study import StudyDirection
 
 from widthsearch import storage as names
-from widthsearch.checkpoint import Folder
+from widthsearch.checkpoint import OURS, Folder
 from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError, describe_error
 from widthsearch.ledger import Ledger, Progress
@@ -180,7 +180,7 @@ def _checkpoint_folder(url: str, given: str | None, name: str, identity: str) ->
     base = given or os.environ.get("WIDTHSEARCH_CHECKPOINTS")
     if base is None:
         file = sqlite_path(url)
-        base = f"{file}.checkpoints" if file is not None else "widthsearch.checkpoints"
+        base = f"{file}{OURS}" if file is not None else f"widthsearch{OURS}"
     where, _, path = base.rpartition("://")
     if "@" in path.partition("/")[0]:
         raise UsageError(
@@ -218,10 +218,10 @@ def _refuse_existing(name: str, storage: optuna.storages.BaseStorage) -> None:
     for found in storage.get_all_studies():
         if found.study_name != name:
             continue
-        # An empty study without a plan is a launch that was killed in its first moment: taken over.
+        # A study without trials is a launch that was stopped in its first moments: taken over.
         ours = found.directions == [StudyDirection.MINIMIZE] and not storage.get_n_trials(found._study_id)
         planned = names.PLAN in found.user_attrs
-        if planned or not ours:
+        if not ours:
             hint = f"go on with: widthsearch resume {shlex.quote(name)}; " if planned else ""
             raise UsageError(f"study {name!r} exists already; {hint}start a new one with --name")
 

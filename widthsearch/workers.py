@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ def run_on_ray(
             lost, ended = (lost + 1 if ledger.ended == ended else 1), ledger.ended
             if lost > RAY_LOST:
                 raise
-            ledger.progress.say(f"Ray went away ({_reason(error)}); starting again")
+            what = "starting Ray again" if address is None else f"waiting for the cluster at {address}"
+            ledger.progress.say(f"Ray went away ({_reason(error)}); {what}")
         finally:
             stop.gently = interrupt
             ray.shutdown()
@@ -169,8 +171,8 @@ def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
                 **quiet,
             )
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, ImportError) as error:
-        token = " (is the token the cluster's? see RAY_AUTH_TOKEN_PATH)" if address is not None else ""
-        raise UsageError(f"no Ray cluster at {address!r}: {describe_error(error)}{token}") from None
+        where = "Ray does not start here" if address is None else f"no Ray cluster at {address!r}"
+        raise UsageError(f"{where}: {describe_error(error)}") from None
     except SystemExit:  # what Ray makes of a SIGTERM at this moment
         raise KeyboardInterrupt from None
     finally:
@@ -205,6 +207,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Remember what to load; loading is left to the first training, so that all workers start at once."""
         self._needs = study
         self._runner: TrialRunner | None = None
+        self._copy: Path | None = None
         self._slot = config["slot"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -230,8 +233,14 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             outcome = {"error": str(error)}
         return {"ended": 1, "outcome": json.dumps(outcome), "done": True}
 
+    def cleanup(self) -> None:
+        """Remove the copy of the study's files, if there is one."""
+        if self._copy is not None:
+            shutil.rmtree(self._copy, ignore_errors=True)
+
     def _load(self) -> TrialRunner:
         file = unpacked(self._needs["file"], self._needs["files"])
+        self._copy = None if file == self._needs["file"] else Path(file).parent
         study, _, _ = load_study(f"{file}:{self._needs['attribute']}")
         return TrialRunner(study, Plan.from_json(self._needs["plan"]), tuple(self._needs["checkpoints"]))
 
