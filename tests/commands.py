@@ -157,10 +157,10 @@ def start(
     return process
 
 
-def real_command(*args: str | Path, **environment: str) -> Result:
+def real_command(*args: str | Path, timeout: float = 120, **environment: str) -> Result:
     """Run the real command to its end."""
     process = start(*args, **environment)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=timeout)
     return Result(process.returncode, out, err)
 
 
