@@ -352,7 +352,7 @@ def test_wrong_widths_and_masks_are_refused() -> None:
     space = trace(mlp(), vectors(10))
     with pytest.raises(UsageError, match=r"missing: \['3'\], unknown: \['x'\]"):
         space.resize({"0": 3, "x": 4})
-    with pytest.raises(UsageError, match="width of 3 must be a whole number of at least 1, not 0"):
+    with pytest.raises(UsageError, match="width of 3 must be a whole number of at least 1 .*, not 0"):
         space.resize({"0": 3, "3": 0})
     with pytest.raises(ValueError, match="below 2 cannot be traced: 3"):
         space.at({"0": 3, "3": 1})
