@@ -121,7 +121,8 @@ class WidthSpace:
                 good = False
             if not good:
                 raise UsageError(
-                    f"the width of {name} must be a whole number of at least 1 and below 2**31, not {width!r:.60}"
+                    f"the width of {name} must be a whole number of at least 1 and below 2**31, "
+                    f"not {width!r:.60}"
                 )
         return [int(widths[name]) for name in self.widths]
 
