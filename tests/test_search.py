@@ -91,7 +91,7 @@ def test_a_killed_worker_costs_one_retry(digits):
     found = trials(name="digits_mlp")
     assert complete(found) == digits
     assert [t.user_attrs["error"] for t in found if t.state.name == "FAIL"] == [
-        "the worker process died or raised"
+        "its worker process died"
     ]
 
 
