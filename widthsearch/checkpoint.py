@@ -54,12 +54,11 @@ class Folder:
             self.files, self.path = fsspec.core.url_to_fs(self.url)
             protocol = self.files.protocol
             self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
-            if (
-                self._protocols & OBJECT_STORES
-            ):  # they have no folders, and a mistyped bucket is not to be made
-                self.files.ls(self.path.partition("/")[0])
-            else:
+            self._has_folders = not self._protocols & OBJECT_STORES
+            if self._has_folders:
                 self.files.makedirs(self.path, exist_ok=True)
+            else:  # a mistyped bucket is not to be made
+                self.files.ls(self.path.partition("/")[0])
         except Exception as error:
             raise CheckpointError(f"checkpoints {url!r} cannot be used: {describe_error(error)}") from None
 
@@ -88,7 +87,7 @@ class Folder:
         """
         aside = f"{self.path}/{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            if not self._protocols & OBJECT_STORES:
+            if self._has_folders:
                 self.files.makedirs(self.path, exist_ok=True)  # it may have been cleaned up
             self.files.pipe_file(aside, content)
             self.files.mv(aside, f"{self.path}/{name}")

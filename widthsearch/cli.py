@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 
 from widthsearch.errors import UsageError
+from widthsearch.stopping import INTERRUPTED, interrupt, leave_on_signals, listen
 
 if TYPE_CHECKING:
     from widthsearch.progress import Tracker
@@ -33,7 +33,7 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True)
 
-WRONG_USE, INTERRUPTED = 2, 130
+WRONG_USE = 2  # exit code
 
 Storage = Annotated[
     str | None,
@@ -296,7 +296,6 @@ def _submit(
     """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
     from widthsearch import jobs
     from widthsearch.cluster import prepare_environment, python_files
-    from widthsearch.stopping import SIGNALS
     from widthsearch.study import load_study
 
     jobs.check_server(server)
@@ -310,9 +309,7 @@ def _submit(
     prepare_environment(server)
     job = jobs.Job(server, command, python_files(path))
     out.print(f"job {job.id}\n{job.commands()}", markup=False, highlight=False, soft_wrap=True)
-    for number in SIGNALS:  # from here on there is something to tell when one comes
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    listen(interrupt)  # from here on there is something to tell when a signal comes
     try:
         status = job.follow(lambda text: print(text, flush=True))
     except KeyboardInterrupt:
@@ -335,9 +332,8 @@ def _backend(workers: int | None, address: str | None) -> Backend:
     prepare_environment(address)
     from widthsearch.workers import run_on_ray  # only now: Ray reads its environment when it is imported
 
-    if address not in (None, "local"):
+    if address is not None:
         check_admission(address)
-
     return functools.partial(run_on_ray, workers=workers, address=address)
 
 
@@ -386,8 +382,6 @@ def _command(verb: str, name: str, url: str) -> str:
 
 def main() -> None:
     """Entry point of the ``widthsearch`` command."""
-    from widthsearch.stopping import leave_on_signals
-
     leave_on_signals()
     try:
         app()

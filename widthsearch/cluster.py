@@ -101,15 +101,20 @@ def check_admission(address: str) -> None:
             f"Ray address {address!r}: no Ray cluster on this machine; give ray://host:10001"
         ) from None
     if _token_is_refused(where, client):
-        raise UsageError(
-            f"the Ray cluster at {where!r} refused our token: is it the cluster's? (RAY_AUTH_TOKEN_PATH)"
-        )
+        raise token_refused(where)
     if not client and not services.find_node_ids():
         host = where.rpartition(":")[0]
         raise UsageError(
             f"this machine is no part of the Ray cluster at {where!r}: give --address ray://{host}:10001 or "
             f"--submit http://{host}:8265, or start the search on one of its machines"
         )
+
+
+def token_refused(where: str) -> UsageError:
+    """What to raise when a cluster does not take our token."""
+    return UsageError(
+        f"the Ray cluster at {where!r} refused our token: is it the cluster's? (RAY_AUTH_TOKEN_PATH)"
+    )
 
 
 def _token_is_refused(where: str, client: bool) -> bool:
@@ -161,9 +166,14 @@ def unpacked(study_file: str, files: Mapping[str, bytes]) -> str:
             return str(path)
     except OSError:
         pass
+    return str(copied(files) / path.name)
+
+
+def copied(files: Mapping[str, bytes]) -> Path:
+    """A new temporary folder with these files."""
     folder = Path(tempfile.mkdtemp(prefix="widthsearch-"))
     for name, content in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    return str(folder / path.name)
+    return folder

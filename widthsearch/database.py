@@ -44,10 +44,15 @@ def url_from(option: str | None) -> str:
     return option or os.environ.get("WIDTHSEARCH_STORAGE") or DEFAULT_URL
 
 
+def secret_options(url: URL) -> list[str]:
+    """The options of a URL that hold a password."""
+    return [name for name in url.query if "pass" in name.lower() and name != "passfile"]
+
+
 def hide_password(url: str) -> str:
     """The URL as it may be shown: its password, if any, as ``***``."""
     parsed = make_url(url)
-    secret = {k: "hidden" for k in parsed.query if "pass" in k.lower() and k != "passfile"}
+    secret = dict.fromkeys(secret_options(parsed), "hidden")
     return parsed.update_query_dict(secret).render_as_string(hide_password=True)
 
 

@@ -7,13 +7,12 @@ import logging
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from widthsearch.database import hide_password, parse_url, sqlite_path
+from widthsearch.cluster import copied, token_refused
+from widthsearch.database import hide_password, parse_url, secret_options, sqlite_path
 from widthsearch.errors import UsageError, describe_error
 
 
@@ -24,17 +23,14 @@ class Job:
         self.server = server
         from ray.exceptions import RayError  # not earlier: Ray reads its environment when it is imported
 
-        folder = Path(tempfile.mkdtemp(prefix="widthsearch-"))
+        folder = copied(files)
         try:
-            for name, content in files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
             self._client = _client(server)
             self.id: str = self._client.submit_job(
                 entrypoint=shlex.join(command), runtime_env={"working_dir": str(folder)}
             )
         except (RuntimeError, ConnectionError, ValueError, RayError) as error:
-            raise UsageError(_refusal(server, error)) from None
+            raise _refusal(server, error) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -83,7 +79,7 @@ def check_storage(url: str | None) -> None:
     if url is None:
         return  # the one that WIDTHSEARCH_STORAGE names on the cluster
     parsed = parse_url(url)
-    if parsed.password or any("pass" in key.lower() and key != "passfile" for key in parsed.query):
+    if parsed.password or secret_options(parsed):
         raise UsageError(
             f"storage {hide_password(url)!r}: Ray's job list would show its password; leave it out and "
             "set PGPASSFILE, or WIDTHSEARCH_STORAGE, in the environment of the cluster's head"
@@ -112,8 +108,7 @@ def _client(server: str) -> Any:
     return client
 
 
-def _refusal(server: str, error: Exception) -> str:
-    reason = describe_error(error)
+def _refusal(server: str, error: Exception) -> UsageError:
     if any(word in str(error).lower() for word in ("401", "403", "unauthor", "token")):
-        return f"the Ray cluster at {server!r} refused our token: is it the cluster's? (RAY_AUTH_TOKEN_PATH)"
-    return f"no Ray job server at {server!r}: {reason}"
+        return token_refused(server)
+    return UsageError(f"no Ray job server at {server!r}: {describe_error(error)}")

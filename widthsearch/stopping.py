@@ -34,10 +34,11 @@ def leave_on_signals() -> None:
 
     (A KeyboardInterrupt in the middle of an import can land where Python ignores it.)
     """
-    _listen(lambda: leave("interrupted before a training was started"))
+    listen(lambda: leave("interrupted before a training was started"))
 
 
-def _listen(action: Callable[[], None]) -> None:
+def listen(action: Callable[[], None]) -> None:
+    """On any of the signals call ``action`` in the main thread."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # what nohup has this process ignore stays so
             signal.signal(number, lambda *_: action())
@@ -51,7 +52,7 @@ class Stop:
 
     def listen(self) -> None:
         """Take the signals (again, if a library took them)."""
-        _listen(lambda: self.gently())
+        listen(lambda: self.gently())
 
 
 @contextmanager
