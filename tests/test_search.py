@@ -90,9 +90,7 @@ def test_a_killed_worker_costs_one_retry(digits):
     assert process.wait(timeout=120) == 0, process.stderr.read()
     found = trials(name="digits_mlp")
     assert complete(found) == digits
-    assert [t.user_attrs["error"] for t in found if t.state.name == "FAIL"] == [
-        "its worker process died"
-    ]
+    assert [t.user_attrs["error"] for t in found if t.state.name == "FAIL"] == ["its worker process died"]
 
 
 def is_actor_of(process: Path, driver: int) -> bool:
