@@ -57,6 +57,7 @@ study = Study(
     replicas=2,
     seeds=2,
     report_seeds=2,
+    step_sizes=[1],
 )
 '''
 TRIALS = 10  # 2 measures, 2 scores, 2 baselines, and 2 more of each network for the report

@@ -23,7 +23,8 @@ from widthsearch import storage as names
 from widthsearch.database import open_storage
 from widthsearch.ledger import Ledger
 from widthsearch.lock import driver_lock
-from widthsearch.plan import History, Plan, Run, Slot, next_step
+from widthsearch.history import History, next_step
+from widthsearch.plan import Plan, Run, Slot
 from widthsearch.sampler import GrowShrinkSampler, search_space
 from widthsearch.storage import load, plan_of, runs_of
 
@@ -76,6 +77,7 @@ def fill(study: optuna.Study) -> None:
         attributes = {
             names.ROUND: slot.round,
             names.REPLICA: slot.replica,
+            names.STEP: slot.step,
             names.SEED: slot.random_seed(plan.seed),
             names.CHECKPOINT: slot.file,
             names.KIND: slot.kind,
@@ -103,14 +105,13 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
         yield from (Slot("measure", round_, k, over_wide) for k in range(plan.replicas))
         if round_ == 0:
             yield from (Slot("baseline", -1, k, plan.baseline()) for k in range(plan.seeds))
-        proposal = History(plan, runs).proposal(round_)
-        yield from (Slot("score", round_, k, proposal) for k in range(plan.seeds))
-    history = History(plan, runs)
-    best = history.best_round(plan.rounds)
+        candidates = History(plan, runs).candidates(round_)
+        for k in range(plan.seeds):
+            yield from (Slot("score", round_, k, c.widths, c.step) for c in candidates)
+    best = History(plan, runs).best(plan.rounds)
     assert best is not None
-    recommended = history.proposal(best)
     for k in range(plan.seeds, plan.seeds + plan.report_seeds):
-        yield Slot("report", best, k, recommended)
+        yield Slot("report", best.round, k, best.widths, best.step)
         yield Slot("baseline", -1, k, plan.baseline())
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from widthsearch.cost import Cost, Polynomial
-from widthsearch.plan import WORKER_DEATHS, Done, Failed, History, Plan, Run, Slot, Wait, next_step
+from widthsearch.history import History, next_step
+from widthsearch.plan import WORKER_DEATHS, Done, Failed, Plan, Run, Slot, Wait
 
 # A chain 10 -> a -> b -> 5 without biases: forms 1, 10, a, b, 5 and three products.
 FORMS = np.array([[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=float)
@@ -27,6 +28,7 @@ PLAN = Plan(
     seeds=2,
     report_seeds=3,
     patience=2,
+    step_sizes=(0.5, 1.0),
     tolerance=0.02,
     retries=1,
     seed=7,
@@ -67,11 +69,14 @@ def simulate(plan=PLAN, workers=1, run=pretend, order=None):
 def test_a_search_goes_through_all_phases_and_finds_the_layer_that_needs_more():
     step, asked, finished = simulate()
     assert isinstance(step, Done)
-    widths = History(PLAN, finished).proposal(step.round)
+    best = History(PLAN, finished).best(PLAN.rounds)
+    assert (best.round, best.step) == (step.round, step.step)
+    widths = best.widths
     assert widths["a"] > 2 * widths["b"]
     assert COST(widths)["macs"] <= 550
     kinds = [s.kind for s in asked]
-    assert kinds[:7] == ["measure"] * 3 + ["baseline"] * 2 + ["score"] * 2
+    assert kinds[:9] == ["measure"] * 3 + ["baseline"] * 2 + ["score"] * 4
+    assert [(s.replica, s.step) for s in asked[5:9]] == [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
     assert kinds[-6:] == ["report", "baseline"] * 3
     assert {s.replica for s in asked if s.kind == "report"} == {2, 3, 4}  # fresh seeds
 
@@ -97,7 +102,7 @@ def test_a_failed_run_is_retried_with_the_same_seed_and_then_given_up():
     tries = []
 
     def run(slot):
-        if slot.key == ("score", 0, 1):
+        if slot.key == ("score", 0, 1, 1.0):
             tries.append(slot.random_seed(PLAN.seed))
             return Run(slot.key, "failed", slot.widths, error="loss is nan")
         return pretend(slot)
@@ -106,7 +111,7 @@ def test_a_failed_run_is_retried_with_the_same_seed_and_then_given_up():
     assert len(tries) == 1 + PLAN.retries
     assert len(set(tries)) == 1
     assert isinstance(step, Done)
-    assert step.round > 0  # a round that lost a run ranks behind every round that did not
+    assert (step.round, step.step) != (0, 1.0)  # what lost a run ranks behind all that did not
 
 
 def test_workers_that_die_are_no_failed_trainings_but_not_for_ever():
@@ -142,7 +147,7 @@ def test_a_search_whose_scores_all_fail_says_so():
 
     step, _, _ = simulate(run=run)
     assert isinstance(step, Failed)
-    assert "every score failed" in step.because
+    assert "every score of round 0 failed" in step.because
 
 
 def test_it_stops_when_balanced():
@@ -165,7 +170,7 @@ def unbalanced(slot, better):
 
 
 def test_it_stops_when_the_score_does_not_improve_and_keeps_the_best_round_not_the_last():
-    step, _, finished = simulate(run=lambda s: unbalanced(s, lambda r: 1.0 + r))
+    step, _, finished = simulate(run=lambda s: unbalanced(s, lambda r: 2.0 if r < 0 else 1.0 + r))
     assert isinstance(step, Done)
     assert step.because == "no better score for 2 rounds"
     assert step.round == 0
@@ -173,10 +178,36 @@ def test_it_stops_when_the_score_does_not_improve_and_keeps_the_best_round_not_t
 
 
 def test_it_stops_at_the_round_limit():
-    step, _, finished = simulate(run=lambda s: unbalanced(s, lambda r: 1.0 - 0.1 * r))
+    step, _, _ = simulate(run=lambda s: unbalanced(s, lambda r: 1.0 - 0.1 * r))
     assert isinstance(step, Done)
     assert step.because == "round limit (4) reached"
     assert step.round == 3
+
+
+def test_the_uniform_network_is_kept_where_no_proposal_scores_better():
+    step, asked, finished = simulate(run=lambda s: unbalanced(s, lambda r: 1.0 if r < 0 else 1.1))
+    assert (step.round, step.because) == (-1, "no better score for 2 rounds")
+    assert History(PLAN, finished).best(PLAN.rounds).widths == PLAN.baseline()
+    assert [s.kind for s in asked[-3:]] == ["baseline"] * 3  # its fresh seeds, and nothing to compare with
+
+
+def test_the_next_round_starts_from_the_best_network_at_whatever_step_it_was():
+    def run(slot):  # half a step is better than a whole one
+        r = unbalanced(slot, lambda r: 1.0)
+        return replace(r, value=0.5) if slot.step == 0.5 and slot.round == 0 else r
+
+    _, asked, finished = simulate(run=run)
+    best = History(PLAN, finished).best(1)
+    assert (best.round, best.step) == (0, 0.5)
+    measured = next(s.widths for s in asked if (s.kind, s.round) == ("measure", 1))
+    assert measured["a"] / measured["b"] == pytest.approx(best.widths["a"] / best.widths["b"], rel=0.1)
+    assert {(s.round, s.step) for s in asked if s.kind == "report"} == {(0, 0.5)}
+
+
+def test_no_network_is_scored_twice():
+    step, asked, _ = simulate(replace(PLAN, step_sizes=(0.99, 0.995, 1.0), rounds=2))
+    scored = [(s.replica, tuple(s.widths.items())) for s in asked if s.kind in ("score", "baseline")]
+    assert len(scored) == len(set(scored))
 
 
 def test_plain_runs_of_one_replica_share_their_random_numbers_and_measures_do_not():
@@ -206,6 +237,6 @@ def test_a_plan_survives_json():
 
 
 def test_a_slot_waits_for_what_it_depends_on():
-    measure = [Run(("measure", 0, k), "running", {"a": 80, "b": 80}) for k in range(3)]
-    baseline = [Run(("baseline", -1, k), "complete", {"a": 18, "b": 18}, value=1.0) for k in range(2)]
+    measure = [Run(("measure", 0, k, 0.0), "running", {"a": 80, "b": 80}) for k in range(3)]
+    baseline = [Run(("baseline", -1, k, 0.0), "complete", {"a": 18, "b": 18}, value=1.0) for k in range(2)]
     assert next_step(PLAN, measure + baseline) == Wait()

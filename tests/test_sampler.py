@@ -10,7 +10,8 @@ from optuna.testing.pytest_samplers import (
 from test_plan import COST, PLAN, pretend, simulate
 
 from widthsearch import storage as names
-from widthsearch.plan import Done, Run, Slot, next_step
+from widthsearch.history import next_step
+from widthsearch.plan import Done, Run, Slot
 from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.storage import runs_of
 
@@ -30,6 +31,7 @@ def planned_study():
 
 
 def label(trial, slot):
+    trial.set_user_attr(names.STEP, slot.step)
     for key, value in ((names.ROUND, slot.round), (names.REPLICA, slot.replica), (names.KIND, slot.kind)):
         trial.set_user_attr(key, value)
 

@@ -142,6 +142,7 @@ study = Study(
     report_seeds=2,
     patience=3,
     tolerance=0.0,
+    step_sizes=[1],
 )
 '''
 

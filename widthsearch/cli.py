@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
+from widthsearch.console import display, err, out, submit_job
 from widthsearch.errors import UsageError
-from widthsearch.stopping import INTERRUPTED, interrupt, leave_on_signals, listen
+from widthsearch.stopping import INTERRUPTED, leave_on_signals
 
 if TYPE_CHECKING:
-    from widthsearch.progress import Tracker
-    from widthsearch.search import Backend, Ended
+    import optuna
+
+    from widthsearch.search import Ended
 
 app = typer.Typer(
     help="How wide should each layer be?  Launch a study, inspect the recommended widths, resume a search.",
@@ -29,10 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# Tables in a log file or pipe need not be squeezed into 80 columns.
-out = Console(width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True)
-
 WRONG_USE = 2  # exit code
 
 Storage = Annotated[
@@ -67,6 +62,12 @@ Submit = Annotated[
     str | None,
     typer.Option(
         metavar="URL", help="Run the whole search as a Ray job there, e.g. http://head:8265, and follow it."
+    ),
+]
+Plot = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a comparison: draw loss against search cost into this .html file.", show_default=False
     ),
 ]
 F = TypeVar("F", bound=Callable[..., None])
@@ -117,9 +118,9 @@ def launch(
         changes["budget"] = Budget.parse(budget)
     if submit is not None:
         options = {**given, "name": name, "budget": budget, "workers": workers, "checkpoints": checkpoints}
-        return _submit(submit, "launch", study, storage, address, options)
+        return submit_job(submit, "launch", study, storage, address, options)
     url = _url(storage)
-    with _display(workers, address) as (backend, progress):
+    with display(workers, address) as (backend, progress):
         ended = search.launch(
             study,
             name=name,
@@ -130,6 +131,63 @@ def launch(
             checkpoints=checkpoints,
         )
     return _finish(ended, url)
+
+
+@app.command()
+@one_line_errors
+def compare(
+    study: Annotated[str, typer.Argument(metavar="STUDY.py[:name]", help="The study file.")],
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="What to compare, comma-separated; tpe*10: at ten times the search cost.  Default: "
+            "grow-shrink, uniform, constant, equal-ratio, one-shot, random, tpe, gp.",
+            show_default=False,
+        ),
+    ] = None,
+    cost: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Search cost of each arm, in uniform trainings; default: that of the width search's rounds.",
+            show_default=False,
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None, typer.Option(help="Several budgets, shares of the model's cost: 1/16,1/8,1/4,1/2.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each search is made.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the comparison; default: the file's name and -compare.")
+    ] = None,
+    storage: Storage = None,
+    plot: Plot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    checkpoints: Checkpoints = None,
+) -> None:
+    """Compare the width search with what else one might do, at equal cost and on the same fresh seeds."""
+    from widthsearch import search
+    from widthsearch.prepare import make_comparison
+
+    options: dict[str, Any] = {"cost": cost, "repeats": repeats}
+    for option, value in (("arms", arms), ("shares", budgets)):
+        if value is not None:
+            options[option] = tuple(part.strip() for part in value.split(","))
+    url = _url(storage)
+    with display(workers, address, err if as_json else out) as (backend, progress):
+        ended = search.launch(
+            study,
+            name=name,
+            url=url,
+            changes={},
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
+            compare=functools.partial(make_comparison, **options),
+        )
+    return _finish(ended, url, as_json=as_json, plot=plot)
 
 
 @app.command()
@@ -156,9 +214,9 @@ def resume(
                 "--submit needs the study and where its file is here: resume NAME --study FILE.py"
             )
         options = {"rounds": rounds, "workers": workers, "checkpoints": checkpoints, "force": force or None}
-        return _submit(submit, "resume", study, storage, address, options, name)
+        return submit_job(submit, "resume", study, storage, address, options, name)
     url = _url(storage)
-    with _display(workers, address) as (backend, progress):
+    with display(workers, address) as (backend, progress):
         ended = search.resume(
             name,
             url=url,
@@ -178,18 +236,14 @@ def show(
     name: Annotated[str | None, typer.Argument(help="Name of the study; default: the latest.")] = None,
     storage: Storage = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    plot: Plot = None,
 ) -> None:
-    """Show the recommended widths, while the search runs or after."""
+    """Show the recommended widths, or what a comparison found, while the search runs or after."""
     from widthsearch.database import open_storage, url_from
-    from widthsearch.report import summarise
     from widthsearch.storage import load
 
     url = url_from(storage)
-    summary = summarise(load(name, open_storage(url, create=False), url), url)
-    if as_json:
-        print(json.dumps(_finite(summary), indent=2, allow_nan=False))
-    else:
-        _print_summary(summary, url)
+    _print_summary(_summary(load(name, open_storage(url, create=False), url), url), url, as_json, plot)
 
 
 @app.command(name="list")
@@ -197,13 +251,12 @@ def show(
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
     from widthsearch.database import open_storage, url_from
-    from widthsearch.report import summarise
     from widthsearch.storage import load, study_names
     from widthsearch.tables import show_list
 
     url = url_from(storage)
     opened = open_storage(url, create=False)
-    show_list(out, [summarise(load(name, opened, url), url) for name in study_names(opened)])
+    show_list(out, [_summary(load(name, opened, url), url) for name in study_names(opened)])
 
 
 @app.command()
@@ -256,90 +309,8 @@ def _url(option: str | None) -> str:
     return url
 
 
-class _Warnings(logging.Handler):
-    """What the package logs while a search runs (waiting for a database) goes through its display."""
-
-    def __init__(self, progress: Tracker) -> None:
-        super().__init__(logging.WARNING)
-        self._progress = progress
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._progress.say(record.getMessage())
-
-
-@contextmanager
-def _display(workers: int | None, address: str | None) -> Iterator[tuple[Backend, Tracker]]:
-    """The backend and the progress display of a search; leaves the terminal clean at its end."""
-    from widthsearch.progress import LiveTracker, Tracker
-
-    if workers is None and address is None:
-        workers = len(os.sched_getaffinity(0))
-    progress = (LiveTracker if out.is_terminal else Tracker)(out, workers or 1)
-    handler = _Warnings(progress)
-    logging.getLogger("widthsearch").addHandler(handler)
-    try:
-        yield _backend(workers, address), progress
-    finally:
-        logging.getLogger("widthsearch").removeHandler(handler)
-        progress.end()
-
-
-def _submit(
-    server: str,
-    verb: str,
-    study: str,
-    storage: str | None,
-    address: str | None,
-    options: Mapping[str, Any],
-    *arguments: str,
-) -> None:
-    """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
-    from widthsearch import jobs
-    from widthsearch.cluster import prepare_environment, python_files
-    from widthsearch.study import load_study
-
-    jobs.check_server(server)
-    jobs.check_storage(storage)
-    _, path, attribute = load_study(study)
-    file = f"{path.name}:{attribute}"
-    command = ["widthsearch", verb, *([file] if verb == "launch" else [*arguments, "--study", file])]
-    for option, value in {**options, "storage": storage, "address": address or "auto"}.items():
-        if value is not None:
-            command += [f"--{option}"] if value is True else [f"--{option}", str(value)]
-    prepare_environment(server)
-    job = jobs.Job(server, command, python_files(path))
-    out.print(f"job {job.id}\n{job.commands()}", markup=False, highlight=False, soft_wrap=True)
-    listen(interrupt)  # from here on there is something to tell when a signal comes
-    try:
-        status = job.follow(lambda text: print(text, flush=True))
-    except KeyboardInterrupt:
-        message = f"no longer followed; the job goes on\n{job.commands()}"
-        err.print(message, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    if status != "SUCCEEDED":
-        raise UsageError(f"job {job.id} ended as {status}; its last lines above say why")
-
-
-def _backend(workers: int | None, address: str | None) -> Backend:
-    if workers == 0:
-        from widthsearch.search import run_in_process
-
-        return run_in_process
-    from widthsearch.cluster import check_address, check_admission, prepare_environment
-
-    if address is not None:
-        check_address(address)
-    prepare_environment(address)
-    from widthsearch.workers import run_on_ray  # only now: Ray reads its environment when it is imported
-
-    if address is not None:
-        check_admission(address)
-    return functools.partial(run_on_ray, workers=workers, address=address)
-
-
-def _finish(ended: Ended, url: str) -> None:
+def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
     from widthsearch.database import open_storage
-    from widthsearch.report import summarise
     from widthsearch.storage import load
 
     if ended.status == "interrupted":
@@ -352,7 +323,17 @@ def _finish(ended: Ended, url: str) -> None:
         raise typer.Exit(INTERRUPTED)
     if ended.status == "failed":
         raise UsageError(f"study {ended.name!r} cannot go on: {ended.because}")
-    _print_summary(summarise(load(ended.name, open_storage(url, create=False, patient=True), url), url), url)
+    study = load(ended.name, open_storage(url, create=False, patient=True), url)
+    _print_summary(_summary(study, url), url, as_json, plot)
+
+
+def _summary(study: optuna.Study, url: str) -> dict[str, Any]:
+    from widthsearch.compare_report import summarise_comparison
+    from widthsearch.comparison import Comparison
+    from widthsearch.report import summarise
+    from widthsearch.storage import plan_of
+
+    return (summarise_comparison if isinstance(plan_of(study), Comparison) else summarise)(study, url)
 
 
 def _finite(value: Any) -> Any:
@@ -364,10 +345,17 @@ def _finite(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
-def _print_summary(summary: dict[str, Any], url: str) -> None:
-    from widthsearch.tables import show_summary
+def _print_summary(summary: dict[str, Any], url: str, as_json: bool = False, plot: str | None = None) -> None:
+    from widthsearch.tables import show_comparison, show_summary
 
-    show_summary(out, summary)
+    if plot is not None:
+        from widthsearch.plots import write_comparison
+
+        write_comparison(summary, plot)
+    if as_json:
+        print(json.dumps(_finite(summary), indent=2, allow_nan=False))
+        return
+    (show_comparison if "comparison" in summary else show_summary)(out, summary)
     if summary["status"] == "interrupted":
         line = f"go on with: {_command('resume', summary['study'], url)}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -113,6 +113,16 @@ class BudgetController:
         return worst, errors[worst]
 
 
+def best_units(
+    log_alpha: Vector, widths: Mapping[str, int], kept: Mapping[str, int]
+) -> dict[str, NDArray[np.bool_]]:
+    """Per variable, its ``kept`` units with the largest logits; ``log_alpha``: (U,)."""
+    parts = np.split(log_alpha, np.cumsum(list(widths.values()))[:-1])
+    return {
+        v: np.argsort(np.argsort(-own, kind="stable")) < kept[v] for v, own in zip(widths, parts, strict=True)
+    }
+
+
 def cut(
     log_alpha: Vector, widths: Mapping[str, int], constraints: Constraints
 ) -> dict[str, NDArray[np.bool_]]:

@@ -14,10 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from widthsearch import storage as names
 from widthsearch.checkpoint import Folder
+from widthsearch.comparison import AnyPlan, next_step
 from widthsearch.database import connection_was_lost, reason
 from widthsearch.errors import UsageError
 from widthsearch.lock import DriverLock
-from widthsearch.plan import Plan, Slot, Step, next_step
+from widthsearch.plan import Slot, Step
 from widthsearch.sampler import search_space
 from widthsearch.storage import plan_of, runs_of
 
@@ -32,7 +33,7 @@ class Progress(Protocol):
 
     workers: int  # trainings at a time
 
-    def begin(self, plan: Plan, study: optuna.Study) -> None:
+    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
         """The search starts or goes on."""
 
     def started(self, number: int, slot: Slot) -> None:
@@ -89,8 +90,10 @@ class Ledger:
         for key, value in (
             (names.ROUND, slot.round),
             (names.REPLICA, slot.replica),
-            (names.SEED, slot.random_seed(self.plan.seed)),
+            *([(names.STEP, slot.step)] if slot.step else []),
+            (names.SEED, slot.random_seed(self.plan.plan_of(slot).seed)),
             (names.CHECKPOINT, slot.file),
+            *zip((names.BUDGET, names.REPEAT, names.ARM), slot.branch or (), strict=False),
             (names.KIND, slot.kind),  # last: a trial without a kind is no run yet
         ):
             trial.set_user_attr(key, value)
@@ -105,7 +108,7 @@ class Ledger:
             for key, value in outcome.items():
                 if key not in ("val_loss", "warnings"):
                     trial.set_user_attr(key, value)
-            for resource, limit in self.plan.budget.items():
+            for resource, limit in self.plan.plan_of(slot).budget.items():
                 # Feasible at 0 and below: over-wide measures are never `study.best_trial`.
                 trial.set_constraint(resource, outcome[resource] / limit - 1)
             self.study.tell(trial, outcome["val_loss"], skip_if_finished=True)

@@ -1,28 +1,34 @@
-"""What a study will do, as plain data, and what it does next, as a pure function of its trials.
+"""What a study will do, and one training run of it, as plain data.
 
-The plan is written into the Optuna study once, at launch.  From then on ``next_step(plan, trials)`` says
-which training run comes next: there is no other state, so a search that was killed goes on as if it had
-not been.  Slots are handed out in one fixed order; how many workers there are never changes it.
+The plan is written into the Optuna study once, at launch; :mod:`.history` then says what comes next.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any, Literal
-
-import numpy as np
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from widthsearch import rule
 from widthsearch.cost import Cost
 from widthsearch.rule import Constraints
 
-Kind = Literal["measure", "score", "baseline", "report"]
+Kind = Literal["measure", "score", "baseline", "report", "pruned"]
+
+Key = tuple[str, int, int, float]  # kind, round, replica, step
+T = TypeVar("T")
 
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
 WORKER_DEATHS = 10
+
+
+class Branch(NamedTuple):
+    """Which search of a comparison a training run belongs to (see comparison.py)."""
+
+    budget: int  # the comparison's first budget is 0
+    repeat: int
+    arm: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,9 @@ class Plan:
     tolerance: float
     retries: int
     seed: int
+    step_sizes: tuple[float, ...] = (1.0,)
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def constraints(self, over: float = 1.0, minimum: int = 1) -> Constraints:
         """The constraints of a network at ``over`` times the budget, no width below ``minimum``."""
@@ -55,22 +63,44 @@ class Plan:
             multiple_of=self.multiple_of,
         )
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()``, the first time that it is asked for; it must depend on the plan and ``key`` alone."""
+        if key not in self.known:
+            self.known[key] = make()
+        found: T = self.known[key]
+        return found
+
     def over_wide(self, relative: Mapping[str, float]) -> dict[str, int]:
         """Over-wide widths in these proportions.  At least 2: a gate needs a neighbour to compare with."""
         return rule.scale_to_budget(relative, self.constraints(self.over, minimum=2))
 
     def baseline(self) -> dict[str, int]:
         """The seed network scaled uniformly to the budget."""
-        return rule.scale_to_budget(self.widths, self.constraints())
+        return self.once("baseline", lambda: rule.scale_to_budget(self.widths, self.constraints()))
+
+    def plan_of(self, slot: Slot) -> Plan:
+        """The plan that a slot belongs to: this one."""
+        return self
+
+    def expected(self) -> dict[str, int]:
+        """Trials per kind if the search uses all of its rounds."""
+        return {
+            "measure": self.rounds * self.replicas,
+            "score": self.rounds * len(self.step_sizes) * self.seeds,
+            "baseline": self.seeds + self.report_seeds,
+            "report": self.report_seeds,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for the study's attributes."""
-        return {**asdict(replace(self, cost=None)), "cost": self.cost.to_json()}  # type: ignore[arg-type]
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cost", "known")}
+        return {**plain, "step_sizes": list(self.step_sizes), "cost": self.cost.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of :meth:`to_json`."""
-        return cls(**{**data, "cost": Cost.from_json(data["cost"])})
+        sizes = tuple(data["step_sizes"])
+        return cls(**{**data, "step_sizes": sizes, "cost": Cost.from_json(data["cost"])})
 
 
 @dataclass(frozen=True)
@@ -81,16 +111,24 @@ class Slot:
     round: int  # -1 for the baseline, which belongs to no round
     replica: int
     widths: Mapping[str, int]
+    step: float = 0.0  # of a proposal: how far it goes along the round's direction
+    branch: Branch | None = None  # only in a comparison
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """What identifies the slot within its study."""
-        return (self.kind, self.round, self.replica)
+    def key(self) -> Key:
+        """What identifies the slot within its search."""
+        return (self.kind, self.round, self.replica, self.step)
 
     @property
     def file(self) -> str:
         """The name of its checkpoint."""
-        return f"{self.kind}-{self.replica}.ckpt" if self.round < 0 else "{}-{}-{}.ckpt".format(*self.key)
+        name = f"{self.kind}-{self.replica}" if self.round < 0 else f"{self.kind}-{self.round}-{self.replica}"
+        if self.step:
+            name += f"-{self.step:g}"
+        if self.branch is not None:
+            which = repr((tuple(self.branch), sorted(self.widths.items())))
+            name += f"-{hashlib.sha256(which.encode()).hexdigest()[:12]}"
+        return f"{name}.ckpt"
 
     def random_seed(self, study_seed: int) -> int:
         """The seed of this run's random numbers (32 bits).
@@ -107,12 +145,13 @@ class Slot:
 class Run:
     """A finished, running or failed training run, read back from its Optuna trial."""
 
-    key: tuple[str, int, int]
+    key: Key
     state: Literal["running", "complete", "failed", "died", "interrupted"]
     widths: Mapping[str, int]
     value: float | None = None
     prune_ratio: Mapping[str, float] | None = None
     error: str = ""
+    branch: Branch | None = None
 
 
 @dataclass(frozen=True)
@@ -122,9 +161,13 @@ class Wait:
 
 @dataclass(frozen=True)
 class Done:
-    """The search is over: the recommended round and why it stopped."""
+    """The search is over: which round's proposal (its step) is recommended, and why it stopped.
+
+    Round -1 is the baseline: nothing better was found.
+    """
 
     round: int
+    step: float
     because: str
 
 
@@ -136,144 +179,3 @@ class Failed:
 
 
 Step = Slot | Wait | Done | Failed
-
-
-class History:
-    """The runs of a study by slot.  Later runs of a slot (retries) replace earlier, failed ones."""
-
-    def __init__(self, plan: Plan, runs: Iterable[Run]) -> None:
-        self.plan = plan
-        self.runs: dict[tuple[str, int, int], list[Run]] = {}
-        self._complete: dict[tuple[str, int], list[Run]] = {}
-        self._scores: dict[int, tuple[int, float] | None] = {}
-        for run in runs:
-            self.runs.setdefault(run.key, []).append(run)
-            if run.state == "complete":
-                self._complete.setdefault(run.key[:2], []).append(run)
-        for done in self._complete.values():
-            done.sort(key=lambda run: run.key[2])
-
-    def complete(self, kind: Kind, round_: int) -> list[Run]:
-        """The completed runs of one kind and round, in the order of their replicas."""
-        return self._complete.get((kind, round_), [])
-
-    def state(self, slot: Slot) -> Literal["open", "running", "complete", "lost"]:
-        """Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed."""
-        states = [r.state for r in self.runs.get(slot.key, [])]
-        if "complete" in states:
-            return "complete"
-        if "running" in states:
-            return "running"
-        lost = states.count("failed") > self.plan.retries or states.count("died") > WORKER_DEATHS
-        return "lost" if lost else "open"
-
-    def last_error(self, slots: Sequence[Slot]) -> str:
-        """The message of the latest failure among these slots."""
-        errors = [r.error for s in slots for r in self.runs.get(s.key, []) if r.error]
-        return errors[-1] if errors else "no error was recorded"
-
-    def prune_ratios(self, round_: int) -> list[Mapping[str, float]]:
-        """One prune ratio per variable for each completed replica of the round's measure."""
-        return [r.prune_ratio for r in self.complete("measure", round_) if r.prune_ratio is not None]
-
-    def relative(self, round_: int) -> dict[str, float]:
-        """The rule applied to the round's measure: the proportions of the next widths."""
-        ratios = self.prune_ratios(round_)
-        over_wide = self.complete("measure", round_)[0].widths
-        return rule.grow_shrink(over_wide, rule.merge(ratios), damping=rule.damping(ratios))
-
-    def proposal(self, round_: int) -> dict[str, int]:
-        """The widths that the round proposes, at the budget."""
-        return rule.scale_to_budget(self.relative(round_), self.plan.constraints())
-
-    def over_wide(self, round_: int) -> dict[str, int]:
-        """The over-wide widths that the round measures."""
-        return self.plan.over_wide(self.relative(round_ - 1) if round_ else self.plan.widths)
-
-    def score(self, round_: int) -> tuple[int, float] | None:
-        """What rounds are compared by: lost runs first, then the mean loss.  ``None`` if none completed."""
-        if round_ not in self._scores:  # asked for again after every later round
-            losses = [r.value for r in self.complete("score", round_) if r.value is not None]
-            found = (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
-            self._scores[round_] = found
-        return self._scores[round_]
-
-    def best_round(self, rounds: int) -> int | None:
-        """The best scored of the first ``rounds`` rounds (the earliest of equals)."""
-        scores = {r: s for r in range(rounds) if (s := self.score(r)) is not None}
-        return min(scores, key=lambda r: (scores[r], r)) if scores else None
-
-    def stop_reason(self, round_: int) -> str | None:
-        """Why the search ends after this scored round, or ``None`` if it goes on."""
-        best = self.best_round(round_ + 1)
-        if round_ + 1 < self.plan.at_least:
-            return None
-        if rule.balanced(self.prune_ratios(round_), tolerance=self.plan.tolerance):
-            return "balanced: every layer prunes by the same share"
-        if best is not None and round_ - best >= self.plan.patience:
-            return f"no better score for {self.plan.patience} rounds"
-        if round_ + 1 >= self.plan.rounds:
-            return f"round limit ({self.plan.rounds}) reached"
-        return None
-
-
-def next_step(plan: Plan, runs: Iterable[Run]) -> Step:
-    """What to do next, from the plan and the runs so far alone."""
-    history = History(plan, runs)
-    waiting = False
-    for step in _phases(history):
-        if not isinstance(step, list):
-            return Wait() if waiting and not isinstance(step, Failed) else step
-        states = [history.state(slot) for slot in step]
-        for slot, state in zip(step, states, strict=True):
-            if state == "open":
-                return slot
-        waiting = waiting or "running" in states
-    raise AssertionError("the phases end with Done or Failed")
-
-
-def _phases(history: History) -> Iterator[list[Slot] | Wait | Done | Failed]:
-    """The slots in the one order in which they are handed out, as far as the trials allow to know them."""
-    plan = history.plan
-    because = None
-    for round_ in range(plan.rounds):
-        measure = _slots(history, "measure", round_, range(plan.replicas), partial(history.over_wide, round_))
-        yield measure
-        if round_ == 0:  # depends on nothing: keeps the workers busy while the last measures end
-            yield _slots(history, "baseline", -1, range(plan.seeds), plan.baseline)
-        if any(history.state(slot) in ("open", "running") for slot in measure):
-            yield Wait()
-            return
-        if not history.prune_ratios(round_):
-            yield Failed(f"every measure of round {round_} failed: {history.last_error(measure)}")
-            return
-        score = _slots(history, "score", round_, range(plan.seeds), partial(history.proposal, round_))
-        yield score
-        if any(history.state(slot) in ("open", "running") for slot in score):
-            yield Wait()
-            return
-        # A round that has another one after it did not end the search (and need not be judged again).
-        because = None if ("measure", round_ + 1, 0) in history.runs else history.stop_reason(round_)
-        if because is not None:
-            break
-    best = history.best_round(round_ + 1)
-    if best is None or because is None:
-        yield Failed(f"every score failed: {history.last_error(score)}")
-        return
-    fresh = range(plan.seeds, plan.seeds + plan.report_seeds)
-    recommended = _slots(history, "report", best, fresh, partial(history.proposal, best))
-    baseline = _slots(history, "baseline", -1, fresh, plan.baseline)
-    # In pairs, so that half a report is fair too.
-    yield [slot for pair in zip(recommended, baseline, strict=True) for slot in pair]
-    yield Done(best, because)
-
-
-def _slots(
-    history: History, kind: Kind, round_: int, replicas: range, widths: Callable[[], Mapping[str, int]]
-) -> list[Slot]:
-    """One phase.  Its widths are worked out only if one of its runs is still to be made."""
-    slots = [Slot(kind, round_, k, {}) for k in replicas]
-    if all(history.state(slot) != "open" for slot in slots):
-        return slots
-    found = widths()
-    return [replace(slot, widths=found) for slot in slots]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from widthsearch.arms import ARMS
+from widthsearch.comparison import Comparison, least_cost, parse_arm
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.patterns import numbers_of
 from widthsearch.plan import Plan
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
-from widthsearch.study import Data, Split, Study, settings
+from widthsearch.study import Budget, Data, Split, Study, settings
 from widthsearch.trial import build_space, check_data, check_targets
 
 
@@ -87,9 +89,16 @@ def make_plan(study: Study, space: WidthSpace) -> Plan:
         report_seeds=study.report_seeds,
         patience=study.patience,
         tolerance=study.tolerance,
+        step_sizes=tuple(sorted({float(step) for step in study.step_sizes})),
         retries=study.retries,
         seed=study.seed,
     )
+    check_budget(plan)
+    return plan
+
+
+def check_budget(plan: Plan) -> None:
+    """:class:`UsageError` if the plan's budget is too small for its minimum widths or for a measure."""
     asked = ", ".join(f"{r}={limit}" for r, limit in plan.budget.items())
     try:
         plan.baseline()
@@ -101,10 +110,44 @@ def make_plan(study: Study, space: WidthSpace) -> Plan:
         plan.over_wide(plan.widths)
     except BudgetTooSmallError:
         raise UsageError(
-            f"budget {asked} is too small: {study.over:g} times that (over) does not even pay for an "
+            f"budget {asked} is too small: {plan.over:g} times that (over) does not even pay for an "
             "over-wide network with two units per variable"
         ) from None
-    return plan
+
+
+def make_comparison(
+    study: Study,
+    plan: Plan,
+    *,
+    arms: Sequence[str] = tuple(ARMS),
+    shares: Sequence[str] = (),
+    repeats: int = 1,
+    cost: float | None = None,
+) -> Comparison:
+    """A comparison of ``arms`` on a study: under its own budget, or under these shares of its seed's cost.
+
+    ``cost``: of one search, in uniform trainings.  Raises :class:`UsageError` for an arm or share that is
+    none, and for a cost that pays for no search.
+    """
+    for arm in arms:
+        parse_arm(arm)
+    if not arms or len(set(arms)) < len(arms):
+        raise UsageError(f"arms {','.join(arms)!r}: give each arm once, e.g. uniform,grow-shrink,random")
+    seed = plan.cost.at(plan.widths)
+    resources = [f.name for f in fields(study.budget) if getattr(study.budget, f.name) is not None]
+    budgets = [plan.budget]
+    if shares:
+        of = [Budget(**{r: share.removesuffix("x") + "x" for r in resources}) for share in shares]
+        budgets = [budget.absolute(seed) for budget in of]
+    largest = {r: max(budget[r] for budget in budgets) for r in resources}
+    for budget in budgets:
+        check_budget(replace(plan, budget=budget))
+        least = least_cost(replace(plan, budget=budget), rounds=1)
+        if cost is not None and cost < least and "grow-shrink" in arms:
+            raise UsageError(
+                f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already"
+            )
+    return Comparison(replace(plan, budget=largest), tuple(budgets), tuple(arms), repeats, cost)
 
 
 def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

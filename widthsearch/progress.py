@@ -14,11 +14,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.plan import History, Plan, Slot
+from widthsearch.comparison import REPORT, AnyPlan, Comparison
+from widthsearch.history import History
+from widthsearch.plan import Plan, Slot
 from widthsearch.storage import KIND, SECONDS, runs_of
 
 #: What the kinds of trials are called on the screen.
-LABELS = {"measure": "measure", "score": "score", "baseline": "uniform baseline", "report": "fresh seed"}
+LABELS = {
+    "measure": "measure",
+    "score": "score",
+    "baseline": "uniform baseline",
+    "report": "fresh seed",
+    "pruned": "cut and trained on",
+}
 
 
 def duration(seconds: float) -> str:
@@ -36,7 +44,7 @@ class Tracker:
     def __init__(self, console: Console, workers: int) -> None:
         self.console, self.workers = console, max(1, workers)
 
-    def begin(self, plan: Plan, study: optuna.Study) -> None:
+    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
         """Start, or go on from the trials that are there."""
         self.plan, self.study = plan, study
         self.start = time.monotonic()
@@ -48,8 +56,7 @@ class Tracker:
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             if KIND in trial.user_attrs:
                 self._count(trial.user_attrs[KIND], trial.user_attrs)
-        budget = ", ".join(f"{limit:,} {r}" for r, limit in plan.budget.items())
-        self.say(f"{study.study_name}: {len(plan.widths)} width variables, budget {budget}")
+        self.say(f"{study.study_name}: {headline(plan)}")
         if total := sum(self.done.values()):
             self.say(f"going on after {total} finished trials")
 
@@ -91,14 +98,8 @@ class Tracker:
         self.seconds[kind].append(outcome[SECONDS])
 
     def expected(self) -> dict[str, int]:
-        """Trials per kind if the search uses all of its rounds."""
-        p = self.plan
-        return {
-            "measure": p.rounds * p.replicas,
-            "score": p.rounds * p.seeds,
-            "baseline": p.seeds + p.report_seeds,
-            "report": p.report_seeds,
-        }
+        """Trials per kind, at most."""
+        return self.plan.expected()
 
     def seconds_left(self) -> float | None:
         """Time left if all rounds are used, from the mean duration of each kind so far; ``None`` at first."""
@@ -123,20 +124,16 @@ class Tracker:
 
     def _gain(self) -> float | None:
         """Best round against the baseline, on the seeds that select (optimistic; the verdict is not)."""
-        history = History(self.plan, runs_of(self.study.get_trials(deepcopy=False)))
-        best = history.best_round(self.plan.rounds)
-        if best is None:
+        if not isinstance(self.plan, Plan):
             return None
-        score = {r.key[2]: r.value for r in history.complete("score", best)}
-        base = {r.key[2]: r.value for r in history.complete("baseline", -1)}
-        gains = [b - s for k in score.keys() & base.keys() if (b := base[k]) is not None and (s := score[k])]
-        return sum(gains) / len(gains) if gains else None
+        history = History(self.plan, runs_of(self.study.get_trials(deepcopy=False)))
+        return history.gain_of(history.best(self.plan.rounds))
 
 
 class LiveTracker(Tracker):
     """The same facts as a panel that redraws itself; failures still scroll by above it."""
 
-    def begin(self, plan: Plan, study: optuna.Study) -> None:
+    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
         """Start the panel."""
         super().begin(plan, study)
         self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
@@ -159,22 +156,45 @@ class LiveTracker(Tracker):
         expected = self.expected()
         grid = Table.grid(padding=(0, 2))
         for kind, label in LABELS.items():
+            if kind not in expected:
+                continue
             bar = ProgressBar(total=expected[kind], completed=self.done[kind], width=30)
             grid.add_row(label, bar, f"{self.done[kind]} / {expected[kind]}")
         idle = "ending" if sum(self.done.values()) else "starting workers"
         running = ", ".join(describe(s) for s in self.running.values()) or idle
         elapsed = duration(time.monotonic() - self.start)
         failures = f", {self.failures} failed" if self.failures else ""
+        where = "comparison"
+        if isinstance(self.plan, Plan):
+            where = f"round {self.round + 1} of at most {self.plan.rounds}"
         return Group(
-            Text(
-                f"round {self.round + 1} of at most {self.plan.rounds}   {elapsed}   {self.state()}{failures}"
-            ),
+            Text(f"{where}   {elapsed}   {self.state()}{failures}"),
             grid,
             Text(f"running: {running}", style="dim"),
         )
 
 
 def describe(slot: Slot) -> str:
-    """``round 0 measure 2``, ``uniform baseline 3``."""
+    """``round 0 measure 2``, ``uniform baseline 3``, ``budget 1 repeat 0 tpe: round 5 score 0``."""
     where = f"round {slot.round} " if slot.kind in ("measure", "score") else ""
+    if slot.kind == "score" and slot.step:
+        where += f"step {slot.step:g} "
+    if slot.branch is not None:
+        budget, repeat, arm = slot.branch
+        of = "" if arm == REPORT else f" repeat {repeat} {arm}"
+        where = f"budget {budget}{of}: {where}"
     return f"{where}{LABELS[slot.kind]} {slot.replica}"
+
+
+def headline(plan: AnyPlan) -> str:
+    """What a study will do, in one line."""
+    variables = f"{len(plan.plan.widths if isinstance(plan, Comparison) else plan.widths)} width variables"
+    if isinstance(plan, Comparison):
+        budgets = " / ".join(_amounts(budget) for budget in plan.budgets)
+        repeats = f"{plan.repeats} repeat{'' if plan.repeats == 1 else 's'}"
+        return f"{', '.join(plan.arms)} compared, {repeats}; {variables}, budget {budgets}"
+    return f"{variables}, budget {_amounts(plan.budget)}"
+
+
+def _amounts(budget: Mapping[str, int]) -> str:
+    return ", ".join(f"{limit:,} {resource}" for resource, limit in budget.items())

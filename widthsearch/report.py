@@ -5,9 +5,8 @@ The gain is judged on seeds that had no part in choosing the recommendation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,36 +16,16 @@ from optuna.trial import FrozenTrial, TrialState
 from widthsearch import rule
 from widthsearch import storage as names
 from widthsearch.database import hide_password
+from widthsearch.history import Candidate, History, next_step
+from widthsearch.intervals import mean_se, paired_gain
 from widthsearch.lock import is_driven
-from widthsearch.plan import Done, History, Plan, Run, next_step
+from widthsearch.plan import Done, Plan
 
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference shown", "worse"
+NOTHING_BETTER = "nothing better found"  # on the seeds that select, the baseline scored best
 
-
-def mean_se(values: Sequence[float]) -> dict[str, Any] | None:
-    """Mean, standard error, median and n; ``None`` without values, ``se`` null for a single one."""
-    if not values:
-        return None
-    n = len(values)
-    se = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
-    return {"mean": float(np.mean(values)), "se": se, "median": float(median(values)), "n": n}
-
-
-def paired_gain(baseline: dict[int, float], candidate: dict[int, float]) -> dict[str, Any] | None:
-    """Mean of baseline loss minus candidate loss over the seeds both have, with Student's 95 % interval.
-
-    ``None`` for fewer than two pairs.
-    """
-    pairs = sorted(baseline.keys() & candidate.keys())
-    differences = np.array([baseline[k] - candidate[k] for k in pairs])
-    n = len(differences)
-    if n < 2:
-        return None
-    from scipy.special import stdtrit  # imported here: `widthsearch --help` should start fast
-
-    mean = float(differences.mean())
-    half = float(stdtrit(n - 1, 0.975) * differences.std(ddof=1) / np.sqrt(n))
-    return {"mean": mean, "ci95": [mean - half, mean + half], "median": float(np.median(differences)), "n": n}
+Source = tuple[str, int, float]  # kind, round, step
+BASELINE: Source = ("baseline", -1, 0.0)
 
 
 def verdict(gain: dict[str, Any] | None) -> str | None:
@@ -63,14 +42,13 @@ class _Trials:
 
     trials: list[FrozenTrial]
 
-    def values(
-        self, kind: str, round_: int, replicas: range, attribute: str | None = None
-    ) -> dict[int, float]:
+    def values(self, source: Source, replicas: range, attribute: str | None = None) -> dict[int, float]:
         """replica -> loss, or another attribute where the trial has it."""
         found = {}
         for t in self.trials:
             a = t.user_attrs
-            if (a[names.KIND], a[names.ROUND]) == (kind, round_) and a[names.REPLICA] in replicas:
+            own = (a[names.KIND], a[names.ROUND], a.get(names.STEP, 0.0))
+            if own == source and a[names.REPLICA] in replicas:
                 value = t.value if attribute is None else a.get(attribute)
                 if value is not None:
                     found[a[names.REPLICA]] = value
@@ -80,26 +58,33 @@ class _Trials:
 def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object: what ``widthsearch show --json`` prints."""
     plan = names.plan_of(study)
+    if not isinstance(plan, Plan):
+        raise TypeError(f"study {study.study_name!r} is a comparison")
     all_trials = study.get_trials(deepcopy=False)
     complete = [t for t in all_trials if t.state == TrialState.COMPLETE and names.KIND in t.user_attrs]
     trials = _Trials(complete)
     runs = names.runs_of(all_trials)
     history = History(plan, runs)
-    best = _best_round(plan, runs, history)
+    ended = next_step(plan, runs)
+    best = history.best(plan.rounds)
+    found = best if best is not None and best.round >= 0 else None
     select, report = range(plan.seeds), range(plan.seeds, plan.seeds + plan.report_seeds)
-    fresh = trials.values("report", best, report) if best is not None else {}
-    gain = paired_gain(trials.values("baseline", -1, report), fresh)
-    baseline = _network(plan, plan.baseline(), trials, ("baseline", -1), report if fresh else select)
+    fresh = trials.values(_source("report", found), report) if found is not None else {}
+    seen = report if fresh or (found is None and isinstance(ended, Done)) else select
+    baseline = {"step": None, **_network(plan, plan.baseline(), trials, BASELINE, seen)}
     candidate = None
-    if best is not None:
-        source = ("report", best) if fresh else ("score", best)
-        widths = history.proposal(best)
-        candidate = {
-            "round": best,
-            **_network(plan, widths, trials, source, report if fresh else select),
-        }
-    result = verdict(gain)
-    status = _status(study, url)
+    if found is not None:
+        source = _source("report" if fresh else "score", found)
+        candidate = {"round": found.round, "step": found.step}
+        candidate |= _network(plan, found.widths, trials, source, seen)
+    own = trials.values(BASELINE, report)
+    gain, result = paired_gain(own, fresh), None
+    if gain is not None:
+        result = verdict(gain)
+    elif found is None and isinstance(ended, Done):
+        gain, result = paired_gain(own, own), NOTHING_BETTER
+    keep = result in (WORSE, NOTHING_BETTER)
+    status = status_of(study, url)
     return {
         "study": study.study_name,
         "status": status,
@@ -107,10 +92,10 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
         "budget": {r: plan.budget.get(r) for r in ("macs", "params")},
         "seed": {"widths": plan.widths, **plan.cost.at(plan.widths)},
         "baseline": baseline,
-        "recommended": {"round": None, **baseline} if result == WORSE else candidate,
+        "recommended": {"round": None, **baseline} if keep else candidate,
         "candidate": candidate,
         "gain": gain,
-        "gain_so_far": _gain_so_far(trials, best, select),
+        "gain_so_far": history.gain_of(found),
         "verdict": result,
         "rounds": _rounds(plan, history, trials),
         "cost": _search_cost(plan, complete),
@@ -120,13 +105,8 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     }
 
 
-def _best_round(plan: Plan, runs: list[Run], history: History) -> int | None:
-    """The recommended round once it is settled, before that the best one so far."""
-    step = next_step(plan, runs)
-    return step.round if isinstance(step, Done) else history.best_round(plan.rounds)
-
-
-def _status(study: optuna.Study, url: str) -> str:
+def status_of(study: optuna.Study, url: str) -> str:
+    """``running``, ``finished``, ``interrupted`` or ``failed``."""
     status: str = study.user_attrs.get(names.STATUS, "interrupted")
     if status == "running" and not is_driven(url, study.study_name):
         return "interrupted"  # its driver was killed before it could say so
@@ -134,13 +114,13 @@ def _status(study: optuna.Study, url: str) -> str:
 
 
 def _network(
-    plan: Plan, widths: dict[str, int], trials: _Trials, source: tuple[str, int], replicas: range
+    plan: Plan, widths: Mapping[str, int], trials: _Trials, source: Source, replicas: range
 ) -> dict[str, Any]:
     def stats(attribute: str | None) -> dict[str, Any] | None:
-        return mean_se(list(trials.values(*source, replicas, attribute).values()))
+        return mean_se(list(trials.values(source, replicas, attribute).values()))
 
     return {
-        "widths": widths,
+        "widths": dict(widths),
         **plan.cost.at(widths),
         "val_loss": stats(None),
         "val_accuracy": stats(names.ACCURACY),
@@ -149,24 +129,28 @@ def _network(
     }
 
 
-def _gain_so_far(trials: _Trials, best: int | None, select: range) -> float | None:
-    """The gain on the seeds that select the round: optimistic, for the progress display alone."""
-    if best is None:
-        return None
-    baseline, score = trials.values("baseline", -1, select), trials.values("score", best, select)
-    pairs = baseline.keys() & score.keys()
-    return float(np.mean([baseline[k] - score[k] for k in pairs])) if pairs else None
+def _source(kind: str, candidate: Candidate) -> Source:
+    return (kind, candidate.round, candidate.step)
 
 
 def _rounds(plan: Plan, history: History, trials: _Trials) -> list[dict[str, Any]]:
     rounds = []
     for r in range(plan.rounds):
-        measures = history.complete("measure", r)
         ratios = history.prune_ratios(r)
         if not ratios:
             break
-        over_wide = measures[0].widths
+        over_wide = history.complete("measure", r)[0].widths
         merged = rule.merge(ratios)
+        steps = [
+            {
+                "step": c.step,
+                "widths": dict(c.widths),
+                "val_loss": mean_se(list(trials.values(_source("score", c), range(plan.seeds)).values())),
+            }
+            for c in (history.candidates(r) if len(ratios) == plan.replicas else [])
+        ]
+        scored: list[Any] = [s for s in steps if s["val_loss"] is not None]
+        best: Any = min(scored, key=lambda s: (-s["val_loss"]["n"], s["val_loss"]["mean"]), default=None)
         rounds.append(
             {
                 "round": r,
@@ -178,20 +162,26 @@ def _rounds(plan: Plan, history: History, trials: _Trials) -> list[dict[str, Any
                 "damping": rule.damping(ratios),
                 "balanced": rule.balanced(ratios, tolerance=plan.tolerance),
                 "replicas": len(ratios),
-                "proposal": history.proposal(r) if len(ratios) == plan.replicas else None,
-                "val_loss": mean_se(list(trials.values("score", r, range(plan.seeds)).values())),
+                "steps": steps,
+                "proposal": best["widths"] if best else steps[-1]["widths"] if steps else None,
+                "val_loss": best["val_loss"] if best else None,
             }
         )
     return rounds
 
 
 def _search_cost(plan: Plan, complete: list[FrozenTrial]) -> dict[str, Any]:
-    """What finding the widths cost (measures and scores; the verdict is counted apart)."""
+    """What finding the widths cost: measures and scores, also the baseline's (the verdict counts apart)."""
 
     def total(*kinds: str) -> int:
         return sum(t.user_attrs[names.TRAINING_MACS] for t in complete if t.user_attrs[names.KIND] in kinds)
 
-    search, verdict_ = total("measure", "score"), total("baseline", "report")
+    selecting = [t for t in complete if t.user_attrs[names.REPLICA] < plan.seeds]
+    compared = sum(
+        t.user_attrs[names.TRAINING_MACS] for t in selecting if t.user_attrs[names.KIND] == "baseline"
+    )
+    search = total("measure", "score") + compared
+    verdict_ = total("baseline", "report") - compared
     one = [t.user_attrs[names.TRAINING_MACS] for t in complete if t.user_attrs[names.KIND] == "baseline"]
     return {
         "training_macs": search,

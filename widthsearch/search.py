@@ -18,11 +18,12 @@ from optuna.study import StudyDirection
 
 from widthsearch import storage as names
 from widthsearch.checkpoint import OURS, Folder
+from widthsearch.comparison import AnyPlan, Comparison, next_step
 from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError, describe_error
 from widthsearch.ledger import Ledger, Progress
 from widthsearch.lock import driver_lock
-from widthsearch.plan import Done, Failed, Plan, Run, Slot, next_step
+from widthsearch.plan import Done, Failed, Plan, Run, Slot
 from widthsearch.prepare import Prepared, changed_fields, fingerprint_of, prepare
 from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.stopping import Stop, stop_on_signals
@@ -66,21 +67,23 @@ def launch(
     backend: Backend,
     progress: Progress,
     checkpoints: str | None = None,
+    compare: Callable[[Study, Plan], Comparison] | None = None,
 ) -> Ended:
     """Start a new study from a study file, and run it.
 
     ``changes`` replace fields of the file's ``Study`` (budget, rounds, ...); ``checkpoints``: the folder or
-    URL that all workers share.  Raises :class:`UsageError` for a bad study, or if the name is taken; nothing
-    is written then.
+    URL that all workers share; ``compare`` makes a comparison out of its plan.  Raises :class:`UsageError`
+    for a bad study, or if the name is taken; nothing is written then.
     """
     written, path, attribute = load_study(reference)
     study = replace(written, **changes)
-    name = path.stem if name is None else name
+    name = path.stem + ("" if compare is None else "-compare") if name is None else name
     _check_name(name)
     file = sqlite_path(url)
     if file is None or file.exists():
         _refuse_existing(name, open_storage(url, create=False))
     prepared = prepare(study, path)
+    plan = prepared.plan if compare is None else compare(study, prepared.plan)
     storage = open_storage(url, create=True, patient=True)
     with driver_lock(url, name) as lock:
         _refuse_existing(name, storage)  # again: somebody may have been faster
@@ -94,7 +97,7 @@ def launch(
         optuna_study.set_user_attr(names.FROZEN, prepared.frozen)
         optuna_study.set_user_attr(names.IDENTITY, identity)
         optuna_study.set_user_attr(names.CHECKPOINTS, folder)
-        _write_plan(optuna_study, prepared)
+        _write_plan(optuna_study, prepared, plan)
         return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
 
 
@@ -122,13 +125,14 @@ def resume(
         attrs = optuna_study.user_attrs
         runs = runs_of(optuna_study.get_trials(deepcopy=False))
         if rounds is not None:
+            _search_plan(optuna_study)
             _check_more_rounds(runs, rounds)
         elif attrs.get(names.STATUS) == "finished" and _is_done(optuna_study, runs):
             progress.say(f"study {name!r} is finished; more rounds: widthsearch resume --rounds N")
             return Ended(name, "finished", attrs[names.STOPPED])
         study, reference = _load_again(optuna_study, file, force)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
-            more = replace(plan_of(optuna_study), rounds=rounds, at_least=rounds)
+            more = replace(_search_plan(optuna_study), rounds=rounds, at_least=rounds)
             optuna_study.set_user_attr(names.PLAN, more.to_json())
         if checkpoints is not None or names.CHECKPOINTS not in attrs:
             identity = attrs.get(names.IDENTITY) or uuid.uuid4().hex
@@ -155,18 +159,33 @@ def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tu
             )
         prepared = prepare(study, path)
         before, now = plan_of(optuna_study), prepared.plan
-        if other := _other_search(before, now):
+        if isinstance(before, Comparison):
+            now = replace(now, budget=before.plan.budget)
+        if other := _other_search(before.plan if isinstance(before, Comparison) else before, now):
             raise UsageError(
                 f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
             )
-        kept = replace(now, rounds=max(now.rounds, before.at_least), at_least=before.at_least)
-        _write_plan(optuna_study, replace(prepared, plan=kept))
+        _write_plan(optuna_study, prepared, _kept(before, now))
     return study, f"{path}:{attribute}"
+
+
+def _kept(before: AnyPlan, now: Plan) -> AnyPlan:
+    """The plan of a changed file, with what resume and compare have added to the one before."""
+    if isinstance(before, Comparison):
+        return replace(before, plan=now)
+    return replace(now, rounds=max(now.rounds, before.at_least), at_least=before.at_least)
 
 
 def _is_done(optuna_study: optuna.Study, runs: list[Run]) -> bool:
     """Whether nothing is left to do: a status may be older than a plan with more rounds."""
     return isinstance(next_step(plan_of(optuna_study), runs), Done)
+
+
+def _search_plan(optuna_study: optuna.Study) -> Plan:
+    plan = plan_of(optuna_study)
+    if isinstance(plan, Comparison):
+        raise UsageError(f"--rounds: {optuna_study.study_name!r} is a comparison; its rounds are fixed")
+    return plan
 
 
 def _check_more_rounds(runs: list[Run], rounds: int) -> None:
@@ -226,9 +245,9 @@ def _refuse_existing(name: str, storage: optuna.storages.BaseStorage) -> None:
             raise UsageError(f"study {name!r} exists already; {hint}start a new one with --name")
 
 
-def _write_plan(optuna_study: optuna.Study, prepared: Prepared) -> None:
+def _write_plan(optuna_study: optuna.Study, prepared: Prepared, plan: AnyPlan) -> None:
     optuna_study.set_user_attr(names.FINGERPRINT, prepared.fingerprint)
-    optuna_study.set_user_attr(names.PLAN, prepared.plan.to_json())  # last: it makes the study one of ours
+    optuna_study.set_user_attr(names.PLAN, plan.to_json())  # last: it makes the study one of ours
 
 
 def _plain(value: Any) -> Any:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from widthsearch.comparison import AnyPlan, read_plan
 from widthsearch.database import hide_password
 from widthsearch.errors import UsageError
-from widthsearch.plan import Plan, Run
+from widthsearch.plan import Branch, Run
 
 # Attributes of a study
 PLAN = "widthsearch:plan"  # Plan.to_json()
@@ -29,11 +30,13 @@ CHECKPOINTS = "widthsearch:checkpoints"  # folder or fsspec URL that all workers
 
 # Attributes of a trial
 KIND, ROUND, REPLICA, SEED = "kind", "round", "replica", "seed"
+STEP = "step"  # of a proposal: how far it goes along the round's direction
 KEPT, PRUNE_RATIO = "kept", "prune_ratio"
 MACS, PARAMS, TRAINING_MACS = "macs", "params", "training_macs"
 ACCURACY, TEST_LOSS, TEST_ACCURACY = "accuracy", "test_loss", "test_accuracy"
 SECONDS, HOST = "seconds", "host"
 ERROR, INTERRUPTED, DIED = "error", "interrupted", "worker_died"
+ARM, REPEAT, BUDGET = "arm", "repeat", "budget"  # of a comparison's trials: their branch
 CHECKPOINT = "checkpoint"  # the file's name in the study's folder, as long as the trial runs
 
 
@@ -56,9 +59,9 @@ def load(name: str | None, storage: optuna.storages.BaseStorage, url: str) -> op
     return optuna.load_study(study_name=name or names[-1], storage=storage)
 
 
-def plan_of(study: optuna.Study) -> Plan:
+def plan_of(study: optuna.Study) -> AnyPlan:
     """The plan written at launch."""
-    return Plan.from_json(study.user_attrs[PLAN])
+    return read_plan(study.user_attrs[PLAN])
 
 
 def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
@@ -73,12 +76,13 @@ def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
         state = states.get(trial.state, ended)
         runs.append(
             Run(
-                key=(attrs[KIND], attrs[ROUND], attrs[REPLICA]),
+                key=(attrs[KIND], attrs[ROUND], attrs[REPLICA], attrs.get(STEP, 0.0)),
                 state=state,  # type: ignore[arg-type]
                 widths=trial.params,
                 value=trial.value if trial.state == TrialState.COMPLETE else None,
                 prune_ratio=attrs.get(PRUNE_RATIO),
                 error=attrs.get(ERROR, ""),
+                branch=Branch(attrs[BUDGET], attrs[REPEAT], attrs[ARM]) if ARM in attrs else None,
             )
         )
     return runs

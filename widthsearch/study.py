@@ -135,10 +135,11 @@ class Study:
     """A width search: the user's network, data, budget and recipe, and how thoroughly to search.
 
     ``rounds`` at most, each a measure (``replicas`` gated trainings at ``over`` times the budget) and a
-    score (``seeds`` plain trainings of the proposal).  The search stops early when the layers are balanced
-    (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
-    rounds brought no better score.  The verdict trains recommendation and uniform baseline on
-    ``report_seeds`` fresh seeds each.
+    score: the measure says in which direction to change the widths, and of the proposals at each of
+    ``step_sizes`` along it ``seeds`` plain trainings are made.  The next round starts from the best network
+    so far.  The search stops early when the layers are balanced (spread of the prune ratios below
+    ``tolerance`` or explained by replica noise) or when ``patience`` rounds brought no better score.  The
+    verdict trains recommendation and uniform baseline on ``report_seeds`` fresh seeds each.
 
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
@@ -178,13 +179,14 @@ class Study:
     seeds: int = 4
     report_seeds: int = 8
     over: float = 4.0
+    step_sizes: Sequence[float] = (0.25, 0.5, 1.0)
     pressure: Literal["neurons", "cost"] = "neurons"
     search: Sequence[str] | None = None
     fix: Sequence[str] = ()
     keep_heads: bool = False
     minimum: int | Mapping[str, int] = 1
     multiple_of: int | Mapping[str, int] = 1
-    patience: int = 2
+    patience: int = 1
     tolerance: float = 0.02
     retries: int = 2
     threads: int = 1
@@ -227,6 +229,12 @@ class Study:
             raise UsageError(
                 f"Study(over={self.over!r:.60}): must be above 1, or there is nothing to prune; at most 1000"
             )
+        steps = self.step_sizes
+        if not isinstance(steps, Sequence) or not steps or not all(_is_step(step) for step in steps):
+            raise UsageError(
+                f"Study(step_sizes={steps!r:.60}): must be a list of shares of the full step, above 0 and at "
+                "most 2, e.g. (0.25, 0.5, 1)"
+            )
         if self.report_seeds < 2:
             raise UsageError(f"Study(report_seeds={self.report_seeds!r}): at least 2, for an interval")
         for name in ("retries", "seed"):
@@ -252,6 +260,10 @@ class Study:
             raise UsageError(
                 f"Study(steps={self.steps!r}): say how many backward passes train() makes, a whole number"
             )
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 2
 
 
 def _check_positive(owner: object, *, whole: tuple[str, ...], real: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from widthsearch.report import BETTER, NO_DIFFERENCE, WORSE
+from widthsearch.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 
 _BAR = 20  # characters that stand for all MACs
 
@@ -20,6 +20,10 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
     for column in ("study", "status", "rounds", "trials", "gain (95 % interval)"):
         table.add_column(column)
     for s in summaries:
+        if "comparison" in s:
+            done = str(sum(s["trials"].values()))
+            table.add_row(escape(s["study"]), s["status"], "-", done, f"compares {', '.join(s['arms'])}")
+            continue
         gain = s["gain"]
         shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
         scored = sum(r["val_loss"] is not None for r in s["rounds"])
@@ -30,7 +34,7 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
 def show_summary(console: Console, s: dict[str, Any]) -> None:
     """Print one study: headline, widths, networks, rounds, cost, what was left out."""
     console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)
-    if s["candidate"] is None:
+    if not any(r["val_loss"] for r in s["rounds"]) and s["status"] != "finished":
         console.print(_before_first_score(s), highlight=False)
     console.print(_width_table(s))
     console.print(_network_table(s))
@@ -45,6 +49,74 @@ def show_summary(console: Console, s: dict[str, Any]) -> None:
             soft_wrap=True,
             markup=False,
         )
+
+
+def show_comparison(console: Console, s: dict[str, Any]) -> None:
+    """Print a comparison: per budget, what the arms recommend, and how that fares on the same fresh seeds."""
+    console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)
+    for entry in s["budgets"]:
+        limits = ", ".join(f"{limit:,} {r}" for r, limit in entry["budget"].items() if limit is not None)
+        console.print(
+            f"budget {limits}; each search may cost {entry['search_cost']:.0f} uniform trainings; "
+            f"{s['repeats']} repeat{'' if s['repeats'] == 1 else 's'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if not entry["arms"]:
+            console.print("no arm recommends anything yet")
+            continue
+        console.print(_recommendations(entry["arms"]))
+        console.print(_gains(entry["arms"]))
+    macs = s["training_macs"]
+    console.print(f"all trainings: {macs:.3g} MACs, {s['seconds']:.0f} worker seconds", highlight=False)
+
+
+def _recommendations(arms: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(("arm", "widths (first repeat)", "MACs", "params", "val loss", "median", "n")):
+        table.add_column(name, justify="right" if i > 1 else "left", overflow="fold")
+    table.add_column("val accuracy", justify="right")
+    known = [a["val_accuracy"]["mean"] for a in arms if a["val_accuracy"]]
+    share = "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"
+    for a in arms:
+        loss = a["val_loss"]
+        table.add_row(
+            a["arm"],
+            "-".join(str(w) for w in a["widths"][0].values()),
+            f"{a['macs'][0]:,}",
+            f"{a['params'][0]:,}",
+            *(_pm(loss, "{:.4f}"), _median(loss, "{:.4f}"), str(loss["n"]) if loss else "-"),
+            _pm(a["val_accuracy"], share),
+        )
+    return table
+
+
+def _gains(arms: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    headers = (
+        "arm",
+        "gain over uniform (95 %)",
+        "gain over grow-shrink (95 %)",
+        "search cost",
+        "within 1 % after",
+    )
+    for i, name in enumerate(headers):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for a in arms:
+        close = a["cost_to_close"]
+        gains = [
+            "" if a["arm"] == of else _interval(a[key])
+            for of, key in (("uniform", "gain_over_uniform"), ("grow-shrink", "gain_over_ours"))
+        ]
+        table.add_row(a["arm"], *gains, f"{a['search_cost']:.1f}", "-" if close is None else f"{close:.1f}")
+    return table
+
+
+def _interval(gain: dict[str, Any] | None) -> str:
+    if gain is None:
+        return "-"
+    low, high = gain["ci95"]
+    return f"{gain['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def show_widths(console: Console, d: dict[str, Any]) -> None:
@@ -112,7 +184,8 @@ def _network_table(s: dict[str, Any]) -> Table:
     columns = ["network", "MACs", "params", "val loss", "median", "val accuracy", "median", "n"]
     rows = [("seed", s["seed"]), ("uniform baseline", s["baseline"])]
     if s["candidate"]:
-        rows.append((f"best: round {s['candidate']['round']}", s["candidate"]))
+        c = s["candidate"]
+        rows.append((f"best: round {c['round']}, step {c['step']:g}", c))
     tested = any(network.get("test_accuracy") for _, network in rows)
     columns += ["test accuracy"] if tested else []
     for i, name in enumerate(columns):
@@ -133,12 +206,16 @@ def _network_table(s: dict[str, Any]) -> Table:
 
 def _round_table(rounds: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(("round", "spread", "balanced", "val loss (selection)", "proposal")):
-        table.add_column(name, justify="right" if 0 < i < 4 else "left", overflow="fold")
+    for i, name in enumerate(("round", "spread", "balanced", "step", "val loss (selection)", "proposal")):
+        table.add_column(name, justify="right" if 0 < i < 5 else "left", overflow="fold")
     for r in rounds:
-        proposal = "-".join(map(str, r["proposal"].values())) if r["proposal"] else "being measured"
-        balanced = "yes" if r["balanced"] else "no"
-        table.add_row(str(r["round"]), f"{r['spread']:.3f}", balanced, _pm(r["val_loss"], "{:.4f}"), proposal)
+        head = [str(r["round"]), f"{r['spread']:.3f}", "yes" if r["balanced"] else "no"]
+        if not r["steps"]:
+            table.add_row(*head, "-", "-", "nothing new" if r["balanced"] else "being measured")
+        for step in r["steps"]:
+            proposal = "-".join(map(str, step["widths"].values()))
+            table.add_row(*head, f"{step['step']:g}", _pm(step["val_loss"], "{:.4f}"), proposal)
+            head = ["", "", ""]
     return table
 
 
@@ -157,6 +234,7 @@ def _verdict_lines(s: dict[str, Any]) -> list[str]:
                 BETTER: "verdict: the recommended widths are better than uniform scaling",
                 NO_DIFFERENCE: "verdict: no difference shown; the interval holds 0",
                 WORSE: "verdict: the searched widths are worse; the uniform baseline is recommended",
+                NOTHING_BETTER: "verdict: nothing scored better than uniform scaling, which is recommended",
             }[s["verdict"]]
         )
     elif s["status"] == "finished":

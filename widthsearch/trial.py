@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 
 from widthsearch import storage as names
 from widthsearch.checkpoint import Checkpoint, Folder
-from widthsearch.controller import BudgetController, cut
+from widthsearch.comparison import AnyPlan
+from widthsearch.controller import BudgetController, best_units, cut
 from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
 from widthsearch.gates import Gates
 from widthsearch.own_loop import OwnLoop
@@ -69,9 +70,9 @@ class TrialRunner:
     ``checkpoints``: the study's folder for them (a path or URL), and its identity.
     """
 
-    def __init__(self, study: Study, plan: Plan, checkpoints: tuple[str, str] | None = None) -> None:
+    def __init__(self, study: Study, plan: AnyPlan, checkpoints: tuple[str, str] | None = None) -> None:
         torch.set_num_threads(study.threads)
-        self.plan = plan
+        self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
         self._identity = checkpoints[1] if checkpoints is not None else ""
         data = study.data()
@@ -87,19 +88,22 @@ class TrialRunner:
         """
         start = time.perf_counter()
         checkpoint = self._checkpoint(slot)
-        seed = slot.random_seed(self.plan.seed)
-        widths = {v: int(slot.widths[v]) for v in self.plan.widths}
+        plan = self._plans.plan_of(slot)
+        seed = slot.random_seed(plan.seed)
+        widths = {v: int(slot.widths[v]) for v in plan.widths}
         seed_everything(seed)
         try:
             if slot.kind == "measure":
-                outcome, samples = self._measure(widths, seed, checkpoint)
+                outcome, samples = self._measure(plan, widths, seed, checkpoint)
+            elif slot.kind == "pruned":
+                outcome, samples = self._pruned(plan, widths, seed)
             else:
-                outcome, samples = self._plain(slot, widths, seed, checkpoint)
+                outcome, samples = self._plain(plan, slot, widths, seed, checkpoint)
         except (TrainingError, CheckpointError):
             raise
         except Exception as error:
             raise TrainingError(describe_error(error)) from error
-        cost = self.plan.cost.at(widths)
+        cost = plan.cost.at(widths)
         return {
             **outcome,
             names.MACS: cost["macs"],
@@ -117,26 +121,19 @@ class TrialRunner:
         return Checkpoint(self._folder, slot.file, hashlib.sha256(identity.encode()).hexdigest())
 
     def _measure(
-        self, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
+        self, plan: Plan, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
     ) -> tuple[dict[str, Any], int]:
         """A gated training of the over-wide network, cut to the budget at its end."""
         space = self.space.at(widths)
         gates = Gates(space)
-        controller = BudgetController(
-            gates.log_alpha,
-            widths,
-            self.plan.cost,
-            self.plan.budget,
-            steps=self.loop.steps,
-            pressure=self.plan.pressure,
-        )
+        controller = self._controller(plan, gates, widths)
         if checkpoint is not None:
             checkpoint.parts.update(gates=gates, controller=controller)
         with gates.attached(controller.step):
             samples = self.loop.fit(space.model, seed, checkpoint)
             if isinstance(self.loop, OwnLoop):
                 self.loop.check_steps(controller.taken)
-            keep = cut(gates.log_alpha, widths, self.plan.constraints())
+            keep = cut(gates.log_alpha, widths, plan.constraints())
             gates.mask = np.concatenate(list(keep.values()))
             evaluation = self.loop.evaluate(space.model, "validation")
         kept = {v: int(k.sum()) for v, k in keep.items()}
@@ -146,17 +143,49 @@ class TrialRunner:
             names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
         }, samples
 
+    def _controller(self, plan: Plan, gates: Gates, widths: Mapping[str, int]) -> BudgetController:
+        return BudgetController(
+            gates.log_alpha,
+            widths,
+            plan.cost,
+            plan.budget,
+            steps=self.loop.steps,
+            pressure=plan.pressure,
+        )
+
+    def _pruned(self, plan: Plan, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
+        """A gated training of the over-wide network, cut by the same share in every layer, trained again.
+
+        It has no checkpoints: interrupted, it starts again.
+        """
+        space = self.space.at(widths)
+        gates = Gates(space)
+        with gates.attached(self._controller(plan, gates, widths).step):
+            samples = self.loop.fit(space.model, seed)
+        kept = {v: min(w, widths[v]) for v, w in plan.baseline().items()}
+        net = space.compact(best_units(gates.log_alpha, widths, kept))
+        samples += self.loop.fit(net, seed)
+        return {
+            **self._evaluated(net, test=True),
+            names.KEPT: kept,
+            names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
+        }, samples
+
     def _plain(
-        self, slot: Slot, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
+        self, plan: Plan, slot: Slot, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
     ) -> tuple[dict[str, Any], int]:
         """A plain training from scratch."""
         net = self.space.resize(widths)
         samples = self.loop.fit(net, seed, checkpoint)
+        # The test split is for the trainings of the final report alone.
+        return self._evaluated(net, test=slot.kind == "report" or slot.replica >= plan.seeds), samples
+
+    def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:
         outcome = _losses(self.loop.evaluate(net, "validation"))
-        if "test" in self.loop.splits and slot.replica >= self.plan.seeds:  # a run of the final report
-            test = self.loop.evaluate(net, "test")
-            outcome |= {names.TEST_LOSS: test.loss, names.TEST_ACCURACY: test.accuracy}
-        return outcome, samples
+        if test and "test" in self.loop.splits:
+            found = self.loop.evaluate(net, "test")
+            outcome |= {names.TEST_LOSS: found.loss, names.TEST_ACCURACY: found.accuracy}
+        return outcome
 
 
 def _losses(validation: Evaluation) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from widthsearch.cluster import check_address, python_files, unpacked
+from widthsearch.comparison import read_plan
 from widthsearch.database import PATIENCE_SECONDS
 from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
 from widthsearch.ledger import Ledger
-from widthsearch.plan import Plan, Slot
+from widthsearch.plan import Branch, Slot
 from widthsearch.stopping import Stop, interrupt
 from widthsearch.study import Study, load_study
 from widthsearch.trial import TrialRunner
@@ -226,7 +227,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         try:
             if self._runner is None:
                 self._runner = self._load()
-            outcome = self._runner.run(Slot(**self._slot))
+            outcome = self._runner.run(_slot_of(self._slot))
         except CheckpointError as error:
             outcome = {"stop": str(error)}
         except (TrainingError, UsageError) as error:
@@ -242,7 +243,12 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         file = unpacked(self._needs["file"], self._needs["files"])
         self._copy = None if file == self._needs["file"] else Path(file).parent
         study, _, _ = load_study(f"{file}:{self._needs['attribute']}")
-        return TrialRunner(study, Plan.from_json(self._needs["plan"]), tuple(self._needs["checkpoints"]))
+        return TrialRunner(study, read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"]))
+
+
+def _slot_of(config: dict[str, Any]) -> Slot:
+    branch = config["branch"]
+    return Slot(**{**config, "branch": None if branch is None else Branch(*branch)})
 
 
 class _Stopping(tune.Callback):  # type: ignore[misc]

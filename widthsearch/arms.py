@@ -1,0 +1,241 @@
+"""The arms of a comparison: the width search, and what a user might do instead.
+
+Each arm is a generator over one :class:`Search`.  It yields phases, lists of slots to be trained, and goes on
+once all of a phase have ended; and it yields a :class:`Point` whenever it would recommend other widths, with
+what its search had cost until then.  An arm sees the runs of its own search alone, so neither the order in
+which the driver works on the arms nor the number of workers changes anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+
+from widthsearch import rule
+from widthsearch.history import History, rounds_of
+from widthsearch.plan import Branch, Kind, Plan, Run, Slot
+
+#: How far `random`, `tpe` and `gp` look from the uniform widths: by this factor each way (before the result
+#: is scaled to the budget).
+RANGE = 4.0
+#: After which shares of its cost the recommendation of such an arm is looked at.
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+
+Widths = Mapping[str, int]
+Factors = tuple[float, ...]  # log(width / uniform width), per variable
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an arm would recommend once its search has cost ``cost`` uniform trainings.
+
+    ``over_wide``: the widths that are trained and cut down to ``widths``, for the arm that keeps weights.
+    """
+
+    cost: float
+    widths: Widths
+    over_wide: Widths | None = None
+
+
+Steps = Generator[list[Slot] | Point, None, None]
+
+
+class Search:
+    """One arm's search: its plan (one budget, a seed of its own), what it may cost, and its runs so far."""
+
+    def __init__(self, branch: Branch, plan: Plan, limit: float) -> None:
+        self.branch, self.plan, self.limit = branch, plan, limit
+        self.history = History(plan, ())
+        self._known: dict[Any, Any] = {}  # pure functions of the search, worked out once
+
+    def look_at(self, runs: list[Run]) -> None:
+        """Go by these runs of the search from now on."""
+        self.history = History(self.plan, runs)
+
+    @cached_property
+    def uniform(self) -> dict[str, int]:
+        """The seed network scaled to the budget."""
+        return self.plan.baseline()
+
+    def price(self, widths: Widths) -> float:
+        """What one training costs, in uniform trainings: all trainings see the same number of samples."""
+        return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.uniform)["macs"]
+
+    def slot(self, kind: Kind, round_: int, replica: int, widths: Widths) -> Slot:
+        """A slot of this search."""
+        return Slot(kind, round_, replica, widths, branch=self.branch)
+
+    def loss(self, slot: Slot) -> float | None:
+        """The validation loss that a slot's training ended with; ``None`` if it was lost."""
+        done = [r for r in self.history.runs.get(slot.key, []) if r.state == "complete"]
+        return done[0].value if done else None
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()``, the first time."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def at_budget(self, factors: Factors) -> dict[str, int]:
+        """The uniform widths times ``exp(factors)``, scaled to the budget."""
+        relative = {v: w * math.exp(f) for (v, w), f in zip(self.plan.widths.items(), factors, strict=True)}
+        widths: dict[str, int] = self.once(
+            ("widths", factors), partial(rule.scale_to_budget, relative, self.plan.constraints())
+        )
+        return widths
+
+    def random_seed(self, i: int) -> int:
+        """A seed for the arm's i-th candidate."""
+        text = f"{self.plan.seed} {self.branch.arm} {i}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+Arm = Callable[[Search], Steps]
+
+
+def uniform(search: Search) -> Steps:
+    """The seed network scaled to the budget: every width in the same proportion."""
+    yield Point(0.0, search.uniform)
+
+
+def constant(search: Search) -> Steps:
+    """The same width everywhere."""
+    yield Point(0.0, rule.scale_to_budget(dict.fromkeys(search.plan.widths, 1), search.plan.constraints()))
+
+
+def equal_ratio(search: Search) -> Steps:
+    """What pruning does: an over-wide network is trained, cut by the same share in every layer, trained on.
+
+    The widths are the uniform ones, but the weights are those of the units that ranked best.
+    """
+    over_wide = search.plan.over_wide(search.plan.widths)
+    kept = {v: min(w, over_wide[v]) for v, w in search.uniform.items()}
+    yield Point(search.price(over_wide), kept, over_wide)
+
+
+def grow_shrink(search: Search) -> Steps:
+    """The width search as ``launch`` runs it, for as many rounds as fit into the cost."""
+    plan, cost, round_ = search.plan, 0.0, -1
+    for phase in rounds_of(search.history):
+        measures = [slot for slot in phase if slot.kind == "measure"]
+        price = sum(search.price(slot.widths) for slot in phase)
+        scores = plan.seeds * len(plan.step_sizes)  # of the round, at most
+        if measures and cost + price + scores > search.limit * (1 + 1e-9):
+            return  # its round would not fit
+        yield [replace(slot, branch=search.branch) for slot in phase]
+        cost += price
+        if measures:
+            round_ += 1
+        elif (best := search.history.best(round_ + 1)) is not None:
+            yield Point(cost, best.widths)
+
+
+def one_shot(search: Search) -> Steps:
+    """The measure of the search's first round, and its largest step, unseen."""
+    measure = [slot for slot in next(rounds_of(search.history)) if slot.kind == "measure"]
+    yield [replace(slot, branch=search.branch) for slot in measure]
+    if search.history.prune_ratios(0):
+        proposal = search.history.candidates(0)[-1:] or [search.history.baseline]
+        yield Point(sum(search.price(slot.widths) for slot in measure), proposal[0].widths)
+
+
+def random(search: Search) -> Steps:
+    """The best of random widths at the budget, one training each; the uniform ones are the first of them."""
+    tried: list[tuple[float, Slot]] = []
+    cost = 0.0
+    for i in count():
+        factors = search.once(("factors", i), partial(_random_factors, search, i))
+        slot = search.slot("score", i, 0, search.at_budget(factors))
+        cost += search.once(("price", i), partial(search.price, slot.widths))
+        if cost > search.limit * (1 + 1e-9):
+            break
+        tried.append((cost, slot))
+    yield [slot for _, slot in tried]
+    yield from _best_of(search, tried)
+
+
+def _random_factors(search: Search, i: int) -> Factors:
+    spread = math.log(RANGE) if i else 0.0
+    generator = np.random.default_rng(search.random_seed(i))
+    return tuple(generator.uniform(-spread, spread, len(search.plan.widths)).tolist())
+
+
+def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
+    """The best of the widths that a sampler of Optuna's (made from a seed) asks for, one training each.
+
+    It looks for log factors on the uniform widths, which are then scaled to the budget; the uniform widths
+    are its first trial.  Trial i depends on those before it alone: the sampler is made anew each time.
+    """
+
+    def arm(search: Search) -> Steps:
+        tried: list[tuple[float, Slot]] = []
+        asked: list[tuple[Factors, float | None]] = []
+        cost, so_far = 0.0, 0
+        for i in count():
+            factors = search.once(("asked", i, so_far), partial(_ask, sampler, search, tuple(asked)))
+            slot = search.slot("score", i, 0, search.at_budget(factors))
+            cost += search.price(slot.widths)
+            if cost > search.limit * (1 + 1e-9):
+                break
+            tried.append((cost, slot))
+            yield [slot]
+            asked.append((factors, search.loss(slot)))
+            so_far = hash((so_far, asked[-1]))
+        yield from _best_of(search, tried)
+
+    return arm
+
+
+def _ask(
+    sampler: Callable[[int], optuna.samplers.BaseSampler],
+    search: Search,
+    asked: tuple[tuple[Factors, float | None], ...],
+) -> Factors:
+    variables = list(search.plan.widths)
+    if not asked:
+        return (0.0,) * len(variables)
+    spread = math.log(RANGE)
+    space: dict[str, BaseDistribution] = {v: FloatDistribution(-spread, spread) for v in variables}
+    study = optuna.create_study(sampler=sampler(search.random_seed(len(asked))))
+    for factors, loss in asked:
+        if loss is not None:
+            params = dict(zip(variables, factors, strict=True))
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=loss))
+    found = study.ask(fixed_distributions=space).params
+    return tuple(found[v] for v in variables)
+
+
+def _best_of(search: Search, tried: list[tuple[float, Slot]]) -> Steps:
+    """The best candidate after each of the :data:`SHARES` of the cost."""
+    for share in SHARES:
+        known = [
+            (loss, cost, slot)
+            for cost, slot in tried
+            if cost <= share * search.limit * (1 + 1e-9) and (loss := search.loss(slot)) is not None
+        ]
+        if known:
+            best = min(known, key=lambda entry: entry[:2])
+            yield Point(max(cost for _, cost, _ in known), best[2].widths)
+
+
+#: The arms by name.  One that has no search of its own says whose runs it looks at.
+ARMS: dict[str, Arm] = {
+    "grow-shrink": grow_shrink,
+    "uniform": uniform,
+    "constant": constant,
+    "equal-ratio": equal_ratio,
+    "one-shot": one_shot,
+    "random": random,
+    "tpe": sampled(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+    "gp": sampled(lambda seed: optuna.samplers.GPSampler(seed=seed)),
+}
+SHARED = {"one-shot": "grow-shrink"}

@@ -1,0 +1,151 @@
+"""What a comparison found, from the database alone: all arms on the same fresh seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+
+from widthsearch import storage as names
+from widthsearch.arms import Point
+from widthsearch.comparison import Comparison, Outcome
+from widthsearch.database import hide_password
+from widthsearch.intervals import crossed
+from widthsearch.report import status_of
+
+UNIFORM, OURS = "uniform", "grow-shrink"
+#: An arm's search is done when its recommendation is this close to the last one.
+CLOSE = 0.01
+
+Found = dict[
+    tuple[Any, ...], FrozenTrial
+]  # (budget, kind, replica, widths) -> the training on that fresh seed
+
+
+def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
+    """Everything about a comparison as one JSON object."""
+    plan = names.plan_of(study)
+    if not isinstance(plan, Comparison):
+        raise TypeError(f"study {study.study_name!r} is no comparison")
+    trials = study.get_trials(deepcopy=False)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and names.KIND in t.user_attrs]
+    found: Found = {}
+    for t in complete:
+        a = t.user_attrs
+        found[a[names.BUDGET], a[names.KIND], a[names.REPLICA], tuple(sorted(t.params.items()))] = t
+    outcomes = plan.outcomes(names.runs_of(trials))
+    status = status_of(study, url)
+    return {
+        "study": study.study_name,
+        "comparison": True,
+        "status": status,
+        "storage": hide_password(url),
+        "arms": list(plan.arms),
+        "repeats": plan.repeats,
+        "seed": {"widths": plan.plan.widths, **plan.plan.cost.at(plan.plan.widths)},
+        "budgets": [
+            {
+                "budget": {r: limit.get(r) for r in ("macs", "params")},
+                "search_cost": plan.limit(b),
+                "arms": _arms(plan, b, [o for o in outcomes if o.budget == b], found),
+            }
+            for b, limit in enumerate(plan.budgets)
+        ],
+        "trials": {s.name: n for s in TrialState if (n := sum(t.state == s for t in trials))},
+        "training_macs": sum(t.user_attrs[names.TRAINING_MACS] for t in complete),
+        "seconds": round(sum(t.user_attrs[names.SECONDS] for t in complete), 3),
+        "stopped_because": study.user_attrs.get(names.STOPPED) if status != "running" else None,
+        "not_searched": study.user_attrs.get(names.FROZEN, []),
+    }
+
+
+def _arms(plan: Comparison, budget: int, outcomes: Sequence[Outcome], found: Found) -> list[dict[str, Any]]:
+    """One entry per arm that recommends something already."""
+    final = {
+        arm: [o.points[-1] for o in outcomes if o.arm == arm and o.points] for arm in dict.fromkeys(plan.arms)
+    }
+    losses = {arm: _matrix(plan, budget, points, found, None) for arm, points in final.items()}
+    return [
+        {
+            "arm": arm,
+            "widths": [dict(p.widths) for p in points],
+            "macs": [plan.plan.cost.at(p.widths)["macs"] for p in points],
+            "params": [plan.plan.cost.at(p.widths)["params"] for p in points],
+            "search_cost": float(np.mean([p.cost for p in points])),
+            "val_loss": _mean(losses[arm]),
+            "val_accuracy": _mean(_matrix(plan, budget, points, found, names.ACCURACY)),
+            "test_loss": _mean(_matrix(plan, budget, points, found, names.TEST_LOSS)),
+            "test_accuracy": _mean(_matrix(plan, budget, points, found, names.TEST_ACCURACY)),
+            "gain_over_uniform": _difference(losses.get(UNIFORM), losses[arm]),
+            "gain_over_ours": _difference(losses.get(OURS), losses[arm]),
+            **_course(plan, budget, [o.points for o in outcomes if o.arm == arm], found),
+        }
+        for arm, points in final.items()
+        if points
+    ]
+
+
+def _matrix(
+    plan: Comparison, budget: int, points: Sequence[Point], found: Found, attribute: str | None
+) -> NDArray[np.float64]:
+    """Loss (or an attribute) of what the repeats recommend on each fresh seed; (K, S), NaN where unknown."""
+    rows = []
+    for point in points:
+        row = []
+        for slot in plan.report_slots(budget, point):
+            trial = found.get((budget, slot.kind, slot.replica, tuple(sorted(slot.widths.items()))))
+            value = None
+            if trial is not None:
+                value = trial.value if attribute is None else trial.user_attrs.get(attribute)
+            row.append(np.nan if value is None else value)
+        rows.append(row)
+    return np.array(rows, dtype=np.float64).reshape(len(points), -1)
+
+
+def _mean(values: NDArray[np.float64]) -> dict[str, Any] | None:
+    """Mean, standard error, median, n and repeats over the seeds that all repeats have."""
+    whole = values[:, ~np.isnan(values).any(axis=0)] if values.size else values
+    if not whole.size:
+        return None
+    return {k: v for k, v in crossed(whole).items() if k != "ci95"}
+
+
+def _difference(of: NDArray[np.float64] | None, loss: NDArray[np.float64]) -> dict[str, Any] | None:
+    """How much smaller ``loss`` is, paired by seed (and repeat), with its 95 % interval."""
+    if of is None or of.shape != loss.shape:
+        return None
+    gain = of - loss
+    whole = gain[:, ~np.isnan(gain).any(axis=0)]
+    return crossed(whole) if whole.shape[0] and whole.shape[1] > 1 else None
+
+
+def _course(plan: Comparison, budget: int, points: Sequence[Sequence[Point]], found: Found) -> dict[str, Any]:
+    """How each repeat's recommendation came about, and after which cost it was close to its last loss."""
+    courses: list[list[dict[str, Any]]] = []
+    enough: list[float] = []
+    for of in points:
+        means = [_mean(_matrix(plan, budget, [p], found, None)) for p in of]
+        course = [
+            {"search_cost": p.cost, "widths": dict(p.widths), "val_loss": m}
+            for p, m in zip(of, means, strict=True)
+        ]
+        courses.append(course)
+        enough.extend(_close_after(course))
+    return {"course": courses, "cost_to_close": float(np.mean(enough)) if enough else None}
+
+
+def _close_after(course: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+    """The cost from which on all recommendations are within 1 % of the last one's loss, if that is known."""
+    if not course or any(point["val_loss"] is None for point in course):
+        return
+    last = course[-1]["val_loss"]["mean"]
+    after = course[-1]["search_cost"]
+    for point in reversed(course):
+        if point["val_loss"]["mean"] > (1 + CLOSE) * last:
+            break
+        after = point["search_cost"]
+    yield after

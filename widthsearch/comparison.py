@@ -1,0 +1,240 @@
+"""A comparison: several arms (:mod:`.arms`), budgets and repeats, as one study, resumed like any other.
+
+Every arm searches under the same budget and may spend the same number of MACs on trainings.  What the arms
+recommend is trained again by the one recipe, on fresh seeds that all arms share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from widthsearch import history
+from widthsearch.arms import ARMS, SHARED, Arm, Point, Search
+from widthsearch.errors import UsageError
+from widthsearch.plan import Branch, Done, Plan, Run, Slot, Step, Wait
+
+REPORT = "report"  # the branch of the trainings on fresh seeds
+Widths = tuple[tuple[str, int], ...]  # hashable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm recommends under one budget in one repeat: its points, in the order of their cost."""
+
+    budget: int
+    repeat: int
+    arm: str
+    points: tuple[Point, ...]
+
+
+class _Phase(NamedTuple):
+    slots: list[Slot]
+    states: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison will do.  ``plan`` is that of the study; its budget is the largest of ``budgets``.
+
+    ``arms``: names, with ``*10`` for ten times the search cost; ``cost``: of one search, in uniform
+    trainings (``None``: what the width search needs if it makes all of its rounds).
+    """
+
+    plan: Plan
+    budgets: tuple[Mapping[str, int], ...]
+    arms: tuple[str, ...]
+    repeats: int
+    cost: float | None = None
+    _searches: dict[Branch, Search] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ended: dict[Branch, list[Point]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def plan_of(self, slot: Slot) -> Plan:
+        """The plan that a slot belongs to: with the budget of its branch, and the seed of its repeat."""
+        if slot.branch is None:
+            raise ValueError(f"{slot} belongs to no comparison")
+        return self._plan(slot.branch.budget, slot.branch.repeat)
+
+    def _plan(self, budget: int, repeat: int) -> Plan:
+        seed = self.plan.seed
+        if repeat > 0:  # the first repeat is what `launch` does
+            seed = int.from_bytes(hashlib.sha256(f"{seed} repeat {repeat}".encode()).digest()[:4], "big")
+        return replace(self.plan, budget=dict(self.budgets[budget]), seed=seed)
+
+    def limit(self, budget: int) -> float:
+        """What one search may cost under this budget, in uniform trainings."""
+        return least_cost(self._plan(budget, 0), self.plan.rounds) if self.cost is None else self.cost
+
+    def next_step(self, runs: Iterable[Run]) -> Step:
+        """What to do next, from the runs so far alone."""
+        running = False
+        for phase in self._phases(list(runs)):
+            if "open" in phase.states:
+                return phase.slots[phase.states.index("open")]
+            running = running or "running" in phase.states
+        return Wait() if running else Done(-1, 0.0, "every arm is compared")
+
+    def outcomes(self, runs: Iterable[Run]) -> list[Outcome]:
+        """What the arms recommend, as far as it is known: by budget, repeat and arm."""
+        by_branch = _by_branch(runs)
+        return [
+            Outcome(budget, repeat, arm, tuple(points))
+            for budget in range(len(self.budgets))
+            for repeat in range(self.repeats)
+            for arm in self.arms
+            for _, points in [self._walk(by_branch, budget, repeat, arm)]
+        ]
+
+    def report_slots(self, budget: int, point: Point) -> list[Slot]:
+        """The trainings on fresh seeds of what an arm recommends."""
+        branch = Branch(budget, -1, REPORT)
+        kind = REPORT if point.over_wide is None else "pruned"
+        widths = point.widths if point.over_wide is None else point.over_wide
+        fresh = range(self.plan.seeds, self.plan.seeds + self.plan.report_seeds)
+        return [Slot(kind, -1, k, widths, branch) for k in fresh]  # type: ignore[arg-type]
+
+    def _phases(self, runs: list[Run]) -> Iterator[_Phase]:
+        """All that can be trained now, in the order in which it is handed out."""
+        by_branch = _by_branch(runs)
+        reports: dict[tuple[int, str, int, Widths], list[Run]] = {}
+        for run in runs:
+            if run.branch is not None and run.branch.arm == REPORT:
+                reports.setdefault((run.branch.budget, *_who(run)), []).append(run)
+        for repeat in range(self.repeats):
+            for budget in range(len(self.budgets)):
+                for arm in self.arms:
+                    pending, points = self._walk(by_branch, budget, repeat, arm)
+                    if pending is not None:
+                        yield pending
+                        continue
+                    for point in points:
+                        slots = self.report_slots(budget, point)
+                        found = [reports.get((budget, *_who(slot)), []) for slot in slots]
+                        yield _Phase(slots, [history.state_of(of, self.plan.retries) for of in found])
+
+    def _walk(
+        self, by_branch: Mapping[Branch, list[Run]], budget: int, repeat: int, arm: str
+    ) -> tuple[_Phase | None, list[Point]]:
+        """How far an arm's search has come: the phase that is not over yet, if any, and its points so far."""
+        function, of, times = parse_arm(arm)
+        key = Branch(budget, repeat, arm)
+        if key in self._ended:
+            return None, self._ended[key]
+        if key not in self._searches:
+            branch = Branch(budget, repeat, of)
+            self._searches[key] = Search(branch, self._plan(budget, repeat), times * self.limit(budget))
+        search = self._searches[key]
+        search.look_at(by_branch.get(search.branch, []))
+        points: list[Point] = []
+        for step in function(search):
+            if isinstance(step, Point):
+                points.append(step)
+                continue
+            states: list[str] = [search.history.state(slot) for slot in step]
+            if "open" in states or "running" in states:
+                return _Phase(step, states), points
+        self._ended[key] = points  # what has ended stays as it is
+        return None, points
+
+    def expected(self) -> dict[str, int]:
+        """Trials per kind at most (of report trainings: if every recommendation is another one)."""
+        counts = dict.fromkeys(("measure", "baseline", "score", "report", "pruned"), 0)
+        plan, times = self.plan, {parse_arm(arm)[1]: 0.0 for arm in self.arms}
+        for arm in self.arms:
+            _, of, factor = parse_arm(arm)
+            times[of] = max(times[of], factor)
+        searches = self.repeats * len(self.budgets)
+        for of, factor in times.items():
+            candidates = round(factor * sum(self.limit(b) for b in range(len(self.budgets))) * self.repeats)
+            if of == "grow-shrink":
+                one_shot = "grow-shrink" not in self.arms
+                rounds = 1 if one_shot else plan.rounds
+                counts["measure"] += searches * rounds * plan.replicas
+                scores = rounds * plan.seeds * len(plan.step_sizes)
+                counts["score"] += 0 if one_shot else searches * scores
+                counts["baseline"] += 0 if one_shot else searches * plan.seeds
+                counts["report"] += searches * rounds * plan.report_seeds
+            elif of in ("uniform", "constant", "equal-ratio"):
+                kind = "pruned" if of == "equal-ratio" else "report"
+                counts[kind] += len(self.budgets) * plan.report_seeds
+            else:
+                counts["score"] += candidates
+                counts["report"] += 4 * searches * plan.report_seeds
+        return {kind: n for kind, n in counts.items() if n}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the study's attributes."""
+        budgets = [dict(b) for b in self.budgets]
+        rest = {"arms": list(self.arms), "repeats": self.repeats, "search_cost": self.cost}
+        return {"plan": self.plan.to_json(), "budgets": budgets, **rest}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
+        """The inverse of :meth:`to_json`."""
+        plan, budgets = Plan.from_json(data["plan"]), tuple(data["budgets"])
+        return cls(plan, budgets, tuple(data["arms"]), data["repeats"], data["search_cost"])
+
+
+def _by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:
+    found: dict[Branch, list[Run]] = {}
+    for run in runs:
+        if run.branch is not None:
+            found.setdefault(run.branch, []).append(run)
+    return found
+
+
+def _who(item: Run | Slot) -> tuple[str, int, Widths]:
+    """What tells the trainings on fresh seeds apart: kind, seed and widths."""
+    kind, _, replica, _ = item.key
+    return kind, replica, tuple(sorted(item.widths.items()))
+
+
+def parse_arm(name: str) -> tuple[Arm, str, float]:
+    """The arm of ``tpe`` or ``tpe*10``: its function, whose runs it goes by, and the factor on its cost.
+
+    Raises :class:`UsageError` for a name that is no arm.
+    """
+    base, star, factor = name.partition("*")
+    if base not in ARMS:
+        raise UsageError(f"no arm {name!r:.60}; known are {', '.join(ARMS)}")
+    try:
+        times = float(factor) if star else 1.0
+    except ValueError:
+        times = 0.0
+    if not 1 <= times <= 1000:
+        raise UsageError(f"arm {name!r:.60}: give a factor of 1 to 1000 on its search cost, e.g. {base}*10")
+    return ARMS[base], SHARED.get(base, base), times
+
+
+def least_cost(plan: Plan, rounds: int) -> float:
+    """What so many rounds of the width search cost at most, in uniform trainings."""
+    unit = plan.cost.at(plan.baseline())["macs"]
+    over_wide = plan.cost.at(plan.over_wide(plan.widths))["macs"] / unit
+    return rounds * (plan.replicas * over_wide + plan.seeds * len(plan.step_sizes)) + plan.seeds
+
+
+#: What a study of ours follows.
+AnyPlan = Plan | Comparison
+
+
+def next_step(plan: AnyPlan, runs: Iterable[Run]) -> Step:
+    """What a study needs next, from its plan and its runs so far alone."""
+    return plan.next_step(runs) if isinstance(plan, Comparison) else history.next_step(plan, runs)
+
+
+def read_plan(data: Mapping[str, Any]) -> AnyPlan:
+    """The inverse of both ``to_json()``.
+
+    One object for one content: a comparison remembers what it has worked out.
+    """
+    return _read_plan(json.dumps(data, sort_keys=False))
+
+
+@lru_cache(maxsize=8)
+def _read_plan(text: str) -> AnyPlan:
+    data = json.loads(text)
+    return Comparison.from_json(data) if "arms" in data else Plan.from_json(data)

@@ -1,0 +1,111 @@
+"""What the commands that run a search share: where they print, their display, where trainings run, jobs.
+
+Heavy imports (torch, Ray) happen inside the functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from widthsearch.errors import UsageError
+from widthsearch.stopping import INTERRUPTED, interrupt, listen
+
+if TYPE_CHECKING:
+    from widthsearch.progress import Tracker
+    from widthsearch.search import Backend
+
+# Tables in a log file or pipe need not be squeezed into 80 columns.
+out = Console(width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True)
+
+
+class _Warnings(logging.Handler):
+    """What the package logs while a search runs (waiting for a database) goes through its display."""
+
+    def __init__(self, progress: Tracker) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.say(record.getMessage())
+
+
+@contextmanager
+def display(
+    workers: int | None, address: str | None, console: Console = out
+) -> Iterator[tuple[Backend, Tracker]]:
+    """The backend and the progress display of a search; leaves the terminal clean at its end."""
+    from widthsearch.progress import LiveTracker, Tracker
+
+    if workers is None and address is None:
+        workers = len(os.sched_getaffinity(0))
+    progress = (LiveTracker if console.is_terminal else Tracker)(console, workers or 1)
+    handler = _Warnings(progress)
+    logging.getLogger("widthsearch").addHandler(handler)
+    try:
+        yield _backend(workers, address), progress
+    finally:
+        logging.getLogger("widthsearch").removeHandler(handler)
+        progress.end()
+
+
+def submit_job(
+    server: str,
+    verb: str,
+    study: str,
+    storage: str | None,
+    address: str | None,
+    options: Mapping[str, Any],
+    *arguments: str,
+) -> None:
+    """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
+    from widthsearch import jobs
+    from widthsearch.cluster import prepare_environment, python_files
+    from widthsearch.study import load_study
+
+    jobs.check_server(server)
+    jobs.check_storage(storage)
+    _, path, attribute = load_study(study)
+    file = f"{path.name}:{attribute}"
+    command = ["widthsearch", verb, *([file] if verb == "launch" else [*arguments, "--study", file])]
+    for option, value in {**options, "storage": storage, "address": address or "auto"}.items():
+        if value is not None:
+            command += [f"--{option}"] if value is True else [f"--{option}", str(value)]
+    prepare_environment(server)
+    job = jobs.Job(server, command, python_files(path))
+    out.print(f"job {job.id}\n{job.commands()}", markup=False, highlight=False, soft_wrap=True)
+    listen(interrupt)  # from here on there is something to tell when a signal comes
+    try:
+        status = job.follow(lambda text: print(text, flush=True))
+    except KeyboardInterrupt:
+        message = f"no longer followed; the job goes on\n{job.commands()}"
+        err.print(message, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if status != "SUCCEEDED":
+        raise UsageError(f"job {job.id} ended as {status}; its last lines above say why")
+
+
+def _backend(workers: int | None, address: str | None) -> Backend:
+    if workers == 0:
+        from widthsearch.search import run_in_process
+
+        return run_in_process
+    from widthsearch.cluster import check_address, check_admission, prepare_environment
+
+    if address is not None:
+        check_address(address)
+    prepare_environment(address)
+    from widthsearch.workers import run_on_ray  # only now: Ray reads its environment when it is imported
+
+    if address is not None:
+        check_admission(address)
+    return functools.partial(run_on_ray, workers=workers, address=address)

@@ -1,0 +1,221 @@
+"""What comes next in a search, as a pure function of its plan and its trials.
+
+There is no other state, so a search that was killed goes on as if it had not been.  Slots are handed out in
+one fixed order; how many workers there are never changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
+
+import numpy as np
+
+from widthsearch import rule
+from widthsearch.plan import WORKER_DEATHS, Done, Failed, Key, Kind, Plan, Run, Slot, Step, Wait
+
+#: Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed.
+State = Literal["open", "running", "complete", "lost"]
+
+
+def state_of(runs: Sequence[Run], retries: int) -> State:
+    """The state of a slot with these runs."""
+    states = [run.state for run in runs]
+    if "complete" in states:
+        return "complete"
+    if "running" in states:
+        return "running"
+    return "lost" if states.count("failed") > retries or states.count("died") > WORKER_DEATHS else "open"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Widths at the budget that the search scores: a round's proposal, or (round -1) the baseline."""
+
+    round: int
+    step: float
+    widths: Mapping[str, int]
+
+
+class History:
+    """The runs of a search by slot.  Later runs of a slot (retries) replace earlier, failed ones."""
+
+    def __init__(self, plan: Plan, runs: Iterable[Run]) -> None:
+        self.plan = plan
+        self.runs: dict[Key, list[Run]] = {}
+        self._complete: dict[tuple[str, int], list[Run]] = {}
+        for run in runs:
+            self.runs.setdefault(run.key, []).append(run)
+            if run.state == "complete":
+                self._complete.setdefault(run.key[:2], []).append(run)
+        for done in self._complete.values():
+            done.sort(key=lambda run: run.key[2])
+        self.baseline = Candidate(-1, 0.0, plan.baseline())
+
+    def complete(self, kind: Kind, round_: int) -> list[Run]:
+        """The completed runs of one kind and round, in the order of their replicas."""
+        return self._complete.get((kind, round_), [])
+
+    def state(self, slot: Slot) -> State:
+        """Whether it is still to be trained."""
+        return state_of(self.runs.get(slot.key, []), self.plan.retries)
+
+    def last_error(self, slots: Sequence[Slot]) -> str:
+        """The message of the latest failure among these slots."""
+        errors = [r.error for s in slots for r in self.runs.get(s.key, []) if r.error]
+        return errors[-1] if errors else "no error was recorded"
+
+    def prune_ratios(self, round_: int) -> list[Mapping[str, float]]:
+        """One prune ratio per variable for each completed replica of the round's measure."""
+        return [r.prune_ratio for r in self.complete("measure", round_) if r.prune_ratio is not None]
+
+    def relative(self, round_: int, step: float) -> Mapping[str, float]:
+        """Proportions of widths: ``step`` of the way that the rule goes from the round's measure.
+
+        Round -1: those of the seed network.
+        """
+        if round_ < 0:
+            return self.plan.widths
+        ratios = self.prune_ratios(round_)
+        measured = self.complete("measure", round_)[0].widths
+        over_wide = {v: measured[v] for v in self.plan.widths}
+        return rule.grow_shrink(over_wide, rule.merge(ratios), damping=step * rule.damping(ratios))
+
+    def candidates(self, round_: int) -> list[Candidate]:
+        """The proposals of a measured round, one per step size; none that was scored before."""
+        known = [self.baseline, *(c for r in range(round_) for c in self.candidates(r))]
+        seen = [dict(c.widths) for c in known]
+        found = []
+        for step in self.plan.step_sizes:
+            widths = self._at_budget(round_, step)
+            if widths not in seen:
+                seen.append(widths)
+                found.append(Candidate(round_, step, widths))
+        return found
+
+    def _at_budget(self, round_: int, step: float) -> dict[str, int]:
+        def scaled() -> dict[str, int]:
+            return rule.scale_to_budget(self.relative(round_, step), self.plan.constraints())
+
+        return self.plan.once(("at budget", step, self._measured(round_)), scaled)
+
+    def _measured(self, round_: int) -> tuple[Hashable, ...]:
+        """All that the proposals of a round depend on: the same for every later look at the trials."""
+        measures = self.complete("measure", round_)
+        ratios = [tuple((r.prune_ratio or {}).items()) for r in measures]
+        return (tuple(measures[0].widths.items()), *ratios) if measures else ()
+
+    def losses(self, candidate: Candidate) -> dict[int, float]:
+        """Seed (replica) -> validation loss, of the trainings that select."""
+        kind: Kind = "baseline" if candidate.round < 0 else "score"
+        return {
+            r.key[2]: r.value
+            for r in self.complete(kind, candidate.round)
+            if r.key[3] == candidate.step and r.key[2] < self.plan.seeds and r.value is not None
+        }
+
+    def score(self, candidate: Candidate) -> tuple[int, float] | None:
+        """What candidates are compared by: lost runs first, then mean loss.  ``None`` if none completed."""
+        losses = list(self.losses(candidate).values())
+        return (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
+
+    def best(self, rounds: int) -> Candidate | None:
+        """The best scored of the baseline and the proposals of the first ``rounds`` rounds.
+
+        The earliest of equals; ``None`` if nothing is scored.
+        """
+        measured = [r for r in range(rounds) if self.prune_ratios(r)]
+        every = [self.baseline, *(c for r in measured for c in self.candidates(r))]
+        scored = [(score, i, c) for i, c in enumerate(every) if (score := self.score(c)) is not None]
+        return min(scored)[2] if scored else None
+
+    def gain_of(self, candidate: Candidate | None) -> float | None:
+        """Baseline loss minus its loss, on the seeds that select: optimistic, the verdict is not."""
+        if candidate is None:
+            return None
+        base, own = self.losses(self.baseline), self.losses(candidate)
+        pairs = base.keys() & own.keys()
+        return float(np.mean([base[k] - own[k] for k in pairs])) if pairs else None
+
+    def over_wide(self, round_: int) -> dict[str, int]:
+        """The over-wide widths that the round measures: of the best network so far."""
+        best = self.best(round_) or self.baseline
+        key = ("over-wide", best.step, self._measured(best.round))
+        return self.plan.once(key, lambda: self.plan.over_wide(self.relative(best.round, best.step)))
+
+    def stop_reason(self, round_: int) -> str | None:
+        """Why the search ends after this scored round, or ``None`` if it goes on."""
+        best = self.best(round_ + 1)
+        if round_ + 1 < self.plan.at_least:
+            return None
+        if rule.balanced(self.prune_ratios(round_), tolerance=self.plan.tolerance):
+            return "balanced: every layer prunes by the same share"
+        if best is not None and round_ - best.round >= self.plan.patience:
+            n = self.plan.patience
+            return f"no better score for {n} round{'' if n == 1 else 's'}"
+        if round_ + 1 >= self.plan.rounds:
+            return f"round limit ({self.plan.rounds}) reached"
+        return None
+
+
+def next_step(plan: Plan, runs: Iterable[Run]) -> Step:
+    """What to do next, from the plan and the runs so far alone."""
+    history = History(plan, runs)
+    for step in _phases(history):
+        if not isinstance(step, list):
+            return step
+        states = [history.state(slot) for slot in step]
+        if "open" in states:
+            return step[states.index("open")]
+        if "running" in states:
+            return Wait()
+    raise AssertionError("the phases end with Done or Failed")
+
+
+def _phases(history: History) -> Iterator[list[Slot] | Done | Failed]:
+    """The slots in the one order in which they are handed out, phase by phase; then how the search ends.
+
+    A phase is handed out once all trainings of the phases before it have ended.
+    """
+    plan = history.plan
+    best, because = yield from rounds_of(history)
+    if best is None:
+        yield Failed(because)
+        return
+    fresh = range(plan.seeds, plan.seeds + plan.report_seeds)
+    recommended = [Slot("report", best.round, k, best.widths, best.step) for k in fresh if best.round >= 0]
+    baseline = [Slot("baseline", -1, k, history.baseline.widths) for k in fresh]
+    # In pairs, so that half a report is fair too.
+    yield [slot for pair in zip_longest(recommended, baseline) for slot in pair if slot is not None]
+    yield Done(best.round, best.step, because)
+
+
+def rounds_of(history: History) -> Generator[list[Slot], None, tuple[Candidate | None, str]]:
+    """The phases of the search itself; returns what it recommends, if anything, and why the search ended."""
+    plan = history.plan
+    because = None
+    for round_ in range(plan.rounds):
+        over_wide = history.over_wide(round_)
+        measure = [Slot("measure", round_, k, over_wide) for k in range(plan.replicas)]
+        # The baseline depends on nothing: it keeps the workers busy while the last measures end.
+        first = [Slot("baseline", -1, k, history.baseline.widths) for k in range(plan.seeds)]
+        yield measure + (first if round_ == 0 else [])
+        if not history.prune_ratios(round_):
+            return None, f"every measure of round {round_} failed: {history.last_error(measure)}"
+        candidates = history.candidates(round_)
+        # Seed by seed, so that what is known at any moment is known of all.
+        score = [Slot("score", round_, k, c.widths, c.step) for k in range(plan.seeds) for c in candidates]
+        yield score
+        if candidates and all(history.score(c) is None for c in candidates):
+            return None, f"every score of round {round_} failed: {history.last_error(score)}"
+        # A round that has another one after it did not end the search (and need not be judged again).
+        another = ("measure", round_ + 1, 0, 0.0) in history.runs
+        because = None if another else history.stop_reason(round_)
+        if because is not None:
+            break
+    best = history.best(round_ + 1)
+    if best is None or because is None:
+        return None, f"nothing could be scored: {history.last_error(first)}"
+    return best, because
