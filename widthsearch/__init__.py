@@ -1,6 +1,7 @@
 """widthsearch: how wide should each layer be?
 
-A study file needs three names from here: ``Study``, ``Budget`` and ``Recipe``.
+A study file needs three names from here: ``Study``, ``Budget`` and ``Recipe``.  For work with Optuna:
+``GrowShrinkSampler``, and ``Objective`` for its other samplers.
 """
 
 from __future__ import annotations
@@ -10,15 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from widthsearch.errors import UsageError
+    from widthsearch.objective import Objective
     from widthsearch.sampler import GrowShrinkSampler
     from widthsearch.space import WidthSpace, trace
     from widthsearch.study import Budget, Recipe, Study
 
-__all__ = ["Budget", "GrowShrinkSampler", "Recipe", "Study", "UsageError", "WidthSpace", "trace"]
+__all__ = [
+    "Budget",
+    "GrowShrinkSampler",
+    "Objective",
+    "Recipe",
+    "Study",
+    "UsageError",
+    "WidthSpace",
+    "trace",
+]
 
 _HOMES = {
     "Budget": "study",
     "GrowShrinkSampler": "sampler",
+    "Objective": "objective",
     "Recipe": "study",
     "Study": "study",
     "UsageError": "errors",

@@ -87,16 +87,19 @@ class Search:
 
     def at_budget(self, factors: Factors) -> dict[str, int]:
         """The uniform widths times ``exp(factors)``, scaled to the budget."""
-        relative = {v: w * math.exp(f) for (v, w), f in zip(self.plan.widths.items(), factors, strict=True)}
-        widths: dict[str, int] = self.once(
-            ("widths", factors), partial(rule.scale_to_budget, relative, self.plan.constraints())
-        )
+        widths: dict[str, int] = self.once(("widths", factors), partial(at_budget, self.plan, factors))
         return widths
 
     def random_seed(self, i: int) -> int:
         """A seed for the arm's i-th candidate."""
         text = f"{self.plan.seed} {self.branch.arm} {i}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def at_budget(plan: Plan, factors: Factors) -> dict[str, int]:
+    """The seed network's widths times ``exp(factors)``, scaled to the budget, whatever the factors."""
+    relative = {v: w * math.exp(f) for (v, w), f in zip(plan.widths.items(), factors, strict=True)}
+    return rule.scale_to_budget(relative, plan.constraints())
 
 
 Arm = Callable[[Search], Steps]

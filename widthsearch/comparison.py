@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 from widthsearch import history
 from widthsearch.arms import ARMS, SHARED, Arm, Point, Search
 from widthsearch.errors import UsageError
-from widthsearch.plan import Branch, Done, Plan, Run, Slot, Step, Wait
+from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait
 
 REPORT = "report"  # the branch of the trainings on fresh seeds
 Widths = tuple[tuple[str, int], ...]  # hashable
+Content = tuple[tuple[Any, ...], ...]  # of the runs that an arm goes by
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Comparison:
     repeats: int
     cost: float | None = None
     _searches: dict[Branch, Search] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _ended: dict[Branch, list[Point]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ended: dict[Branch, tuple[Content, list[Point]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def plan_of(self, slot: Slot) -> Plan:
         """The plan that a slot belongs to: with the budget of its branch, and the seed of its repeat."""
@@ -92,10 +95,10 @@ class Comparison:
     def report_slots(self, budget: int, point: Point) -> list[Slot]:
         """The trainings on fresh seeds of what an arm recommends."""
         branch = Branch(budget, -1, REPORT)
-        kind = REPORT if point.over_wide is None else "pruned"
+        kind: Kind = "report" if point.over_wide is None else "pruned"
         widths = point.widths if point.over_wide is None else point.over_wide
         fresh = range(self.plan.seeds, self.plan.seeds + self.plan.report_seeds)
-        return [Slot(kind, -1, k, widths, branch) for k in fresh]  # type: ignore[arg-type]
+        return [Slot(kind, -1, k, widths, branch=branch) for k in fresh]
 
     def _phases(self, runs: list[Run]) -> Iterator[_Phase]:
         """All that can be trained now, in the order in which it is handed out."""
@@ -122,13 +125,15 @@ class Comparison:
         """How far an arm's search has come: the phase that is not over yet, if any, and its points so far."""
         function, of, times = parse_arm(arm)
         key = Branch(budget, repeat, arm)
-        if key in self._ended:
-            return None, self._ended[key]
+        runs = by_branch.get(Branch(budget, repeat, of), [])
+        content = tuple((r.key, r.state, r.value, *(r.prune_ratio or {}).values()) for r in runs)
+        if self._ended.get(key, (None,))[0] == content:
+            return None, self._ended[key][1]
         if key not in self._searches:
             branch = Branch(budget, repeat, of)
             self._searches[key] = Search(branch, self._plan(budget, repeat), times * self.limit(budget))
         search = self._searches[key]
-        search.look_at(by_branch.get(search.branch, []))
+        search.look_at(runs)
         points: list[Point] = []
         for step in function(search):
             if isinstance(step, Point):
@@ -137,7 +142,7 @@ class Comparison:
             states: list[str] = [search.history.state(slot) for slot in step]
             if "open" in states or "running" in states:
                 return _Phase(step, states), points
-        self._ended[key] = points  # what has ended stays as it is
+        self._ended[key] = (content, points)
         return None, points
 
     def expected(self) -> dict[str, int]:

@@ -1,0 +1,274 @@
+"""Comparisons: every arm under the same budget and cost, the same trials however they are run, honest intervals."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from test_plan import COST, PLAN, pretend
+
+from widthsearch import rule
+from widthsearch.arms import ARMS, RANGE, Point, Search, at_budget
+from widthsearch.comparison import Comparison, least_cost, next_step, parse_arm, read_plan
+from widthsearch.errors import UsageError
+from widthsearch.history import next_step as next_of_search
+from widthsearch.intervals import crossed, paired_gain
+from widthsearch.plan import Branch, Done, Run, Slot, Wait
+
+BUDGETS = ({"macs": 550}, {"macs": 1100})
+LIMIT = least_cost(replace(PLAN, budget=BUDGETS[0]), 2)
+EVERY = ("grow-shrink", "uniform", "constant", "equal-ratio", "one-shot", "random", "tpe", "random*2")
+COMPARISON = Comparison(replace(PLAN, budget=BUDGETS[1], rounds=2), BUDGETS, EVERY, repeats=2, cost=LIMIT)
+
+
+def train(slot):
+    """A pretended training at the budget of its branch."""
+    run = pretend(replace(slot, kind="measure" if slot.kind == "measure" else "score"))
+    noise = random.Random(repr((slot.branch, slot.key))).gauss(0, 0.01)
+    return replace(run, key=slot.key, branch=slot.branch, value=run.value + noise)
+
+
+def simulate(plan=COMPARISON, workers=1, order=None, run=train):
+    plan = read_plan(plan.to_json())
+    finished, running, asked = [], [], []
+    for _ in range(20_000):
+        live = [Run(s.key, "running", s.widths, branch=s.branch) for s in running]
+        step = next_step(plan, finished + live)
+        if isinstance(step, Slot) and len(running) < workers:
+            assert step not in running
+            running.append(step)
+            asked.append(step)
+        elif running:
+            slot = running.pop(order.randrange(len(running)) if order else 0)
+            finished.append(run(slot))
+        else:
+            return step, asked, finished
+    raise AssertionError("the comparison does not end")
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return simulate()
+
+
+def identity(slot):
+    return (slot.branch, slot.key, tuple(sorted(slot.widths.items())))
+
+
+def test_every_arm_recommends_something_in_every_repeat(whole):
+    step, _, finished = whole
+    assert isinstance(step, Done)
+    outcomes = COMPARISON.outcomes(finished)
+    assert len(outcomes) == 2 * 2 * len(EVERY)
+    assert all(o.points for o in outcomes)
+
+
+def test_everything_fits_its_budget_and_only_over_wide_networks_do_not(whole):
+    _, asked, _ = whole
+    for slot in asked:
+        limit = BUDGETS[slot.branch.budget]["macs"]
+        over_wide = slot.kind in ("measure", "pruned")
+        assert COST(slot.widths)["macs"] <= (PLAN.over if over_wide else 1) * limit
+
+
+def test_no_search_costs_more_than_it_may(whole):
+    _, asked, finished = whole
+    spent = {}
+    for slot in asked:
+        if slot.branch.arm != "report":
+            unit = COST(COMPARISON.plan_of(slot).baseline())["macs"]
+            spent[slot.branch] = spent.get(slot.branch, 0) + COST(slot.widths)["macs"] / unit
+    for branch, cost in spent.items():
+        assert cost <= LIMIT * (2 if branch.arm == "random" else 1) * (1 + 1e-9)
+        if branch.arm in ("random", "tpe"):
+            assert cost > LIMIT - 1.1  # and it is used
+    for outcome in COMPARISON.outcomes(finished):
+        costs = [p.cost for p in outcome.points]
+        assert costs == sorted(costs)
+        assert costs[-1] <= LIMIT * parse_arm(outcome.arm)[2] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_and_the_order_in_which_they_end_change_nothing(whole, workers):
+    many = simulate(workers=workers, order=random.Random(workers))
+    assert sorted(map(repr, map(identity, many[1]))) == sorted(map(repr, map(identity, whole[1])))
+    assert COMPARISON.outcomes(many[2]) == COMPARISON.outcomes(whole[2])
+
+
+def test_a_comparison_interrupted_anywhere_goes_on_to_the_same_end(whole):
+    _, asked, finished = whole
+    for k in range(0, len(asked), 17):
+        slot = asked[k]
+        runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths, branch=slot.branch)]
+        again = read_plan({**COMPARISON.to_json(), "marker": k})  # nothing remembered from before
+        assert next_step(again, runs) == slot
+
+
+def test_the_first_repeat_is_the_search_that_launch_makes(whole):
+    """Slot by slot, until the search has found its widths."""
+    _, asked, finished = whole
+    for budget in range(2):
+        branch = Branch(budget, 0, "grow-shrink")
+        plan = replace(PLAN, rounds=2, budget=BUDGETS[budget])
+        own = [s for s in asked if s.branch == branch]
+        runs = [replace(r, branch=None) for r in finished if r.branch == branch]
+        for k, slot in enumerate(own):
+            assert next_of_search(plan, runs[:k]) == replace(slot, branch=None)
+            assert slot.random_seed(COMPARISON.plan_of(slot).seed) == slot.random_seed(plan.seed)
+
+
+def test_repeats_have_seeds_of_their_own_and_share_the_fresh_ones(whole):
+    _, asked, _ = whole
+    seeds = {}
+    for slot in asked:
+        seed = slot.random_seed(COMPARISON.plan_of(slot).seed)
+        seeds.setdefault((slot.branch.repeat, slot.branch.arm == "report"), set()).add(seed)
+    searches = [seeds[0, False], seeds[1, False]]
+    fresh = seeds[-1, True]
+    assert len(fresh) == PLAN.report_seeds
+    assert not searches[0] & searches[1]
+    assert not fresh & (searches[0] | searches[1])
+
+
+def test_no_network_is_trained_twice_on_a_fresh_seed(whole):
+    _, asked, _ = whole
+    reports = [identity(s) for s in asked if s.branch.arm == "report"]
+    assert len(reports) == len(set(reports))
+
+
+def test_ten_times_the_cost_goes_on_from_the_same_candidates(whole):
+    _, _, finished = whole
+    shares = {o.arm: o.points for o in COMPARISON.outcomes(finished) if (o.budget, o.repeat) == (0, 0)}
+    assert shares["random*2"][-2].widths == shares["random"][-1].widths  # after half of its cost
+
+
+def test_a_lost_training_is_only_a_candidate_less():
+    lost = Branch(0, 0, "random")
+
+    def run(slot):
+        if slot.branch == lost and slot.round == 3:
+            return Run(slot.key, "failed", slot.widths, error="loss is nan", branch=slot.branch)
+        return train(slot)
+
+    plan = replace(COMPARISON, arms=("uniform", "random"), repeats=1)
+    step, asked, finished = simulate(plan, run=run)
+    assert isinstance(step, Done)
+    assert sum(s.branch == lost and s.round == 3 for s in asked) == 1 + PLAN.retries
+    assert all(o.points for o in plan.outcomes(finished))
+
+
+def test_an_arm_whose_search_fails_recommends_nothing_and_the_others_go_on():
+    def run(slot):
+        if slot.kind == "measure":
+            return Run(slot.key, "failed", slot.widths, error="loss is nan", branch=slot.branch)
+        return train(slot)
+
+    plan = replace(COMPARISON, arms=("grow-shrink", "uniform"), repeats=1)
+    step, _, finished = simulate(plan, run=run)
+    assert isinstance(step, Done)
+    assert [bool(o.points) for o in plan.outcomes(finished)] == [False, True] * 2
+
+
+def search_of(arm, losses):
+    """The arm's first candidates, given their losses in order."""
+    search = Search(Branch(0, 0, arm), PLAN, limit=len(losses) + 0.5)
+    runs, widths = [], []
+    for loss in losses:
+        search.look_at(runs)
+        *_, last = [step for step in ARMS[arm](search) if not isinstance(step, Point)][: len(runs) + 1]
+        slot = last[0]
+        widths.append(dict(slot.widths))
+        runs.append(Run(slot.key, "complete", slot.widths, value=loss, branch=slot.branch))
+    return widths, search
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_a_sampler_of_optunas_sees_exactly_the_trials_before(name):
+    """What the arm asks for is what the sampler itself asks for, given the same trials."""
+    losses = [random.Random(i).random() for i in range(14)]
+    widths, search = search_of(name, losses)
+    assert widths[0] == PLAN.baseline()
+    assert len({tuple(w.items()) for w in widths}) > 7  # it does look around
+    study = optuna.create_study()
+    space = {v: optuna.distributions.FloatDistribution(-np.log(RANGE), np.log(RANGE)) for v in PLAN.widths}
+    sampler = {"tpe": optuna.samplers.TPESampler, "gp": optuna.samplers.GPSampler}[name]
+    params = dict.fromkeys(PLAN.widths, 0.0)
+    for i, loss in enumerate(losses):
+        assert at_budget(PLAN, tuple(params[v] for v in PLAN.widths)) == widths[i]
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=loss))
+        study.sampler = sampler(seed=search.random_seed(i + 1))
+        trial = study.ask(fixed_distributions=space)
+        params = trial.params
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(*[st.floats(-3, 3)] * 2))
+def test_any_factors_give_widths_that_fit_and_use_the_budget(factors):
+    widths = at_budget(PLAN, factors)
+    assert PLAN.constraints().allow(widths)
+    wider = [{**widths, v: w + 1} for v, w in widths.items()]
+    assert not all(PLAN.constraints().allow(w) for w in wider)
+
+
+def test_constant_width_is_constant(whole):
+    _, _, finished = whole
+    (point,) = next(o for o in COMPARISON.outcomes(finished) if o.arm == "constant").points
+    assert max(point.widths.values()) - min(point.widths.values()) <= 1
+
+
+def test_equal_ratio_cuts_every_layer_by_the_same_share(whole):
+    _, _, finished = whole
+    (point,) = next(o for o in COMPARISON.outcomes(finished) if o.arm == "equal-ratio").points
+    shares = [point.widths[v] / point.over_wide[v] for v in PLAN.widths]
+    assert max(shares) - min(shares) < 0.05
+    assert point.widths == rule.scale_to_budget(PLAN.widths, replace(PLAN, budget=BUDGETS[0]).constraints())
+
+
+def test_a_training_that_runs_is_waited_for():
+    plan = replace(COMPARISON, arms=("uniform",), repeats=1, budgets=BUDGETS[:1])
+    slots = plan.report_slots(0, Point(0.0, replace(PLAN, budget=BUDGETS[0]).baseline()))
+    runs = [Run(s.key, "running", s.widths, branch=s.branch) for s in slots]
+    assert next_step(plan, runs) == Wait()
+
+
+@pytest.mark.parametrize("name", ["best", "tpe*", "tpe*0.5", "tpe*x", "random*1e9", ""])
+def test_what_is_no_arm_is_refused(name):
+    with pytest.raises(UsageError, match="arm"):
+        parse_arm(name)
+
+
+# Intervals
+
+
+def test_one_repeat_gives_students_interval():
+    values = np.random.default_rng(0).normal(1, 1, 8)
+    found = crossed(values[None])
+    low, high = stats.t.interval(0.95, 7, values.mean(), stats.sem(values))
+    assert found["ci95"] == pytest.approx([low, high])
+    assert found["se"] == pytest.approx(stats.sem(values))
+    gain = paired_gain(dict(enumerate(values)), dict.fromkeys(range(8), 0.0))
+    assert gain["ci95"] == pytest.approx([low, high])
+
+
+def test_repeats_that_agree_tell_no_more_than_one_of_them():
+    values = np.random.default_rng(1).normal(1, 1, 8)
+    one, three = crossed(values[None]), crossed(np.tile(values, (3, 1)))
+    assert three["se"] == pytest.approx(one["se"])
+    assert crossed(np.zeros((3, 8)))["ci95"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("repeats, seeds, noise", [(3, 8, 1.0), (4, 16, 0.3), (1, 8, 0.5)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(repeats, seeds, noise):
+    """2,000 searches with effects of search, seed and both: 95 % of the intervals hold the mean."""
+    rng, held = np.random.default_rng(repeats), 0
+    for _ in range(2000):
+        by_search = rng.normal(0, noise if repeats > 1 else 0, (repeats, 1))
+        by_seed, rest = rng.normal(0, 1, (1, seeds)), rng.normal(0, 0.7, (repeats, seeds))
+        low, high = crossed(3 + by_search + by_seed + rest)["ci95"]
+        held += low <= 3 <= high
+    assert 0.92 <= held / 2000 <= 0.99
