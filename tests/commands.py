@@ -229,13 +229,15 @@ def snapshot(url: str = URL, name: str = "tiny") -> Any:
     return study.user_attrs, study.get_trials()
 
 
-def complete(found: list[FrozenTrial]) -> dict[tuple[str, int, int], Any]:
+def complete(found: list[FrozenTrial]) -> dict[tuple[Any, ...], Any]:
     """What the completed trials found, by slot; without what may differ from run to run."""
     results = {}
     for t in found:
         if t.state == TrialState.COMPLETE:
             a = t.user_attrs
-            key = (a["kind"], a["round"], a["replica"])
+            key = tuple(a.get(k) for k in ("kind", "round", "replica", "step", "arm", "repeat", "budget"))
+            if a.get("arm") == "report":  # told apart by its widths
+                key += (str(sorted(t.params.items())),)
             assert key not in results
             rest = {k: v for k, v in a.items() if k not in ("seconds", "host")}
             results[key] = (t.params, t.value, rest, t.constraints)

@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from widthsearch import storage as names
 from widthsearch.database import open_storage
+from widthsearch.history import History, next_step
 from widthsearch.ledger import Ledger
 from widthsearch.lock import driver_lock
-from widthsearch.history import History, next_step
 from widthsearch.plan import Plan, Run, Slot
 from widthsearch.sampler import GrowShrinkSampler, search_space
 from widthsearch.storage import load, plan_of, runs_of

@@ -171,6 +171,7 @@ def compare(
     from widthsearch import search
     from widthsearch.prepare import make_comparison
 
+    _check_plot(plot)
     options: dict[str, Any] = {"cost": cost, "repeats": repeats}
     for option, value in (("arms", arms), ("shares", budgets)):
         if value is not None:
@@ -242,6 +243,7 @@ def show(
     from widthsearch.database import open_storage, url_from
     from widthsearch.storage import load
 
+    _check_plot(plot)
     url = url_from(storage)
     _print_summary(_summary(load(name, open_storage(url, create=False), url), url), url, as_json, plot)
 
@@ -325,6 +327,14 @@ def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None =
         raise UsageError(f"study {ended.name!r} cannot go on: {ended.because}")
     study = load(ended.name, open_storage(url, create=False, patient=True), url)
     _print_summary(_summary(study, url), url, as_json, plot)
+
+
+def _check_plot(file: str | None) -> None:
+    """Refuse a figure that cannot be drawn before anything is trained for it."""
+    if file is not None:
+        from widthsearch.plots import check
+
+        check(file)
 
 
 def _summary(study: optuna.Study, url: str) -> dict[str, Any]:

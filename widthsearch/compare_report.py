@@ -103,7 +103,7 @@ def _matrix(
                 value = trial.value if attribute is None else trial.user_attrs.get(attribute)
             row.append(np.nan if value is None else value)
         rows.append(row)
-    return np.array(rows, dtype=np.float64).reshape(len(points), -1)
+    return np.array(rows, dtype=np.float64).reshape(len(points), plan.plan.report_seeds)
 
 
 def _mean(values: NDArray[np.float64]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ def write_comparison(summary: Mapping[str, Any], file: str) -> None:
     """Draw a comparison into an HTML file that needs no network; :class:`UsageError` where that cannot be."""
     if "comparison" not in summary:
         raise UsageError(f"--plot: study {summary['study']!r} is no comparison")
-    if not file.endswith(".html"):
-        raise UsageError(f"--plot {file!r}: give the name of an .html file")
+    check(file)
     figure = comparison_figure(summary)
     try:
         Path(file).write_text(figure.to_html(include_plotlyjs=True), "utf-8")
@@ -25,15 +25,21 @@ def write_comparison(summary: Mapping[str, Any], file: str) -> None:
         raise UsageError(f"--plot {file!r} cannot be written: {error.strerror}") from None
 
 
+def check(file: str) -> None:
+    """:class:`UsageError` for a name that is none of an HTML file's, and where plotly is missing."""
+    if not file.endswith(".html"):
+        raise UsageError(f"--plot {file!r}: give the name of an .html file")
+    if find_spec("plotly") is None:
+        raise UsageError("--plot needs plotly: pip install 'widthsearch[plots]'")
+
+
 def comparison_figure(summary: Mapping[str, Any]) -> Any:
     """Loss on fresh seeds against what the search had cost by then: one line per arm, one panel per budget.
 
     Mean over repeats, bars for the standard error over seeds.  Arms without a search are dashed lines.
     """
-    try:
-        from plotly.subplots import make_subplots
-    except ImportError:
-        raise UsageError("--plot needs plotly: pip install 'widthsearch[plots]'") from None
+    from plotly.subplots import make_subplots  # here: it takes a second
+
     budgets = summary["budgets"]
     titles = [
         ", ".join(f"{n:,} {r}" for r, n in entry["budget"].items() if n is not None) for entry in budgets

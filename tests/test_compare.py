@@ -1,0 +1,186 @@
+"""``widthsearch compare``: the table, the JSON, the figure, resuming; refusals in one line."""
+
+import json
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+from commands import (
+    BUDGET,
+    Quiet,
+    assert_refused,
+    clean_process,
+    command,
+    complete,
+    real_command,
+    start,
+    trials,
+    write_study,
+)
+
+from widthsearch import Objective, search
+from widthsearch.arms import ARMS
+from widthsearch.prepare import make_comparison
+
+pytestmark = pytest.mark.usefixtures("working_folder")
+
+NAME = "tiny-compare"
+OPTIONS = ("--budgets", "1/4,1/2", "--repeats", "2", "--cost", "14")
+EVERY = [*(arm for arm in ARMS if arm != "gp"), "random*2"]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path, (BUDGET, 'budget=Budget(macs="0.5x", params="0.5x")'))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    """A comparison of all arms but ``gp``, run to its end without Ray: its URL and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    file = write_study(folder, (BUDGET, 'budget=Budget(macs="0.5x", params="0.5x")'))
+    url = f"sqlite:///{folder / 'whole.db'}"
+    plot = folder / "plot.html"
+    result = command(
+        *("compare", file, *OPTIONS, "--storage", url, "--workers", "0", "--plot", plot),
+        *("--arms", ",".join(EVERY)),
+    )
+    assert result.code == 0, result.err
+    return url, result.out, plot.read_text()
+
+
+def test_the_table_has_every_arm_under_every_budget(whole):
+    _, out, _ = whole
+    page = out[out.index(f"{NAME}  finished") :]
+    for arm in EVERY:
+        lines = [line.split() for line in page.splitlines() if line.split()[:1] == [arm]]
+        assert len(lines) == 2 * 2, arm  # two tables per budget
+    assert "2 repeats" in page
+
+
+def test_show_prints_the_same_page_and_list_names_the_comparison(whole):
+    url, out, _ = whole
+    shown = command("show", NAME, "--storage", url)
+    assert shown.out.strip() in out
+    assert NAME in command("list", "--storage", url).out
+
+
+def test_json_holds_what_the_table_and_the_figure_need(whole):
+    url, _, _ = whole
+    shown = json.loads(command("show", "--json", "--storage", url).out)
+    assert [entry["budget"] for entry in shown["budgets"]] == [
+        {"macs": 89, "params": 96},
+        {"macs": 178, "params": 193},
+    ]
+    for entry in shown["budgets"]:
+        assert [a["arm"] for a in entry["arms"]] == EVERY
+        for a in entry["arms"]:
+            assert len(a["widths"]) == len(a["course"]) == 2  # repeats
+            assert all(macs <= entry["budget"]["macs"] for macs in a["macs"])
+            assert all(params <= entry["budget"]["params"] for params in a["params"])
+            assert a["search_cost"] <= 14 * (2 if a["arm"] == "random*2" else 1) + 1e-9
+            assert a["val_loss"]["n"] == 2 and a["val_loss"]["repeats"] == 2
+            assert 0 <= a["val_accuracy"]["mean"] <= 1
+            assert a["cost_to_close"] <= a["search_cost"]
+        by_arm = {a["arm"]: a for a in entry["arms"]}
+        difference = by_arm["uniform"]["val_loss"]["mean"] - by_arm["random"]["val_loss"]["mean"]
+        assert by_arm["random"]["gain_over_uniform"]["mean"] == pytest.approx(difference)
+        assert by_arm["uniform"]["gain_over_uniform"]["ci95"] == [0.0, 0.0]
+
+
+def test_equal_ratio_trains_the_over_wide_network_and_cuts_it_to_the_uniform_widths(whole):
+    url, _, _ = whole
+    pruned = [t for t in trials(url, NAME) if t.user_attrs["kind"] == "pruned"]
+    uniform = [t for t in trials(url, NAME) if t.user_attrs["kind"] == "report"]
+    assert len(pruned) == 2 * 2
+    for t in pruned:
+        kept = t.user_attrs["kept"]
+        assert any(kept == u.params for u in uniform if u.user_attrs["budget"] == t.user_attrs["budget"])
+        assert t.user_attrs["training_macs"] == 2 * 3 * t.user_attrs["macs"] * 64  # trained twice
+        assert max(t.constraints.values()) > 0  # the network that was trained is over the budget
+
+
+def test_the_figure_is_one_page_that_needs_no_network(whole):
+    _, _, page = whole
+    assert "Plotly.newPlot" in page
+    assert page.count("<script src=") == 0
+    for arm in EVERY:
+        assert f'"name":"{arm}"' in page.replace(" ", "")
+
+
+@pytest.mark.parametrize("stop_at", [0, 60])
+def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path, stop_at: int):
+    with clean_process():
+        ended = search.launch(
+            str(study),
+            name=None,
+            url="sqlite:///widthsearch.db",
+            changes={},
+            backend=search.run_in_process,
+            progress=Quiet(stop_at),
+            compare=lambda s, plan: make_comparison(
+                s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=14
+            ),
+        )
+    assert (ended.name, ended.status) == (NAME, "interrupted")
+    assert "interrupted" in command("show").out
+    json.loads(command("show", "--json").out)
+    assert command("resume", NAME).code == 0
+    assert complete(trials(name=NAME)) == complete(trials(whole[0], NAME))
+
+
+@pytest.mark.slow
+def test_a_comparison_of_its_own_budget_with_ray_stopped_and_resumed(study: Path):
+    arms = "uniform,random,grow-shrink"
+    assert command("compare", study, "--arms", arms, "--workers", "0", "--name", "one").code == 0
+    process = start("compare", study, "--arms", arms, "--workers", "2", "--name", "two", PYTHONUNBUFFERED="1")
+    for line in process.stdout:
+        if "trial 5:" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "widthsearch resume two" in err
+    result = real_command("resume", "two", "--workers", "2")
+    assert result.code == 0, result.err
+    assert complete(trials(name="two")) == complete(trials(name="one"))
+
+
+@pytest.mark.parametrize(
+    "options, fragments",
+    [
+        (("--arms", "uniform,best"), ("'best'", "grow-shrink")),
+        (("--arms", "uniform,uniform"), ("uniform,uniform", "once")),
+        (("--arms", "tpe*0.1"), ("tpe*0.1", "factor")),
+        (("--budgets", "1/4,huge"), ("huge",)),
+        (("--budgets", "1/400"), ("too small",)),
+        (("--cost", "2"), ("--cost 2", "uniform trainings")),
+        (("--plot", "p.png", "--arms", "uniform"), ("p.png", ".html")),
+    ],
+)
+def test_wrong_use_is_one_line(study: Path, options, fragments):
+    result = command("compare", study, "--workers", "0", *options)
+    assert_refused(result, *fragments)
+    assert not Path("widthsearch.db").exists()
+
+
+def test_a_finished_comparison_has_no_more_rounds(whole):
+    url, _, _ = whole
+    assert_refused(command("resume", NAME, "--rounds", "9", "--storage", url), "comparison")
+    before = Path(url.removeprefix("sqlite:///")).stat().st_size
+    assert command("resume", NAME, "--storage", url).code == 0
+    assert Path(url.removeprefix("sqlite:///")).stat().st_size == before
+
+
+def test_optunas_own_samplers_work_on_the_objective(study: Path):
+    with clean_process():
+        objective = Objective(str(study))
+        found = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+        found.optimize(objective, n_trials=4)
+        again = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+        again.optimize(Objective(str(study)), n_trials=4)
+    assert [t.value for t in found.trials] == [t.value for t in again.trials]
+    for t in found.trials:
+        assert set(t.params) == {"fc1", "fc2"}
+        assert t.user_attrs["macs"] <= 178 and t.user_attrs["params"] <= 193
