@@ -67,8 +67,12 @@ class Search:
         return self.plan.baseline()
 
     def price(self, widths: Widths) -> float:
-        """What one training costs, in uniform trainings: all trainings see the same number of samples."""
+        """What a training of the recipe's length costs, in uniform trainings."""
         return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.uniform)["macs"]
+
+    def cost_of(self, slot: Slot) -> float:
+        """What a slot's training costs, in uniform trainings."""
+        return self.price(slot.widths) * (self.plan.measure_length if slot.kind == "measure" else 1.0)
 
     def slot(self, kind: Kind, round_: int, replica: int, widths: Widths) -> Slot:
         """A slot of this search."""
@@ -130,7 +134,7 @@ def grow_shrink(search: Search) -> Steps:
     plan, cost, round_ = search.plan, 0.0, -1
     for phase in rounds_of(search.history):
         measures = [slot for slot in phase if slot.kind == "measure"]
-        price = sum(search.price(slot.widths) for slot in phase)
+        price = sum(search.cost_of(slot) for slot in phase)
         scores = plan.seeds * len(plan.step_sizes)  # of the round, at most
         if measures and cost + price + scores > search.limit * (1 + 1e-9):
             return  # its round would not fit
@@ -148,7 +152,7 @@ def one_shot(search: Search) -> Steps:
     yield [replace(slot, branch=search.branch) for slot in measure]
     if search.history.prune_ratios(0):
         proposal = search.history.candidates(0)[-1:] or [search.history.baseline]
-        yield Point(sum(search.price(slot.widths) for slot in measure), proposal[0].widths)
+        yield Point(sum(search.cost_of(slot) for slot in measure), proposal[0].widths)
 
 
 def random(search: Search) -> Steps:

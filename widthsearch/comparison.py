@@ -218,7 +218,7 @@ def parse_arm(name: str) -> tuple[Arm, str, float]:
 def least_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
     unit = plan.cost.at(plan.baseline())["macs"]
-    over_wide = plan.cost.at(plan.over_wide(plan.widths))["macs"] / unit
+    over_wide = plan.measure_length * plan.cost.at(plan.over_wide(plan.widths))["macs"] / unit
     return rounds * (plan.replicas * over_wide + plan.seeds * len(plan.step_sizes)) + plan.seeds
 
 

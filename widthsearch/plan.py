@@ -51,6 +51,7 @@ class Plan:
     retries: int
     seed: int
     step_sizes: tuple[float, ...] = (1.0,)
+    measure_length: float = 1.0  # of a measure, relative to other trainings
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -19,7 +19,7 @@ from widthsearch.plan import Plan
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
 from widthsearch.study import Budget, Data, Split, Study, settings
-from widthsearch.trial import build_space, check_data, check_targets
+from widthsearch.trial import build_space, check_data, check_targets, measure_epochs
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def make_plan(study: Study, space: WidthSpace) -> Plan:
         report_seeds=study.report_seeds,
         patience=study.patience,
         tolerance=study.tolerance,
+        measure_length=measure_epochs(study) / study.recipe.epochs,
         step_sizes=tuple(sorted({float(step) for step in study.step_sizes})),
         retries=study.retries,
         seed=study.seed,

@@ -134,12 +134,15 @@ class Recipe:
 class Study:
     """A width search: the user's network, data, budget and recipe, and how thoroughly to search.
 
-    ``rounds`` at most, each a measure (``replicas`` gated trainings at ``over`` times the budget) and a
-    score: the measure says in which direction to change the widths, and of the proposals at each of
-    ``step_sizes`` along it ``seeds`` plain trainings are made.  The next round starts from the best network
-    so far.  The search stops early when the layers are balanced (spread of the prune ratios below
-    ``tolerance`` or explained by replica noise) or when ``patience`` rounds brought no better score.  The
-    verdict trains recommendation and uniform baseline on ``report_seeds`` fresh seeds each.
+    ``rounds`` at most, each a measure and a score.  The measure, ``replicas`` gated trainings at ``over``
+    times the budget, says in which direction to change the widths; under the ``pressure`` of ``cost`` a gate
+    pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same.  It takes
+    ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
+    ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction.  The
+    next round starts from the best network so far.  The search stops early when the layers are balanced
+    (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
+    rounds brought no better score.  The verdict trains recommendation and uniform baseline on
+    ``report_seeds`` fresh seeds each.
 
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
@@ -179,8 +182,9 @@ class Study:
     seeds: int = 4
     report_seeds: int = 8
     over: float = 4.0
+    measure_length: float = 0.5
     step_sizes: Sequence[float] = (0.25, 0.5, 1.0)
-    pressure: Literal["neurons", "cost"] = "neurons"
+    pressure: Literal["neurons", "cost"] = "cost"
     search: Sequence[str] | None = None
     fix: Sequence[str] = ()
     keep_heads: bool = False
@@ -219,12 +223,17 @@ class Study:
         if not isinstance(self.keep_heads, bool):
             raise UsageError(f"Study(keep_heads={self.keep_heads!r:.60}): must be True or False")
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
-        _check_positive(self, whole=whole, real=("over",))
+        _check_positive(self, whole=whole, real=("over", "measure_length"))
         _check_choice(self, "pressure", ("neurons", "cost"))
         _check_range(self, "tolerance")
         _check_range(self, "gpus")
         if self.cpus is not None:
             _check_positive(self, whole=(), real=("cpus",))
+        if not 0 < self.measure_length <= 1:
+            raise UsageError(
+                f"Study(measure_length={self.measure_length!r:.60}): must be a share of the recipe's epochs, "
+                "above 0 and at most 1"
+            )
         if not 1 < self.over <= 1000:
             raise UsageError(
                 f"Study(over={self.over!r:.60}): must be above 1, or there is nothing to prune; at most 1000"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ class RecipeLoop:
             for name, split in zip(names, data, strict=False)
         }
         self.steps = recipe.epochs * steps_per_epoch(self.splits["train"], recipe)
+
+    def of_epochs(self, epochs: int) -> RecipeLoop:
+        """The same loop on the same data, with a schedule of so many epochs."""
+        other = copy.copy(self)
+        other.recipe = replace(self.recipe, epochs=epochs)
+        other.steps = epochs * steps_per_epoch(self.splits["train"], self.recipe)
+        return other
 
     def fit(self, net: nn.Module, seed: int, checkpoint: Checkpoint | None = None) -> int:
         """Train ``net`` in place, from its checkpoint if it has one; returns how many samples it has seen."""

@@ -64,6 +64,12 @@ def build_space(study: Study, data: Data) -> WidthSpace:
     return space.without(fixed_by(study.search, study.fix, space.modules))
 
 
+def measure_epochs(study: Study) -> int:
+    """Of a measure: a share of the recipe's, at least one.  (An own training loop is run as it is.)"""
+    epochs = study.recipe.epochs
+    return epochs if study.train is not None else max(1, round(study.measure_length * epochs))
+
+
 class TrialRunner:
     """Runs the trials of one study in this process: loads the data and traces the model once.
 
@@ -77,7 +83,13 @@ class TrialRunner:
         self._identity = checkpoints[1] if checkpoints is not None else ""
         data = study.data()
         self.space = build_space(study, data)
-        self.loop = OwnLoop(study, data) if study.train is not None else RecipeLoop(study.recipe, data)
+        self.loop: OwnLoop | RecipeLoop
+        self.measure_loop: OwnLoop | RecipeLoop
+        if study.train is not None:
+            self.loop = self.measure_loop = OwnLoop(study, data)
+        else:
+            loop = RecipeLoop(study.recipe, data)
+            self.loop, self.measure_loop = loop, loop.of_epochs(measure_epochs(study))
 
     def run(self, slot: Slot) -> dict[str, Any]:
         """Train the slot's network, from its checkpoint if there is one.
@@ -124,18 +136,18 @@ class TrialRunner:
         self, plan: Plan, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
     ) -> tuple[dict[str, Any], int]:
         """A gated training of the over-wide network, cut to the budget at its end."""
-        space = self.space.at(widths)
+        space, loop = self.space.at(widths), self.measure_loop
         gates = Gates(space)
-        controller = self._controller(plan, gates, widths)
+        controller = self._controller(plan, gates, widths, loop.steps)
         if checkpoint is not None:
             checkpoint.parts.update(gates=gates, controller=controller)
         with gates.attached(controller.step):
-            samples = self.loop.fit(space.model, seed, checkpoint)
-            if isinstance(self.loop, OwnLoop):
-                self.loop.check_steps(controller.taken)
+            samples = loop.fit(space.model, seed, checkpoint)
+            if isinstance(loop, OwnLoop):
+                loop.check_steps(controller.taken)
             keep = cut(gates.log_alpha, widths, plan.constraints())
             gates.mask = np.concatenate(list(keep.values()))
-            evaluation = self.loop.evaluate(space.model, "validation")
+            evaluation = loop.evaluate(space.model, "validation")
         kept = {v: int(k.sum()) for v, k in keep.items()}
         return {
             **_losses(evaluation),
@@ -143,13 +155,15 @@ class TrialRunner:
             names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
         }, samples
 
-    def _controller(self, plan: Plan, gates: Gates, widths: Mapping[str, int]) -> BudgetController:
+    def _controller(
+        self, plan: Plan, gates: Gates, widths: Mapping[str, int], steps: int
+    ) -> BudgetController:
         return BudgetController(
             gates.log_alpha,
             widths,
             plan.cost,
             plan.budget,
-            steps=self.loop.steps,
+            steps=steps,
             pressure=plan.pressure,
         )
 
@@ -160,7 +174,7 @@ class TrialRunner:
         """
         space = self.space.at(widths)
         gates = Gates(space)
-        with gates.attached(self._controller(plan, gates, widths).step):
+        with gates.attached(self._controller(plan, gates, widths, self.loop.steps).step):
             samples = self.loop.fit(space.model, seed)
         kept = {v: min(w, widths[v]) for v, w in plan.baseline().items()}
         net = space.compact(best_units(gates.log_alpha, widths, kept))
