@@ -2,8 +2,8 @@
 
 MNIST-1D as in ``mnist1d_conv.py``.  A stem that halves the signal, three stages of three basic blocks (He et
 al. 2015; two convolutions of three samples beside a skip, a 1x1 convolution where the shape changes), and a
-hidden linear layer.  Each stage's residual width ties all that is added up in it; what a block has inside is a
-width of its own.  Seed: 16-32-64: 624,832 MACs and 102,266 parameters.
+hidden linear layer.  Each stage's residual width ties all that is added up in it; what a block has inside is
+a width of its own.  Seed: 16-32-64: 624,832 MACs and 102,266 parameters.
 """
 
 from __future__ import annotations

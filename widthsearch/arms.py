@@ -28,7 +28,7 @@ from widthsearch.plan import Branch, Kind, Plan, Run, Slot
 #: is scaled to the budget).
 RANGE = 4.0
 #: After which shares of its cost the recommendation of such an arm is looked at.
-SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+SHARES = (1 / 4, 1 / 2, 1)
 
 Widths = Mapping[str, int]
 Factors = tuple[float, ...]  # log(width / uniform width), per variable

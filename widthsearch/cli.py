@@ -157,6 +157,9 @@ def compare(
         str | None, typer.Option(help="Several budgets, shares of the model's cost: 1/16,1/8,1/4,1/2.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="How often each search is made.")] = 1,
+    report_seeds: Annotated[
+        int | None, typer.Option(min=2, help="Fresh seeds for what the arms recommend; default: the study's.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the comparison; default: the file's name and -compare.")
     ] = None,
@@ -182,7 +185,7 @@ def compare(
             study,
             name=name,
             url=url,
-            changes={},
+            changes={} if report_seeds is None else {"report_seeds": report_seeds},
             backend=backend,
             progress=progress,
             checkpoints=checkpoints,

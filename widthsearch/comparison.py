@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from widthsearch import history
-from widthsearch.arms import ARMS, SHARED, Arm, Point, Search
+from widthsearch.arms import ARMS, SHARED, SHARES, Arm, Point, Search
 from widthsearch.errors import UsageError
 from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait
 
@@ -168,7 +168,7 @@ class Comparison:
                 counts[kind] += len(self.budgets) * plan.report_seeds
             else:
                 counts["score"] += candidates
-                counts["report"] += 4 * searches * plan.report_seeds
+                counts["report"] += len(SHARES) * searches * plan.report_seeds
         return {kind: n for kind, n in counts.items() if n}
 
     def to_json(self) -> dict[str, Any]:
