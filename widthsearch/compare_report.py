@@ -65,17 +65,15 @@ def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
 
 def _arms(plan: Comparison, budget: int, outcomes: Sequence[Outcome], found: Found) -> list[dict[str, Any]]:
     """One entry per arm that recommends something already."""
-    final = {
-        arm: [o.points[-1] for o in outcomes if o.arm == arm and o.points] for arm in dict.fromkeys(plan.arms)
-    }
+    final = {arm: [o.points[-1] if o.points else None for o in outcomes if o.arm == arm] for arm in plan.arms}
     losses = {arm: _matrix(plan, budget, points, found, None) for arm, points in final.items()}
     return [
         {
             "arm": arm,
-            "widths": [dict(p.widths) for p in points],
-            "macs": [plan.plan.cost.at(p.widths)["macs"] for p in points],
-            "params": [plan.plan.cost.at(p.widths)["params"] for p in points],
-            "search_cost": float(np.mean([p.cost for p in points])),
+            "widths": [dict(p.widths) for p in known],
+            "macs": [plan.plan.cost.at(p.widths)["macs"] for p in known],
+            "params": [plan.plan.cost.at(p.widths)["params"] for p in known],
+            "search_cost": float(np.mean([p.cost for p in known])),
             "val_loss": _mean(losses[arm]),
             "val_accuracy": _mean(_matrix(plan, budget, points, found, names.ACCURACY)),
             "test_loss": _mean(_matrix(plan, budget, points, found, names.TEST_LOSS)),
@@ -85,41 +83,39 @@ def _arms(plan: Comparison, budget: int, outcomes: Sequence[Outcome], found: Fou
             **_course(plan, budget, [o.points for o in outcomes if o.arm == arm], found),
         }
         for arm, points in final.items()
-        if points
+        if (known := [p for p in points if p is not None])
     ]
 
 
 def _matrix(
-    plan: Comparison, budget: int, points: Sequence[Point], found: Found, attribute: str | None
+    plan: Comparison, budget: int, points: Sequence[Point | None], found: Found, attribute: str | None
 ) -> NDArray[np.float64]:
     """Loss (or an attribute) of what the repeats recommend on each fresh seed; (K, S), NaN where unknown."""
-    rows = []
-    for point in points:
-        row = []
-        for slot in plan.report_slots(budget, point):
+    values = np.full((len(points), plan.plan.report_seeds), np.nan)
+    for k, point in enumerate(points):
+        for s, slot in enumerate(plan.report_slots(budget, point) if point is not None else ()):
             trial = found.get((budget, slot.kind, slot.replica, tuple(sorted(slot.widths.items()))))
-            value = None
             if trial is not None:
                 value = trial.value if attribute is None else trial.user_attrs.get(attribute)
-            row.append(np.nan if value is None else value)
-        rows.append(row)
-    return np.array(rows, dtype=np.float64).reshape(len(points), plan.plan.report_seeds)
+                values[k, s] = np.nan if value is None else value
+    return values
+
+
+def _whole(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The repeats of which something is known, on the seeds that all of these have."""
+    rows = values[~np.isnan(values).all(axis=1)]
+    return rows[:, ~np.isnan(rows).any(axis=0)]
 
 
 def _mean(values: NDArray[np.float64]) -> dict[str, Any] | None:
-    """Mean, standard error, median, n and repeats over the seeds that all repeats have."""
-    whole = values[:, ~np.isnan(values).any(axis=0)] if values.size else values
-    if not whole.size:
-        return None
-    return {k: v for k, v in crossed(whole).items() if k != "ci95"}
+    """Mean, standard error, median, n and repeats."""
+    whole = _whole(values)
+    return {k: v for k, v in crossed(whole).items() if k != "ci95"} if whole.size else None
 
 
 def _difference(of: NDArray[np.float64] | None, loss: NDArray[np.float64]) -> dict[str, Any] | None:
     """How much smaller ``loss`` is, paired by seed (and repeat), with its 95 % interval."""
-    if of is None or of.shape != loss.shape:
-        return None
-    gain = of - loss
-    whole = gain[:, ~np.isnan(gain).any(axis=0)]
+    whole = _whole(of - loss) if of is not None else np.empty((0, 0))
     return crossed(whole) if whole.shape[0] and whole.shape[1] > 1 else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def comparison_figure(summary: Mapping[str, Any]) -> Any:
     from plotly.subplots import make_subplots  # here: it takes a second
 
     budgets = summary["budgets"]
+    units = {"macs": "MACs", "params": "parameters"}
     titles = [
-        ", ".join(f"{n:,} {r}" for r, n in entry["budget"].items() if n is not None) for entry in budgets
+        ", ".join(f"{n:,} {units[r]}" for r, n in entry["budget"].items() if n is not None)
+        for entry in budgets
     ]
     figure = make_subplots(cols=len(budgets), subplot_titles=titles)
     colours = dict(zip(summary["arms"], COLOURS * len(summary["arms"]), strict=False))
@@ -53,23 +56,21 @@ def comparison_figure(summary: Mapping[str, Any]) -> Any:
     figure.update_xaxes(title="search cost, in uniform trainings", rangemode="tozero")
     figure.update_yaxes(title="validation loss, fresh seeds", col=1)
     title = f"{summary['study']}: loss against search cost ({summary['repeats']} repeats)"
-    figure.update_layout(title=title, template="plotly_white", font_size=13)
+    figure.update_layout(title=title, template="plotly_white", font_size=13, height=560)
     return figure
 
 
 def _add_arm(figure: Any, column: int, arm: Mapping[str, Any], colour: str, longest: float) -> None:
     style = {"name": arm["arm"], "legendgroup": arm["arm"], "showlegend": column == 1}
-    if len(arm["course"][0]) == 1 and arm["val_loss"] is not None:
+    if arm["search_cost"] == 0 and arm["val_loss"] is not None:
         loss = arm["val_loss"]["mean"]
-        line = {"color": colour, "dash": "dash"}
-        figure.add_scatter(
-            x=[0, longest], y=[loss, loss], mode="lines", line=line, row=1, col=column, **style
-        )
+        level = {"x": [0, longest], "y": [loss, loss], "mode": "lines"}
+        figure.add_scatter(**level, line={"color": colour, "dash": "dash"}, row=1, col=column, **style)
         return
     # Repeats may stop after different rounds: the n-th points of all that have one are averaged.
     xs, ys, bars = [], [], []
-    for points in zip(*arm["course"], strict=False):
-        known = [p for p in points if p["val_loss"] is not None]
+    for points in zip_longest(*arm["course"]):
+        known = [p for p in points if p is not None and p["val_loss"] is not None]
         if known:
             xs.append(sum(p["search_cost"] for p in known) / len(known))
             ys.append(sum(p["val_loss"]["mean"] for p in known) / len(known))
@@ -79,6 +80,7 @@ def _add_arm(figure: Any, column: int, arm: Mapping[str, Any], colour: str, long
         y=ys,
         error_y={"array": bars, "thickness": 1},
         mode="lines+markers",
+        marker={"size": 8},
         line={"color": colour},
         row=1,
         col=column,
