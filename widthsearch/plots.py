@@ -21,7 +21,7 @@ def write_comparison(summary: Mapping[str, Any], file: str) -> None:
     check(file)
     figure = comparison_figure(summary)
     try:
-        Path(file).write_text(figure.to_html(include_plotlyjs=True), "utf-8")
+        Path(file).write_text(figure.to_html(include_plotlyjs=True, config={"displaylogo": False}), "utf-8")
     except OSError as error:
         raise UsageError(f"--plot {file!r} cannot be written: {error.strerror}") from None
 
