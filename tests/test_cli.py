@@ -137,12 +137,19 @@ BAD_STUDIES = {
     **{
         f"Study({text})": Bad((setting(text),), (f"Study({text})", wanted))
         for text, wanted in {
+            "measure_length=0": "above 0", "measure_length=1.5": "share of the recipe's epochs",
             "over=1": "above 1", "over='big'": "finite number", "pressure='heavy'": "neurons, cost",
             "patience=0": "whole number", "tolerance=-0.1": "0", "tolerance='low'": "number",
             "retries=-1": "at least 0", "retries=1.5": "whole number", "threads=0": "whole number",
             "seed=-1": "at least 0", "seed='a'": "whole number", "seed=2.0": "whole number",
             f"seed={2**70}": "whole number",
         }.items()
+    },
+    **{
+        f"Study(step_sizes={given})": Bad(
+            (("step_sizes=[1]", f"step_sizes={given}"),), (f"Study(step_sizes={given})", "above 0", "at most 2")
+        )
+        for given in ("[]", "[0]", "[1, 3]", "'fast'", "0.5", "[True]")
     },
     "Study(rounds=0)": Bad(((ROUNDS, "rounds=0"),), ("Study(rounds=0)", "at least 1")),
     "Study(replicas=2.5)": Bad((("replicas=2", "replicas=2.5"),), ("Study(replicas=2.5)", "whole number")),
