@@ -53,6 +53,8 @@ class History:
         for done in self._complete.values():
             done.sort(key=lambda run: run.key[2])
         self.baseline = Candidate(-1, 0.0, plan.baseline())
+        self._candidates: dict[int, list[Candidate]] = {}
+        self._scores: dict[tuple[int, float], tuple[int, float] | None] = {}
 
     def complete(self, kind: Kind, round_: int) -> list[Run]:
         """The completed runs of one kind and round, in the order of their replicas."""
@@ -85,15 +87,16 @@ class History:
 
     def candidates(self, round_: int) -> list[Candidate]:
         """The proposals of a measured round, one per step size; none that was scored before."""
-        known = [self.baseline, *(c for r in range(round_) for c in self.candidates(r))]
-        seen = [dict(c.widths) for c in known]
-        found = []
-        for step in self.plan.step_sizes:
-            widths = self._at_budget(round_, step)
-            if widths not in seen:
-                seen.append(widths)
-                found.append(Candidate(round_, step, widths))
-        return found
+        if round_ not in self._candidates:  # asked for again by every later round
+            known = [self.baseline, *(c for r in range(round_) for c in self.candidates(r))]
+            seen = [c.widths for c in known]
+            found = self._candidates[round_] = []
+            for step in self.plan.step_sizes:
+                widths = self._at_budget(round_, step)
+                if widths not in seen:
+                    seen.append(widths)
+                    found.append(Candidate(round_, step, widths))
+        return self._candidates[round_]
 
     def _at_budget(self, round_: int, step: float) -> dict[str, int]:
         def scaled() -> dict[str, int]:
@@ -118,8 +121,12 @@ class History:
 
     def score(self, candidate: Candidate) -> tuple[int, float] | None:
         """What candidates are compared by: lost runs first, then mean loss.  ``None`` if none completed."""
-        losses = list(self.losses(candidate).values())
-        return (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
+        key = (candidate.round, candidate.step)
+        if key not in self._scores:
+            losses = list(self.losses(candidate).values())
+            found = (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
+            self._scores[key] = found
+        return self._scores[key]
 
     def best(self, rounds: int) -> Candidate | None:
         """The best scored of the baseline and the proposals of the first ``rounds`` rounds.
