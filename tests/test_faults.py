@@ -22,6 +22,7 @@ from commands import (
     command,
     complete,
     real_command,
+    setting,
     start,
     trials,
     write_study,
@@ -36,6 +37,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 
 EPOCHS = 1000  # one to two seconds
 LONG = (RECIPE, f"recipe=Recipe(epochs={EPOCHS}, batch_size=32, lr=0.1)")
+# Ten trials although these trainings recommend the uniform widths, which are trained but once.
+SEARCH = (setting("seed=3"), ("report_seeds=2", "report_seeds=4"))
 LONGER = (RECIPE, f"recipe=Recipe(epochs={4 * EPOCHS}, batch_size=32, lr=0.1)")
 FAULTS = 20
 
@@ -45,7 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int
     """What the study finds when nothing happens to it (without Ray, one trial after the other)."""
     folder = tmp_path_factory.mktemp("undisturbed")
     url = f"sqlite:///{folder / 'widthsearch.db'}"
-    result = command("launch", write_study(folder, LONG), "--storage", url)
+    result = command("launch", write_study(folder, LONG, *SEARCH), "--storage", url)
     assert result.code == 0, result.err
     found = complete(trials(url))
     assert len(found) == TRIALS
@@ -160,7 +163,7 @@ def check(found: list[FrozenTrial], undisturbed: dict[Any, Any]) -> None:
 def test_under_fire_on_both_databases(server: Postgres, tmp_path: Path) -> None:
     """20 random faults on each: no trial lost, none twice, all as if nothing had happened."""
     urls = {"sqlite": f"sqlite:///{tmp_path / 'fire.db'}", "postgresql": server.new_database()}
-    file, seed = write_study(tmp_path, LONGER), random.SystemRandom().randrange(10**6)
+    file, seed = write_study(tmp_path, LONGER, *SEARCH), random.SystemRandom().randrange(10**6)
     with ThreadPoolExecutor() as pool:
         running = [pool.submit(under_fire, file, url, seed + i) for i, url in enumerate(urls.values())]
         at_home = f"sqlite:///{tmp_path / 'undisturbed.db'}"
@@ -181,7 +184,7 @@ def test_a_database_server_that_is_restarted_is_waited_for(
     with log.open("w") as file:
         process = start(
             "launch",
-            write_study(tmp_path, LONG),
+            write_study(tmp_path, LONG, *SEARCH),
             "--workers",
             "2",
             stdout=file,
@@ -285,7 +288,9 @@ def test_a_disk_full_of_checkpoints_stops_the_search_until_there_is_room(
     undisturbed: dict[Any, Any], tmp_path: Path
 ) -> None:
     with small_disk(disk := tmp_path / "disk", "24k") as make_room:
-        result = real_command("launch", write_study(tmp_path, LONG), "--workers", "2", "--checkpoints", disk)
+        result = real_command(
+            "launch", write_study(tmp_path, LONG, *SEARCH), "--workers", "2", "--checkpoints", disk
+        )
         assert_refused(result, "No space left on device", str(disk))
         assert not complete(trials())
         assert "interrupted" in command("show", "tiny").out
@@ -299,7 +304,7 @@ def test_a_disk_full_of_the_database_itself(undisturbed: dict[Any, Any], tmp_pat
     with small_disk(disk := tmp_path / "disk", "512k") as make_room:
         url = f"sqlite:///{disk / 'widthsearch.db'}"
         where = ("--storage", url, "--checkpoints", tmp_path / "checkpoints")
-        assert_refused(command("launch", write_study(tmp_path, LONG), *where), "disk is full")
+        assert_refused(command("launch", write_study(tmp_path, LONG, *SEARCH), *where), "disk is full")
         make_room()
         assert command("resume", "tiny", *where).code == 0
         check(trials(url), undisturbed)

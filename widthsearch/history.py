@@ -54,6 +54,8 @@ class History:
             done.sort(key=lambda run: run.key[2])
         self.baseline = Candidate(-1, 0.0, plan.baseline())
         self._candidates: dict[int, list[Candidate]] = {}
+        # The best of no round (the baseline), of one, of two..., with its score.
+        self._best: list[tuple[tuple[int, float], Candidate] | None] = []
         self._scores: dict[tuple[int, float], tuple[int, float] | None] = {}
 
     def complete(self, kind: Kind, round_: int) -> list[Run]:
@@ -133,10 +135,19 @@ class History:
 
         The earliest of equals; ``None`` if nothing is scored.
         """
-        measured = [r for r in range(rounds) if self.prune_ratios(r)]
-        every = [self.baseline, *(c for r in measured for c in self.candidates(r))]
-        scored = [(score, i, c) for i, c in enumerate(every) if (score := self.score(c)) is not None]
-        return min(scored)[2] if scored else None
+        while len(self._best) <= rounds:  # asked for again by every later round
+            round_ = len(self._best) - 1
+            new = [self.baseline] if round_ < 0 else []
+            if round_ >= 0 and self.prune_ratios(round_):
+                new = self.candidates(round_)
+            best = self._best[-1] if self._best else None
+            for c in new:
+                score = self.score(c)
+                if score is not None and (best is None or score < best[0]):
+                    best = (score, c)
+            self._best.append(best)
+        found = self._best[rounds]
+        return None if found is None else found[1]
 
     def gain_of(self, candidate: Candidate | None) -> float | None:
         """Baseline loss minus its loss, on the seeds that select: optimistic, the verdict is not."""
