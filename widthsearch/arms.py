@@ -12,9 +12,8 @@ import hashlib
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import count
-from typing import Any
 
 import numpy as np
 import optuna
@@ -55,20 +54,14 @@ class Search:
     def __init__(self, branch: Branch, plan: Plan, limit: float) -> None:
         self.branch, self.plan, self.limit = branch, plan, limit
         self.history = History(plan, ())
-        self._known: dict[Any, Any] = {}  # pure functions of the search, worked out once
 
     def look_at(self, runs: list[Run]) -> None:
         """Go by these runs of the search from now on."""
         self.history = History(self.plan, runs)
 
-    @cached_property
-    def uniform(self) -> dict[str, int]:
-        """The seed network scaled to the budget."""
-        return self.plan.baseline()
-
     def price(self, widths: Widths) -> float:
         """What a training of the recipe's length costs, in uniform trainings."""
-        return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.uniform)["macs"]
+        return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.plan.baseline())["macs"]
 
     def cost_of(self, slot: Slot) -> float:
         """What a slot's training costs, in uniform trainings."""
@@ -83,16 +76,9 @@ class Search:
         done = [r for r in self.history.runs.get(slot.key, []) if r.state == "complete"]
         return done[0].value if done else None
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """``make()``, the first time."""
-        if key not in self._known:
-            self._known[key] = make()
-        return self._known[key]
-
     def at_budget(self, factors: Factors) -> dict[str, int]:
         """The uniform widths times ``exp(factors)``, scaled to the budget."""
-        widths: dict[str, int] = self.once(("widths", factors), partial(at_budget, self.plan, factors))
-        return widths
+        return self.plan.once(("widths", factors), partial(at_budget, self.plan, factors))
 
     def random_seed(self, i: int) -> int:
         """A seed for the arm's i-th candidate."""
@@ -111,7 +97,7 @@ Arm = Callable[[Search], Steps]
 
 def uniform(search: Search) -> Steps:
     """The seed network scaled to the budget: every width in the same proportion."""
-    yield Point(0.0, search.uniform)
+    yield Point(0.0, search.plan.baseline())
 
 
 def constant(search: Search) -> Steps:
@@ -125,8 +111,7 @@ def equal_ratio(search: Search) -> Steps:
     The widths are the uniform ones, but the weights are those of the units that ranked best.
     """
     over_wide = search.plan.over_wide(search.plan.widths)
-    kept = {v: min(w, over_wide[v]) for v, w in search.uniform.items()}
-    yield Point(search.price(over_wide), kept, over_wide)
+    yield Point(search.price(over_wide), search.plan.cut_equally(over_wide), over_wide)
 
 
 def grow_shrink(search: Search) -> Steps:
@@ -160,9 +145,9 @@ def random(search: Search) -> Steps:
     tried: list[tuple[float, Slot]] = []
     cost = 0.0
     for i in count():
-        factors = search.once(("factors", i), partial(_random_factors, search, i))
+        factors = search.plan.once(("random", i), partial(_random_factors, search, i))
         slot = search.slot("score", i, 0, search.at_budget(factors))
-        cost += search.once(("price", i), partial(search.price, slot.widths))
+        cost += search.plan.once(("price", factors), partial(search.price, slot.widths))
         if cost > search.limit * (1 + 1e-9):
             break
         tried.append((cost, slot))
@@ -188,7 +173,8 @@ def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
         asked: list[tuple[Factors, float | None]] = []
         cost, so_far = 0.0, 0
         for i in count():
-            factors = search.once(("asked", i, so_far), partial(_ask, sampler, search, tuple(asked)))
+            key = (search.branch.arm, i, so_far)
+            factors = search.plan.once(key, partial(_ask, sampler, search, tuple(asked)))
             slot = search.slot("score", i, 0, search.at_budget(factors))
             cost += search.price(slot.widths)
             if cost > search.limit * (1 + 1e-9):

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch import storage as names
 from widthsearch.arms import Point
-from widthsearch.comparison import Comparison, Outcome
+from widthsearch.comparison import Comparison, FreshKey, Outcome, fresh_key
 from widthsearch.database import hide_password
 from widthsearch.intervals import crossed
 from widthsearch.report import status_of
@@ -21,9 +21,7 @@ UNIFORM, OURS = "uniform", "grow-shrink"
 #: An arm's search is done when its recommendation is this close to the last one.
 CLOSE = 0.01
 
-Found = dict[
-    tuple[Any, ...], FrozenTrial
-]  # (budget, kind, replica, widths) -> the training on that fresh seed
+Found = dict[FreshKey, FrozenTrial]  # the trainings on fresh seeds
 
 
 def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
     found: Found = {}
     for t in complete:
         a = t.user_attrs
-        found[a[names.BUDGET], a[names.KIND], a[names.REPLICA], tuple(sorted(t.params.items()))] = t
+        found[fresh_key(a[names.BUDGET], a[names.KIND], a[names.REPLICA], t.params)] = t
     outcomes = plan.outcomes(names.runs_of(trials))
     status = status_of(study, url)
     return {
@@ -94,7 +92,7 @@ def _matrix(
     values = np.full((len(points), plan.plan.report_seeds), np.nan)
     for k, point in enumerate(points):
         for s, slot in enumerate(plan.report_slots(budget, point) if point is not None else ()):
-            trial = found.get((budget, slot.kind, slot.replica, tuple(sorted(slot.widths.items()))))
+            trial = found.get(fresh_key(budget, slot.kind, slot.replica, slot.widths))
             if trial is not None:
                 value = trial.value if attribute is None else trial.user_attrs.get(attribute)
                 values[k, s] = np.nan if value is None else value

@@ -19,7 +19,7 @@ from widthsearch.errors import UsageError
 from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait
 
 REPORT = "report"  # the branch of the trainings on fresh seeds
-Widths = tuple[tuple[str, int], ...]  # hashable
+FreshKey = tuple[int, str, int, tuple[tuple[str, int], ...]]  # budget, kind, replica, widths
 Content = tuple[tuple[Any, ...], ...]  # of the runs that an arm goes by
 
 
@@ -51,6 +51,7 @@ class Comparison:
     arms: tuple[str, ...]
     repeats: int
     cost: float | None = None
+    _plans: dict[tuple[int, int], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
     _searches: dict[Branch, Search] = field(default_factory=dict, init=False, repr=False, compare=False)
     _ended: dict[Branch, tuple[Content, list[Point]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -63,14 +64,20 @@ class Comparison:
         return self._plan(slot.branch.budget, slot.branch.repeat)
 
     def _plan(self, budget: int, repeat: int) -> Plan:
-        seed = self.plan.seed
-        if repeat > 0:  # the first repeat is what `launch` does
-            seed = int.from_bytes(hashlib.sha256(f"{seed} repeat {repeat}".encode()).digest()[:4], "big")
-        return replace(self.plan, budget=dict(self.budgets[budget]), seed=seed)
+        """One object for each, as a plan remembers what it has worked out."""
+        if (budget, repeat) not in self._plans:
+            seed = self.plan.seed
+            if repeat > 0:  # the first repeat is what `launch` does
+                seed = int.from_bytes(hashlib.sha256(f"{seed} repeat {repeat}".encode()).digest()[:4], "big")
+            self._plans[budget, repeat] = replace(self.plan, budget=dict(self.budgets[budget]), seed=seed)
+        return self._plans[budget, repeat]
 
     def limit(self, budget: int) -> float:
         """What one search may cost under this budget, in uniform trainings."""
-        return least_cost(self._plan(budget, 0), self.plan.rounds) if self.cost is None else self.cost
+        if self.cost is not None:
+            return self.cost
+        plan = self._plan(budget, 0)
+        return plan.once("least cost", lambda: least_cost(plan, plan.rounds))
 
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
@@ -103,10 +110,12 @@ class Comparison:
     def _phases(self, runs: list[Run]) -> Iterator[_Phase]:
         """All that can be trained now, in the order in which it is handed out."""
         by_branch = _by_branch(runs)
-        reports: dict[tuple[int, str, int, Widths], list[Run]] = {}
+        reports: dict[FreshKey, list[Run]] = {}
         for run in runs:
             if run.branch is not None and run.branch.arm == REPORT:
-                reports.setdefault((run.branch.budget, *_who(run)), []).append(run)
+                kind, _, replica, _ = run.key
+                key = fresh_key(run.branch.budget, kind, replica, run.widths)
+                reports.setdefault(key, []).append(run)
         for repeat in range(self.repeats):
             for budget in range(len(self.budgets)):
                 for arm in self.arms:
@@ -116,7 +125,8 @@ class Comparison:
                         continue
                     for point in points:
                         slots = self.report_slots(budget, point)
-                        found = [reports.get((budget, *_who(slot)), []) for slot in slots]
+                        keys = [fresh_key(budget, s.kind, s.replica, s.widths) for s in slots]
+                        found = [reports.get(key, []) for key in keys]
                         yield _Phase(slots, [history.state_of(of, self.plan.retries) for of in found])
 
     def _walk(
@@ -192,10 +202,9 @@ def _by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:
     return found
 
 
-def _who(item: Run | Slot) -> tuple[str, int, Widths]:
-    """What tells the trainings on fresh seeds apart: kind, seed and widths."""
-    kind, _, replica, _ = item.key
-    return kind, replica, tuple(sorted(item.widths.items()))
+def fresh_key(budget: int, kind: str, replica: int, widths: Mapping[str, int]) -> FreshKey:
+    """What tells the trainings on fresh seeds apart: arms that recommend the same widths share them."""
+    return budget, kind, replica, tuple(sorted(widths.items()))
 
 
 def parse_arm(name: str) -> tuple[Arm, str, float]:
@@ -236,7 +245,7 @@ def read_plan(data: Mapping[str, Any]) -> AnyPlan:
 
     One object for one content: a comparison remembers what it has worked out.
     """
-    return _read_plan(json.dumps(data, sort_keys=False))
+    return _read_plan(json.dumps(data))
 
 
 @lru_cache(maxsize=8)

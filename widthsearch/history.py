@@ -56,7 +56,6 @@ class History:
         self._candidates: dict[int, list[Candidate]] = {}
         # The best of no round (the baseline), of one, of two..., with its score.
         self._best: list[tuple[tuple[int, float], Candidate] | None] = []
-        self._scores: dict[tuple[int, float], tuple[int, float] | None] = {}
 
     def complete(self, kind: Kind, round_: int) -> list[Run]:
         """The completed runs of one kind and round, in the order of their replicas."""
@@ -123,12 +122,8 @@ class History:
 
     def score(self, candidate: Candidate) -> tuple[int, float] | None:
         """What candidates are compared by: lost runs first, then mean loss.  ``None`` if none completed."""
-        key = (candidate.round, candidate.step)
-        if key not in self._scores:
-            losses = list(self.losses(candidate).values())
-            found = (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
-            self._scores[key] = found
-        return self._scores[key]
+        losses = list(self.losses(candidate).values())
+        return (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
 
     def best(self, rounds: int) -> Candidate | None:
         """The best scored of the baseline and the proposals of the first ``rounds`` rounds.
@@ -180,7 +175,11 @@ class History:
 
 def next_step(plan: Plan, runs: Iterable[Run]) -> Step:
     """What to do next, from the plan and the runs so far alone."""
-    history = History(plan, runs)
+    return step_after(History(plan, runs))
+
+
+def step_after(history: History) -> Step:
+    """What to do next after these runs."""
     for step in _phases(history):
         if not isinstance(step, list):
             return step

@@ -79,6 +79,10 @@ class Plan:
         """The seed network scaled uniformly to the budget."""
         return self.once("baseline", lambda: rule.scale_to_budget(self.widths, self.constraints()))
 
+    def cut_equally(self, over_wide: Mapping[str, int]) -> dict[str, int]:
+        """The baseline, as far as an over-wide network in the same proportions has the units."""
+        return {v: min(w, over_wide[v]) for v, w in self.baseline().items()}
+
     def plan_of(self, slot: Slot) -> Plan:
         """The plan that a slot belongs to: this one."""
         return self

@@ -97,10 +97,6 @@ class Tracker:
         self.done[kind] += 1
         self.seconds[kind].append(outcome[SECONDS])
 
-    def expected(self) -> dict[str, int]:
-        """Trials per kind, at most."""
-        return self.plan.expected()
-
     def seconds_left(self) -> float | None:
         """Time left if all rounds are used, from the mean duration of each kind so far; ``None`` at first."""
         every = [s for seconds in self.seconds.values() for s in seconds]
@@ -108,14 +104,14 @@ class Tracker:
             return None
         plain = self.seconds["score"] + self.seconds["baseline"] + self.seconds["report"]
         left = 0.0
-        for kind, n in self.expected().items():
+        for kind, n in self.plan.expected().items():
             known = self.seconds[kind] or (plain if kind != "measure" else []) or every
             left += max(0, n - self.done[kind]) * sum(known) / len(known)
         return left / self.workers
 
     def state(self) -> str:
         """One phrase: how far, best gain so far, time left."""
-        parts = [f"{sum(self.done.values())} of at most {sum(self.expected().values())}"]
+        parts = [f"{sum(self.done.values())} of at most {sum(self.plan.expected().values())}"]
         if self.gain is not None:
             parts.append(f"best gain so far {self.gain:+.4f}")
         if (left := self.seconds_left()) is not None:
@@ -153,7 +149,7 @@ class LiveTracker(Tracker):
 
     def render(self) -> Group:
         """The panel."""
-        expected = self.expected()
+        expected = self.plan.expected()
         grid = Table.grid(padding=(0, 2))
         for kind, label in LABELS.items():
             if kind not in expected:

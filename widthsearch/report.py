@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from widthsearch import rule
 from widthsearch import storage as names
 from widthsearch.database import hide_password
-from widthsearch.history import Candidate, History, next_step
+from widthsearch.history import Candidate, History, step_after
 from widthsearch.intervals import mean_se, paired_gain
 from widthsearch.lock import is_driven
 from widthsearch.plan import Done, Plan
@@ -65,7 +65,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     trials = _Trials(complete)
     runs = names.runs_of(all_trials)
     history = History(plan, runs)
-    ended = next_step(plan, runs)
+    ended = step_after(history)
     best = history.best(plan.rounds)
     found = best if best is not None and best.round >= 0 else None
     select, report = range(plan.seeds), range(plan.seeds, plan.seeds + plan.report_seeds)

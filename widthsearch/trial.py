@@ -149,11 +149,7 @@ class TrialRunner:
             gates.mask = np.concatenate(list(keep.values()))
             evaluation = loop.evaluate(space.model, "validation")
         kept = {v: int(k.sum()) for v, k in keep.items()}
-        return {
-            **_losses(evaluation),
-            names.KEPT: kept,
-            names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
-        }, samples
+        return _losses(evaluation) | _kept(kept, widths), samples
 
     def _controller(
         self, plan: Plan, gates: Gates, widths: Mapping[str, int], steps: int
@@ -176,14 +172,10 @@ class TrialRunner:
         gates = Gates(space)
         with gates.attached(self._controller(plan, gates, widths, self.loop.steps).step):
             samples = self.loop.fit(space.model, seed)
-        kept = {v: min(w, widths[v]) for v, w in plan.baseline().items()}
+        kept = plan.cut_equally(widths)
         net = space.compact(best_units(gates.log_alpha, widths, kept))
         samples += self.loop.fit(net, seed)
-        return {
-            **self._evaluated(net, test=True),
-            names.KEPT: kept,
-            names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths},
-        }, samples
+        return self._evaluated(net, test=True) | _kept(kept, widths), samples
 
     def _plain(
         self, plan: Plan, slot: Slot, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
@@ -200,6 +192,10 @@ class TrialRunner:
             found = self.loop.evaluate(net, "test")
             outcome |= {names.TEST_LOSS: found.loss, names.TEST_ACCURACY: found.accuracy}
         return outcome
+
+
+def _kept(kept: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Any]:
+    return {names.KEPT: dict(kept), names.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths}}
 
 
 def _losses(validation: Evaluation) -> dict[str, Any]:
