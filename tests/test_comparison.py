@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
+import test_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -17,7 +18,7 @@ from widthsearch.comparison import Comparison, least_cost, next_step, parse_arm,
 from widthsearch.errors import UsageError
 from widthsearch.history import next_step as next_of_search
 from widthsearch.intervals import crossed, paired_gain
-from widthsearch.plan import Branch, Done, Run, Slot, Wait
+from widthsearch.plan import Branch, Done, Run, Wait
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
 LIMIT = least_cost(replace(PLAN, budget=BUDGETS[0]), 2)
@@ -33,21 +34,8 @@ def train(slot):
 
 
 def simulate(plan=COMPARISON, workers=1, order=None, run=train):
-    plan = read_plan(plan.to_json())
-    finished, running, asked = [], [], []
-    for _ in range(20_000):
-        live = [Run(s.key, "running", s.widths, branch=s.branch) for s in running]
-        step = next_step(plan, finished + live)
-        if isinstance(step, Slot) and len(running) < workers:
-            assert step not in running
-            running.append(step)
-            asked.append(step)
-        elif running:
-            slot = running.pop(order.randrange(len(running)) if order else 0)
-            finished.append(run(slot))
-        else:
-            return step, asked, finished
-    raise AssertionError("the comparison does not end")
+    """Run a whole comparison with pretended workers."""
+    return test_plan.simulate(read_plan(plan.to_json()), workers, run, order, ask=next_step, most=20_000)
 
 
 @pytest.fixture(scope="module")

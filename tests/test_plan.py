@@ -48,12 +48,12 @@ def pretend(slot, need=(30.0, 6.0)):
     return Run(slot.key, "complete", w, value=float(loss))
 
 
-def simulate(plan=PLAN, workers=1, run=pretend, order=None):
+def simulate(plan=PLAN, workers=1, run=pretend, order=None, ask=next_step, most=1000):
     """Run a whole search with ``workers`` pretended workers; ``order`` picks which of them ends next."""
     finished, running, asked = [], [], []
-    for _ in range(1000):
-        live = [Run(s.key, "running", s.widths) for s in running]
-        step = next_step(plan, finished + live)
+    for _ in range(most):
+        live = [Run(s.key, "running", s.widths, branch=s.branch) for s in running]
+        step = ask(plan, finished + live)
         if isinstance(step, Slot) and len(running) < workers:
             assert step not in running
             running.append(step)

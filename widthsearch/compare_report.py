@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from widthsearch import storage as names
 from widthsearch.arms import Point
 from widthsearch.comparison import Comparison, FreshKey, Outcome, fresh_key
 from widthsearch.database import hide_password
 from widthsearch.intervals import crossed
-from widthsearch.report import status_of
+from widthsearch.report import completed, ending, status_of
 
 UNIFORM, OURS = "uniform", "grow-shrink"
 #: An arm's search is done when its recommendation is this close to the last one.
@@ -30,7 +30,7 @@ def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
     if not isinstance(plan, Comparison):
         raise TypeError(f"study {study.study_name!r} is no comparison")
     trials = study.get_trials(deepcopy=False)
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and names.KIND in t.user_attrs]
+    complete = completed(trials)
     found: Found = {}
     for t in complete:
         a = t.user_attrs
@@ -53,11 +53,9 @@ def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
             }
             for b, limit in enumerate(plan.budgets)
         ],
-        "trials": {s.name: n for s in TrialState if (n := sum(t.state == s for t in trials))},
         "training_macs": sum(t.user_attrs[names.TRAINING_MACS] for t in complete),
         "seconds": round(sum(t.user_attrs[names.SECONDS] for t in complete), 3),
-        "stopped_because": study.user_attrs.get(names.STOPPED) if status != "running" else None,
-        "not_searched": study.user_attrs.get(names.FROZEN, []),
+        **ending(study, status, trials),
     }
 
 

@@ -5,7 +5,7 @@ The gain is judged on seeds that had no part in choosing the recommendation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,27 @@ class _Trials:
         return found
 
 
+def completed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trainings of ours that came to their end."""
+    return [t for t in trials if t.state == TrialState.COMPLETE and names.KIND in t.user_attrs]
+
+
+def ending(study: optuna.Study, status: str, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """What every summary ends with: trials by state, why it stopped, what was left out."""
+    return {
+        "trials": {s.name: n for s in TrialState if (n := sum(t.state == s for t in trials))},
+        "stopped_because": study.user_attrs.get(names.STOPPED) if status != "running" else None,
+        "not_searched": study.user_attrs.get(names.FROZEN, []),
+    }
+
+
 def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object: what ``widthsearch show --json`` prints."""
     plan = names.plan_of(study)
     if not isinstance(plan, Plan):
         raise TypeError(f"study {study.study_name!r} is a comparison")
     all_trials = study.get_trials(deepcopy=False)
-    complete = [t for t in all_trials if t.state == TrialState.COMPLETE and names.KIND in t.user_attrs]
+    complete = completed(all_trials)
     trials = _Trials(complete)
     runs = names.runs_of(all_trials)
     history = History(plan, runs)
@@ -99,9 +113,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
         "verdict": result,
         "rounds": _rounds(plan, history, trials),
         "cost": _search_cost(plan, complete),
-        "trials": {s.name: n for s in TrialState if (n := sum(t.state == s for t in all_trials))},
-        "stopped_because": study.user_attrs.get(names.STOPPED) if status != "running" else None,
-        "not_searched": study.user_attrs.get(names.FROZEN, []),
+        **ending(study, status, all_trials),
     }
 
 
@@ -141,16 +153,17 @@ def _rounds(plan: Plan, history: History, trials: _Trials) -> list[dict[str, Any
             break
         over_wide = history.complete("measure", r)[0].widths
         merged = rule.merge(ratios)
+        candidates = history.candidates(r) if len(ratios) == plan.replicas else []
         steps = [
             {
                 "step": c.step,
                 "widths": dict(c.widths),
                 "val_loss": mean_se(list(trials.values(_source("score", c), range(plan.seeds)).values())),
             }
-            for c in (history.candidates(r) if len(ratios) == plan.replicas else [])
+            for c in candidates
         ]
-        scored: list[Any] = [s for s in steps if s["val_loss"] is not None]
-        best: Any = min(scored, key=lambda s: (-s["val_loss"]["n"], s["val_loss"]["mean"]), default=None)
+        scores = [(score, i) for i, c in enumerate(candidates) if (score := history.score(c)) is not None]
+        best: Any = steps[min(scores)[1]] if scores else None
         rounds.append(
             {
                 "round": r,
