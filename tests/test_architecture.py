@@ -8,18 +8,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "widthsearch"
 
 
-def listed():
-    """What ARCHITECTURE.md's two tables of files name: the package, and the inside of space/."""
-    for text in (ROOT / "ARCHITECTURE.md").read_text().split("### Inside `space/`"):
-        rows = re.findall(r"^\| (`.+?`) \|", text, flags=re.MULTILINE)
-        yield [
-            name.removesuffix(".py").removesuffix("/") for row in rows for name in re.findall(r"`(.+?)`", row)
-        ]
+PACKAGES = ("space", "views", "cli")
+
+
+def listed(section):
+    """What a table of files in ARCHITECTURE.md names, in its order."""
+    text = (ROOT / "ARCHITECTURE.md").read_text().split(f"{section}\n", 1)[1].split("\n#", 1)[0]
+    rows = re.findall(r"^\| (`.+?`) \|", text, flags=re.MULTILINE)
+    return [
+        name.removesuffix(".py").removesuffix("/") for row in rows for name in re.findall(r"`(.+?)`", row)
+    ]
 
 
 def order():
     """The modules in the order of the table."""
-    return next(listed())
+    return listed("## Where things are")
 
 
 def imports(path):
@@ -34,14 +37,15 @@ def imports(path):
 
 
 def files(module):
-    return sorted((PACKAGE / module).rglob("*.py")) if module == "space" else [PACKAGE / f"{module}.py"]
+    return sorted((PACKAGE / module).rglob("*.py")) if module in PACKAGES else [PACKAGE / f"{module}.py"]
 
 
 def test_every_module_is_in_the_table():
-    found = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} | {"space"}
+    found = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} | set(PACKAGES)
     assert set(order()) == found
-    inside = {p.stem for p in (PACKAGE / "space").iterdir() if not p.name.startswith("__")}
-    assert set(list(listed())[1]) == inside
+    for package in PACKAGES:
+        inside = {p.stem for p in (PACKAGE / package).iterdir() if not p.name.startswith("__")}
+        assert set(listed(f"### Inside `{package}/`")) == inside
 
 
 def test_imports_point_upwards():
@@ -52,8 +56,16 @@ def test_imports_point_upwards():
             assert ours <= set(modules[: i + 1]), f"{path.name} imports {ours - set(modules[: i + 1])}"
 
 
+def test_imports_inside_views_point_upwards():
+    modules = listed("### Inside `views/`")
+    for i, module in enumerate(modules):
+        names = [name.split(".") for name in imports(PACKAGE / "views" / f"{module}.py")]
+        ours = {name[2] for name in names if name[:2] == ["widthsearch", "views"]}
+        assert ours <= set(modules[:i]), f"{module} imports {ours - set(modules[:i])}"
+
+
 def test_what_show_needs_is_light():
     modules = order()
-    for module in modules[: modules.index("progress") + 1]:
-        packages = {name.split(".")[0] for name in imports(PACKAGE / f"{module}.py")}
-        assert not packages & {"torch", "ray", "pandas"}, module
+    for path in (path for module in modules[: modules.index("views") + 1] for path in files(module)):
+        packages = {name.split(".")[0] for name in imports(path)}
+        assert not packages & {"torch", "ray", "pandas", "plotly"}, path

@@ -121,7 +121,7 @@ def finished_study(name: str, workers: int, storage: str | None) -> None:
 
 def by_widthsearch(folder: Path, trials: int, seconds: float, workers: int) -> Timing:
     from widthsearch import search
-    from widthsearch.progress import Tracker
+    from widthsearch.views.progress import Tracker
 
     # One round, as nobody knows when a search stops before its last one: measures, scores and baselines of a
     # tenth each, the rest in pairs on fresh seeds.

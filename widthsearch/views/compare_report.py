@@ -15,7 +15,7 @@ from widthsearch.arms import Point
 from widthsearch.comparison import Comparison, FreshKey, Outcome, fresh_key
 from widthsearch.database import hide_password
 from widthsearch.intervals import crossed
-from widthsearch.report import completed, ending, status_of
+from widthsearch.views.report import completed, ending, status_of
 
 UNIFORM, OURS = "uniform", "grow-shrink"
 #: An arm's search is done when its recommendation is this close to the last one.

@@ -20,8 +20,8 @@ from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED, interrupt, listen
 
 if TYPE_CHECKING:
-    from widthsearch.progress import Tracker
     from widthsearch.search import Backend
+    from widthsearch.views.progress import Tracker
 
 # Tables in a log file or pipe need not be squeezed into 80 columns.
 out = Console(width=None if sys.stdout.isatty() else 120)
@@ -44,7 +44,7 @@ def display(
     workers: int | None, address: str | None, console: Console = out
 ) -> Iterator[tuple[Backend, Tracker]]:
     """The backend and the progress display of a search; leaves the terminal clean at its end."""
-    from widthsearch.progress import LiveTracker, Tracker
+    from widthsearch.views.progress import LiveTracker, Tracker
 
     if workers is None and address is None:
         workers = len(os.sched_getaffinity(0))

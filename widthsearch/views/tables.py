@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from widthsearch.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
+from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 
 _BAR = 20  # characters that stand for all MACs
 

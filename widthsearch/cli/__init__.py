@@ -1,0 +1,27 @@
+"""The command line.  Heavy imports (torch, Ray) happen inside the commands, so that `show` starts fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from widthsearch.cli import searching, viewing  # their commands
+from widthsearch.cli.options import app
+from widthsearch.stopping import INTERRUPTED, leave_on_signals
+
+__all__ = ["app", "main", "searching", "viewing"]
+
+
+def main() -> None:
+    """Entry point of the ``widthsearch`` command."""
+    leave_on_signals()
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.code, int) and (end.code == INTERRUPTED or "ray" in sys.modules):
+            # At once: what a signal left half started of Ray could keep this process from ending, and
+            # another signal would find it without handlers.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise

@@ -1,0 +1,5 @@
+"""``python -m widthsearch.cli``."""
+
+from widthsearch.cli import main
+
+main()

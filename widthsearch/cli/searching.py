@@ -1,0 +1,206 @@
+"""Commands that train: launch, compare, resume."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from widthsearch.cli.console import display, err, out, submit_job
+from widthsearch.cli.options import (
+    Address,
+    Checkpoints,
+    Name,
+    Plot,
+    Storage,
+    StudyFile,
+    Submit,
+    Workers,
+    app,
+    one_line_errors,
+)
+from widthsearch.cli.summaries import check_plot, command, print_summary
+from widthsearch.errors import UsageError
+from widthsearch.stopping import INTERRUPTED
+
+if TYPE_CHECKING:
+    from widthsearch.search import Ended
+
+
+@app.command()
+@one_line_errors
+def launch(
+    study: StudyFile,
+    name: Annotated[str | None, typer.Option(help="Name of the study; default: the file's name.")] = None,
+    storage: Storage = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Budget instead of the file's, e.g. macs=0.25x,params=0.25x.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Gated trainings per round.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per round.")] = None,
+    workers: Workers = None,
+    address: Address = None,
+    checkpoints: Checkpoints = None,
+    submit: Submit = None,
+) -> None:
+    """Start a study and run it to recommended widths."""
+    from widthsearch import search
+    from widthsearch.study import Budget
+
+    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if budget is not None:
+        changes["budget"] = Budget.parse(budget)
+    if submit is not None:
+        options = {**given, "name": name, "budget": budget, "workers": workers, "checkpoints": checkpoints}
+        return submit_job(submit, "launch", study, storage, address, options)
+    url = _url(storage)
+    with display(workers, address) as (backend, progress):
+        ended = search.launch(
+            study,
+            name=name,
+            url=url,
+            changes=changes,
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
+        )
+    return _finish(ended, url)
+
+
+@app.command()
+@one_line_errors
+def compare(
+    study: StudyFile,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="What to compare, comma-separated; tpe*10: at ten times the search cost.  Default: "
+            "grow-shrink, uniform, constant, equal-ratio, one-shot, random, tpe, gp.",
+            show_default=False,
+        ),
+    ] = None,
+    cost: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Search cost of each arm, in uniform trainings; default: that of the width search's rounds.",
+            show_default=False,
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None, typer.Option(help="Several budgets, shares of the model's cost: 1/16,1/8,1/4,1/2.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each search is made.")] = 1,
+    report_seeds: Annotated[
+        int | None, typer.Option(min=2, help="Fresh seeds for what the arms recommend; default: the study's.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the comparison; default: the file's name and -compare.")
+    ] = None,
+    storage: Storage = None,
+    plot: Plot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    checkpoints: Checkpoints = None,
+) -> None:
+    """Compare the width search with what else one might do, at equal cost and on the same fresh seeds."""
+    from widthsearch import search
+    from widthsearch.prepare import make_comparison
+
+    check_plot(plot)
+    options: dict[str, Any] = {"cost": cost, "repeats": repeats}
+    for option, value in (("arms", arms), ("shares", budgets)):
+        if value is not None:
+            options[option] = tuple(part.strip() for part in value.split(","))
+    url = _url(storage)
+    with display(workers, address, err if as_json else out) as (backend, progress):
+        ended = search.launch(
+            study,
+            name=name,
+            url=url,
+            changes={} if report_seeds is None else {"report_seeds": report_seeds},
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
+            compare=functools.partial(make_comparison, **options),
+        )
+    return _finish(ended, url, as_json=as_json, plot=plot)
+
+
+@app.command()
+@one_line_errors
+def resume(
+    name: Name = None,
+    storage: Storage = None,
+    study: Annotated[str | None, typer.Option(help="The study file, if it was moved.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on although the study file changed.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Go on to so many rounds, whatever had stopped the search.")
+    ] = None,
+    workers: Workers = None,
+    address: Address = None,
+    checkpoints: Checkpoints = None,
+    submit: Submit = None,
+) -> None:
+    """Go on with an interrupted study, or make more rounds."""
+    from widthsearch import search
+
+    if submit is not None:
+        if study is None or name is None:
+            raise UsageError(
+                "--submit needs the study and where its file is here: resume NAME --study FILE.py"
+            )
+        options = {"rounds": rounds, "workers": workers, "checkpoints": checkpoints, "force": force or None}
+        return submit_job(submit, "resume", study, storage, address, options, name)
+    url = _url(storage)
+    with display(workers, address) as (backend, progress):
+        ended = search.resume(
+            name,
+            url=url,
+            file=study,
+            force=force,
+            backend=backend,
+            progress=progress,
+            rounds=rounds,
+            checkpoints=checkpoints,
+        )
+    return _finish(ended, url)
+
+
+def _url(option: str | None) -> str:
+    """The storage of a search; says so if its password stands where others can read it."""
+    from widthsearch.database import hide_password, parse_url, url_from
+
+    url = url_from(option)
+    if option is not None and parse_url(url).password:
+        out.print(
+            f"note: the password of {hide_password(url)} can be read in the process list; "
+            "WIDTHSEARCH_STORAGE or PGPASSFILE keep it out of there",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return url
+
+
+def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+    from widthsearch.database import open_storage
+    from widthsearch.storage import load
+
+    if ended.status == "interrupted":
+        err.print(
+            f"interrupted; nothing is lost.  Go on with: {command('resume', ended.name, url)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED)
+    if ended.status == "failed":
+        raise UsageError(f"study {ended.name!r} cannot go on: {ended.because}")
+    study = load(ended.name, open_storage(url, create=False, patient=True), url)
+    print_summary(study, url, as_json, plot)

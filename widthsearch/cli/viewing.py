@@ -1,0 +1,73 @@
+"""Commands that only look: show, list, widths."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from widthsearch.cli.console import out
+from widthsearch.cli.options import AsJson, Name, Plot, Storage, app, one_line_errors
+from widthsearch.cli.summaries import check_plot, open_study, print_summary
+from widthsearch.errors import UsageError
+
+
+@app.command()
+@one_line_errors
+def show(
+    name: Name = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    plot: Plot = None,
+) -> None:
+    """Show the recommended widths, or what a comparison found, while the search runs or after."""
+    check_plot(plot)
+    print_summary(*open_study(name, storage), as_json, plot)
+
+
+@app.command(name="list")
+@one_line_errors
+def list_(storage: Storage = None) -> None:
+    """List the studies of a database."""
+    from widthsearch.database import open_storage, url_from
+    from widthsearch.storage import load, study_names
+    from widthsearch.views.summary import summary_of
+    from widthsearch.views.tables import show_list
+
+    url = url_from(storage)
+    opened = open_storage(url, create=False)
+    show_list(out, [summary_of(load(name, opened, url), url) for name in study_names(opened)])
+
+
+@app.command()
+@one_line_errors
+def widths(
+    study: Annotated[str | None, typer.Argument(metavar="STUDY.py[:name]", help="The study file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A network without a study: package.module:function or file.py:function."),
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Its input's shape, 1,3,224,224 or 1,16:int; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which widths of a network can be searched, without training anything."""
+    from widthsearch import inspection
+    from widthsearch.study import load_study
+    from widthsearch.views.tables import show_widths
+
+    if (study is None) == (model is None):
+        raise UsageError("give a study file, or --model module:function with --input 1,3,224,224")
+    if (model is None) != (not input_):
+        raise UsageError("--model and --input go together: --model module:function --input 1,3,224,224")
+    if study is not None:
+        found = inspection.widths_of_study(load_study(study)[0])
+    else:
+        found = inspection.widths_of_model(str(model), input_ or [])
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show_widths(out, found)
