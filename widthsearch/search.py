@@ -130,7 +130,7 @@ def resume(
         elif attrs.get(names.STATUS) == "finished" and _is_done(optuna_study, runs):
             progress.say(f"study {name!r} is finished; more rounds: widthsearch resume --rounds N")
             return Ended(name, "finished", attrs[names.STOPPED])
-        study, reference = _load_again(optuna_study, file, force)
+        study, reference = load_again(optuna_study, file, force)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
             more = replace(_search_plan(optuna_study), rounds=rounds, at_least=rounds)
             optuna_study.set_user_attr(names.PLAN, more.to_json())
@@ -142,7 +142,7 @@ def resume(
         return _run(Ledger(optuna_study, progress, lock), study, reference, backend)
 
 
-def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tuple[Study, str]:
+def load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tuple[Study, str]:
     """The study's file as it was at launch, or with ``force`` as it is now; and where it is."""
     attrs = optuna_study.user_attrs
     source = attrs[names.SOURCE]

@@ -9,7 +9,7 @@ import typer
 
 from widthsearch.cli.console import out
 from widthsearch.cli.options import AsJson, Name, Plot, Storage, app, one_line_errors
-from widthsearch.cli.summaries import check_plot, open_study, print_summary
+from widthsearch.cli.summaries import check_plot, open_study, print_summary, watch
 from widthsearch.errors import UsageError
 
 
@@ -20,10 +20,13 @@ def show(
     storage: Storage = None,
     as_json: AsJson = False,
     plot: Plot = None,
+    watching: Annotated[bool, typer.Option("--watch", help="Redraw the page until the search ends.")] = False,
 ) -> None:
     """Show the recommended widths, or what a comparison found, while the search runs or after."""
     check_plot(plot)
-    print_summary(*open_study(name, storage), as_json, plot)
+    if watching and not as_json:
+        return watch(*open_study(name, storage))
+    return print_summary(*open_study(name, storage), as_json, plot)
 
 
 @app.command(name="list")

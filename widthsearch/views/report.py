@@ -61,8 +61,13 @@ def completed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def ending(study: optuna.Study, status: str, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """What every summary ends with: trials by state, why it stopped, what was left out."""
+    """What every summary ends with: its metric, trials by state, when, why it stopped, what was left out."""
+    metric = study.user_attrs.get(names.FINGERPRINT, {}).get("recipe.metric", "None")
+    moments = [m for t in trials for m in (t.datetime_start, t.datetime_complete) if m is not None]
     return {
+        "metric": "accuracy" if metric == "None" else metric,
+        "started": min(moments).isoformat(timespec="seconds") if moments else None,
+        "last_change": max(moments).isoformat(timespec="seconds") if moments else None,
         "trials": {s.name: n for s in TrialState if (n := sum(t.state == s for t in trials))},
         "stopped_because": study.user_attrs.get(names.STOPPED) if status != "running" else None,
         "not_searched": study.user_attrs.get(names.FROZEN, []),

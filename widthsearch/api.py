@@ -1,0 +1,217 @@
+"""The same in Python: launch a search, resume it, look at it in a notebook.
+
+``load`` gives what ``widthsearch show --json`` prints, as attributes, with frames, figures and the network.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from widthsearch import storage as names
+from widthsearch.database import open_storage, url_from
+from widthsearch.errors import UsageError
+from widthsearch.search import load_again
+from widthsearch.search import launch as launch_search
+from widthsearch.search import resume as resume_search
+from widthsearch.study import Budget, Study
+from widthsearch.trial import build_space
+from widthsearch.views import plots
+from widthsearch.views.page import summary_html
+from widthsearch.views.summary import summary_of
+from widthsearch.views.trials import trial_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    from torch import nn
+
+    from widthsearch.search import Ended
+
+
+class Result:
+    """What is known of a study, as it was when it was loaded: :meth:`refresh` looks again.
+
+    Its attributes are named as in ``widthsearch show --json``: ``result.status``,
+    ``result.recommended["widths"]``, ``result.gain["ci95"]``, ``result.rounds``...
+    """
+
+    def __init__(self, study: optuna.Study, url: str) -> None:
+        self.optuna_study, self._url = study, url
+        self.refresh()
+
+    def refresh(self) -> Result:
+        """Look into the database again; returns itself."""
+        self.summary: dict[str, Any] = summary_of(self.optuna_study, self._url)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """A key of the summary."""
+        if name != "summary" and name in self.summary:
+            return self.summary[name]
+        raise AttributeError(f"a result has no {name!r}; it has {', '.join(self.__dict__.get('summary', {}))}")
+
+    def __dir__(self) -> list[str]:
+        """Also the summary's keys, so that a notebook completes them."""
+        return sorted({*super().__dir__(), *self.summary})
+
+    def __repr__(self) -> str:
+        """Name, status, and the recommended widths of a search."""
+        return f"<widthsearch.Result {self.summary['study']!r}: {self.summary['status']}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return summary_html(self.summary)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The recommended widths by width variable; :class:`UsageError` while there are none."""
+        recommended = self.summary.get("recommended")
+        if recommended is None:
+            raise UsageError(f"study {self.summary['study']!r} recommends no widths yet")
+        return dict(recommended["widths"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per training run; widths in columns ``width_NAME``, prune ratios in ``prune_ratio_NAME``."""
+        import pandas as pd
+
+        rows = []
+        for row in trial_rows(self.optuna_study):
+            flat = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
+            flat |= {f"width_{v}": w for v, w in row["widths"].items()}
+            flat |= {f"prune_ratio_{v}": p for v, p in (row["prune_ratio"] or {}).items()}
+            rows.append(flat)
+        return pd.DataFrame(rows).drop(columns="prune_ratio", errors="ignore")
+
+    def model(self, file: str | None = None) -> nn.Module:
+        """The recommended network, freshly initialised from the study's seed.
+
+        ``file``: where the study file is now, if it was moved.  Raises :class:`UsageError` if it is gone or
+        has changed since launch.
+        """
+        study, _ = load_again(self.optuna_study, file, force=False)
+        return build_space(study, study.data()).resize(self.widths)
+
+    def plot_architecture(self) -> Any:
+        """The network before, over-wide and after, to scale (an SVG that a notebook shows)."""
+        return plots.Drawing(self.summary, self.optuna_study.user_attrs.get(names.MODULES, {}))
+
+    def plot_prune_ratios(self) -> go.Figure:
+        """Heat map: prune ratio by width variable and round."""
+        return plots.prune_ratio_figure(self.summary, trial_rows(self.optuna_study))
+
+    def plot_widths(self) -> go.Figure:
+        """Widths of every variable by round."""
+        return plots.widths_figure(self.summary)
+
+    def plot_loss(self) -> go.Figure:
+        """Loss against search cost."""
+        return plots.loss_figure(self.summary, trial_rows(self.optuna_study))
+
+    def plot_seeds(self) -> go.Figure:
+        """Losses of recommendation and uniform baseline on the same fresh seeds."""
+        return plots.seeds_figure(self.summary, trial_rows(self.optuna_study))
+
+
+def load(name: str | None = None, storage: str | None = None) -> Result:
+    """What is known of a study, while it runs or after.
+
+    ``name``: default the latest; ``storage``: as ``--storage``.  Raises :class:`UsageError` for a database
+    or name that is none.
+    """
+    url = url_from(storage)
+    return Result(names.load(name, open_storage(url, create=False), url), url)
+
+
+def launch(
+    study: Study | str | Path,
+    *,
+    name: str | None = None,
+    storage: str | None = None,
+    budget: Budget | str | None = None,
+    rounds: int | None = None,
+    replicas: int | None = None,
+    seeds: int | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    checkpoints: str | None = None,
+) -> Result:
+    """Start a study and run it to recommended widths: ``widthsearch launch`` with the same options.
+
+    ``study``: a study file, ``my_study.py`` or ``my_study.py:name``, or a ``Study`` that stands in a file
+    (workers, and whoever resumes, load it from there).  Ctrl-C stops it, :func:`resume` goes on.
+
+    Raises :class:`UsageError` as the command does, also where the search fails.
+    """
+    from widthsearch.terminal import display
+
+    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if budget is not None:
+        changes["budget"] = Budget.parse(budget) if isinstance(budget, str) else budget
+    reference, url = _reference(study), url_from(storage)
+    with display(workers, address) as (backend, progress):
+        ended = launch_search(
+            reference,
+            name=name,
+            url=url,
+            changes=changes,
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
+        )
+    return _result(ended, url)
+
+
+def resume(
+    name: str | None = None,
+    *,
+    storage: str | None = None,
+    study: str | None = None,
+    force: bool = False,
+    rounds: int | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    checkpoints: str | None = None,
+) -> Result:
+    """Go on with an interrupted study, or make more rounds: ``widthsearch resume`` with the same options."""
+    from widthsearch.terminal import display
+
+    url = url_from(storage)
+    with display(workers, address) as (backend, progress):
+        ended = resume_search(
+            name,
+            url=url,
+            file=study,
+            force=force,
+            backend=backend,
+            progress=progress,
+            rounds=rounds,
+            checkpoints=checkpoints,
+        )
+    return _result(ended, url)
+
+
+def _result(ended: Ended, url: str) -> Result:
+    if ended.status == "failed":
+        raise UsageError(f"study {ended.name!r} cannot go on: {ended.because}")
+    return load(ended.name, url)
+
+
+def _reference(study: Study | str | Path) -> str:
+    """Where a study stands: ``file.py:name``."""
+    if not isinstance(study, Study):
+        return str(study)
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        for name, value in vars(module).items() if file else ():
+            if value is study:
+                return f"{file}:{name}"
+    raise UsageError(
+        "this Study stands in no file, so workers and resume cannot load it: write it into one "
+        "(in a notebook: %%writefile my_study.py) and launch('my_study.py')"
+    )

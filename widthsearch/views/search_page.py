@@ -1,0 +1,167 @@
+"""One search as a page for the terminal: from the object that ``show --json`` prints, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from widthsearch.views.formats import bar, count, headline, joined, median, metric_form, plus_minus
+from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
+
+_VERDICTS = {
+    BETTER: "better than uniform scaling",
+    NO_DIFFERENCE: "no difference shown: the interval holds 0",
+    WORSE: "worse: the uniform baseline is recommended",
+    NOTHING_BETTER: "nothing scored better than uniform scaling, which is recommended",
+}
+_CELLS = 10  # of a bar
+_WIDE = 110  # columns of a terminal that has room for every column of the table of widths
+
+
+def search_page(s: Mapping[str, Any], columns: int = _WIDE) -> Group:
+    """The page: what is recommended and why, widths, networks, rounds, what was left out.
+
+    ``columns``: of the terminal.
+    """
+    parts: list[RenderableType] = [*_headline(s), "", _width_table(s, columns), "", _network_table(s)]
+    if s["rounds"]:
+        parts += ["", _round_table(s["rounds"])]
+    parts += ["", *(Text(line) for line in _cost(s))]
+    parts += [
+        Text(f"not searched: {f['name']} (width {f['width']}): {f['reason']}") for f in s["not_searched"]
+    ]
+    return Group(*parts)
+
+
+def _headline(s: Mapping[str, Any]) -> list[RenderableType]:
+    recommended = s["recommended"]
+    if recommended is None or recommended["val_loss"] is None:
+        done = s["trials"].get("COMPLETE", 0)
+        note = f"no round is scored yet ({done} trials finished): this is where the search starts"
+        return [headline(s), Text(note)]
+    shares = (
+        f"{recommended[r]:,} {unit} ({recommended[r] / s['seed'][r]:.1%} of the seed network's)"
+        for r, unit in (("macs", "MACs"), ("params", "parameters"))
+    )
+    lines: list[RenderableType] = [
+        headline(s),
+        Text.assemble("recommended  ", (joined(recommended["widths"]), "bold"), "  ", ", ".join(shares)),
+        Text(_gain(s)),
+    ]
+    return lines
+
+
+def _gain(s: Mapping[str, Any]) -> str:
+    gain = s["gain"]
+    if gain is None:
+        so_far = s["gain_so_far"]
+        if s["status"] == "finished":
+            return "gain         not known: too many of the final trainings failed"
+        known = "not known yet" if so_far is None else f"{so_far:+.4f} so far, on the seeds that select"
+        return f"gain         {known}; the verdict on fresh seeds is still to come"
+    if s["verdict"] == NOTHING_BETTER:
+        return f"gain         none: {_VERDICTS[NOTHING_BETTER]}"
+    low, high = gain["ci95"]
+    found = (
+        f"95 % interval {low:+.4f} to {high:+.4f}, median {gain['median']:+.4f}, n = {gain['n']} fresh seeds"
+    )
+    return (
+        f"gain         {gain['mean']:+.4f} in validation loss over uniform widths ({found}): "
+        f"{_VERDICTS[s['verdict']]}"
+    )
+
+
+def _cost(s: Mapping[str, Any]) -> list[str]:
+    cost = s["cost"]
+    if cost["in_uniform_trainings"] is None:
+        return []
+    return [
+        f"search cost  {cost['in_uniform_trainings']:.0f} uniform trainings "
+        f"({cost['training_macs']:.3g} training MACs), {cost['seconds']:.0f} worker seconds with the verdict"
+    ]
+
+
+def _width_table(s: Mapping[str, Any], columns: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    wide = columns >= _WIDE
+    table.add_column("width variable", overflow="fold")
+    for name in ("seed", "baseline", "recommended", "change"):
+        table.add_column(name, justify="right")
+    table.add_column("", width=_CELLS)
+    for name in ("over-wide", "kept") if wide else ():
+        table.add_column(name, justify="right")
+    table.add_column("prune ratio", justify="right")
+    table.add_column("", width=_CELLS)
+    best = s["candidate"]["round"] if s["candidate"] else (s["rounds"][-1]["round"] if s["rounds"] else None)
+    measure = s["rounds"][best] if best is not None else None
+    shown = (s["recommended"] or s["baseline"])["widths"]
+    largest = max(shown.values())
+    for v, seed in s["seed"]["widths"].items():
+        base, width = s["baseline"]["widths"][v], shown[v] if s["recommended"] else None
+        length = Text(bar(width or 0, largest, _CELLS), "cyan")
+        measured = _measured(measure, v, wide)
+        table.add_row(Text(v), str(seed), str(base), *_change(base, width), length, *measured)
+    return table
+
+
+def _change(base: int, width: int | None) -> tuple[Text, Text]:
+    """The recommended width, and its ratio to the baseline's."""
+    if width is None:
+        return Text("-"), Text("-")
+    colour = "green" if width > base else "yellow" if width < base else ""
+    return Text(str(width), "bold"), Text(f"x{width / base:.2f}", colour)
+
+
+def _measured(measure: Mapping[str, Any] | None, v: str, wide: bool) -> list[str | Text]:
+    if measure is None:
+        return [*(["-"] * (3 if wide else 1)), ""]
+    ratio, se = measure["prune_ratio"][v], measure["prune_ratio_se"]
+    text = f"{ratio:.2f}" + (f" ± {se[v]:.2f}" if se else "")
+    cells: list[str | Text] = [str(measure["over_wide"][v]), f"{measure['kept'][v]:.1f}"] if wide else []
+    return [*cells, text, Text(bar(ratio, 1.0, _CELLS), "magenta")]
+
+
+def _network_table(s: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    metric = escape(s["metric"])
+    headers = ["network", "MACs", "params", "val loss", "median", f"val {metric}", "median", "n"]
+    rows = [("seed", s["seed"]), ("uniform baseline", s["baseline"])]
+    if s["candidate"]:
+        c = s["candidate"]
+        rows.append((f"best: round {c['round']}, step {c['step']:g}", c))
+    tested = any(network.get("test_accuracy") for _, network in rows)
+    headers += [f"test {metric}"] if tested else []
+    for i, name in enumerate(headers):
+        table.add_column(name, justify="right" if i else "left")
+    form = metric_form(network.get("val_accuracy") for _, network in rows)
+    for name, network in rows:
+        loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
+        cells = [
+            *(plus_minus(loss), median(loss)),
+            *(plus_minus(accuracy, form), median(accuracy, form)),
+            count(loss),
+            *([plus_minus(test, form)] if tested else []),
+        ]
+        table.add_row(name, f"{network['macs']:,}", f"{network['params']:,}", *cells)
+    return table
+
+
+def _round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(("round", "spread", "balanced", "step", "val loss (selection)", "proposal")):
+        table.add_column(name, justify="right" if 0 < i < 5 else "left", overflow="fold")
+    for r in rounds:
+        head = [str(r["round"]), f"{r['spread']:.3f}", "yes" if r["balanced"] else "no"]
+        if not r["steps"]:
+            table.add_row(*head, "-", "-", "nothing new" if r["balanced"] else "being measured")
+        for step in r["steps"]:
+            best = "bold" if step["widths"] == r["proposal"] and step["val_loss"] else ""
+            loss = Text(plus_minus(step["val_loss"]), best)
+            table.add_row(*head, f"{step['step']:g}", loss, Text(joined(step["widths"]), best))
+            head = ["", "", ""]
+    return table
