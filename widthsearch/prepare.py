@@ -24,11 +24,15 @@ from widthsearch.trial import build_space, check_data, check_targets, measure_ep
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study that can be searched: its plan, its fingerprint, and the would-be variables left out."""
+    """A study that can be searched: its plan, its fingerprint, the would-be variables left out.
+
+    ``modules``: which module makes which variable's units, in the order of execution.
+    """
 
     plan: Plan
     fingerprint: dict[str, str]
     frozen: list[dict[str, str | int]]
+    modules: tuple[tuple[str, str], ...]
 
 
 def prepare(study: Study, path: Path) -> Prepared:
@@ -50,6 +54,7 @@ def prepare(study: Study, path: Path) -> Prepared:
         plan=make_plan(study, space),
         fingerprint=_fingerprint(study, path, data),
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
+        modules=space.makers,
     )
 
 

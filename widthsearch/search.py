@@ -94,7 +94,6 @@ def launch(
         )
         optuna_study.set_user_attr(names.SOURCE, {"file": str(path), "name": attribute})
         optuna_study.set_user_attr(names.CHANGES, {k: _plain(v) for k, v in changes.items()})
-        optuna_study.set_user_attr(names.FROZEN, prepared.frozen)
         optuna_study.set_user_attr(names.IDENTITY, identity)
         optuna_study.set_user_attr(names.CHECKPOINTS, folder)
         _write_plan(optuna_study, prepared, plan)
@@ -246,6 +245,8 @@ def _refuse_existing(name: str, storage: optuna.storages.BaseStorage) -> None:
 
 
 def _write_plan(optuna_study: optuna.Study, prepared: Prepared, plan: AnyPlan) -> None:
+    optuna_study.set_user_attr(names.FROZEN, prepared.frozen)
+    optuna_study.set_user_attr(names.MODULES, prepared.modules)
     optuna_study.set_user_attr(names.FINGERPRINT, prepared.fingerprint)
     optuna_study.set_user_attr(names.PLAN, plan.to_json())  # last: it makes the study one of ours
 

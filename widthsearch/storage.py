@@ -22,6 +22,7 @@ SOURCE = "widthsearch:source"  # {"file", "name"}: where the Study was loaded fr
 CHANGES = "widthsearch:changes"  # field of the Study -> value given on the command line
 FINGERPRINT = "widthsearch:fingerprint"  # name -> text, what must not change between launch and resume
 FROZEN = "widthsearch:frozen"  # [{"name", "width", "reason"}]: would-be width variables
+MODULES = "widthsearch:modules"  # [[module, the variable whose units it makes]], in order of execution
 STATUS = "widthsearch:status"  # running | finished | interrupted | failed
 STOPPED = "widthsearch:stopped_because"
 DRIVER = "widthsearch:driver"  # host and process of the latest driver
@@ -62,6 +63,11 @@ def load(name: str | None, storage: optuna.storages.BaseStorage, url: str) -> op
 def plan_of(study: optuna.Study) -> AnyPlan:
     """The plan written at launch."""
     return read_plan(study.user_attrs[PLAN])
+
+
+def modules_of(study: optuna.Study) -> list[tuple[str, str]]:
+    """Which modules make which variable's units, in order of execution; empty in an old study."""
+    return [(module, variable) for module, variable in study.user_attrs.get(MODULES, [])]
 
 
 def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:

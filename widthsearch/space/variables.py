@@ -120,14 +120,14 @@ def find_variables(
     )
 
 
-def makers_of(trace: Trace, variables: Variables) -> dict[str, tuple[str, ...]]:
-    """Per variable the layers (or parameters) that make its units, in the order of execution."""
-    makers: dict[str, dict[str, None]] = {name: {} for name in variables.names}
+def makers_of(trace: Trace, variables: Variables) -> tuple[tuple[str, str], ...]:
+    """Each layer (or parameter) that makes units, with the variable, in the order of execution."""
+    makers: dict[tuple[str, str], None] = {}
     for production in trace.productions:
         for index in np.unique(variables.variable[production.ids]).tolist():
             if index >= 0:
-                makers[variables.names[index]][production.name] = None
-    return {name: tuple(made) for name, made in makers.items()}
+                makers[production.name, variables.names[index]] = None
+    return tuple(makers)
 
 
 def _components_in(solution: Solution, factors: Iterable[Ids]) -> set[int]:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from widthsearch.errors import UsageError
-
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+from widthsearch.views.style import COLOURS, layout
 
 
 def write_comparison(summary: Mapping[str, Any], file: str) -> None:
@@ -56,7 +54,7 @@ def comparison_figure(summary: Mapping[str, Any]) -> Any:
     figure.update_xaxes(title="search cost, in uniform trainings", rangemode="tozero")
     figure.update_yaxes(title="validation loss, fresh seeds", col=1)
     title = f"{summary['study']}: loss against search cost ({summary['repeats']} repeats)"
-    figure.update_layout(title=title, template="plotly_white", font_size=13, height=560)
+    figure.update_layout(**layout(title))
     return figure
 
 

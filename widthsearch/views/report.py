@@ -118,6 +118,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
         "verdict": result,
         "rounds": _rounds(plan, history, trials),
         "cost": _search_cost(plan, complete),
+        "selection_seeds": plan.seeds,  # trainings of the baseline with fresh seeds are numbered from here
         **ending(study, status, all_trials),
     }
 
