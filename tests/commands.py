@@ -205,12 +205,12 @@ class Quiet:
 URL = "sqlite:///widthsearch.db"
 
 
-def interrupt(file: Path, stop_at: int, url: str = URL, **changes: Any) -> None:
+def interrupt(file: Path, stop_at: int, url: str = URL, name: str | None = None, **changes: Any) -> None:
     """Launch the study and stop it when trial ``stop_at`` is about to run."""
     with clean_process():
         ended = search.launch(
             str(file),
-            name=None,
+            name=name,
             url=url,
             changes=changes,
             backend=search.run_in_process,

@@ -346,7 +346,7 @@ def test_one_lost_measure_and_too_few_fresh_seeds(tmp_path: Path) -> None:
     assert shown["status"] == "finished"
     assert shown["rounds"][0]["replicas"] == 1
     assert shown["gain"] is None
-    assert "verdict: none" in command("show").out
+    assert "verdict      none" in command("show").out
 
 
 # Resume --------------------------------------------------------------------------------------------------

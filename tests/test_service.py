@@ -52,7 +52,7 @@ def test_a_finished_study_is_shown_with_its_widths_gain_and_verdict(finished: Fi
         "prune ratio",
         "recommended",
         "95 % interval",
-        "verdict:",
+        "verdict",
         "uniform",
     ):
         assert text in out

@@ -1,7 +1,8 @@
 """widthsearch: how wide should each layer be?
 
-A study file needs three names from here: ``Study``, ``Budget`` and ``Recipe``.  For work with Optuna:
-``GrowShrinkSampler``, and ``Objective`` for its other samplers.
+A study file needs three names from here: ``Study``, ``Budget`` and ``Recipe``.  ``launch``, ``resume`` and
+``load`` are the commands in Python: they return a ``Result``.  For work with Optuna: ``GrowShrinkSampler``,
+and ``Objective`` for its other samplers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from widthsearch.api import Result, launch, load, resume
     from widthsearch.errors import UsageError
     from widthsearch.objective import Objective
     from widthsearch.sampler import GrowShrinkSampler
@@ -21,9 +23,13 @@ __all__ = [
     "GrowShrinkSampler",
     "Objective",
     "Recipe",
+    "Result",
     "Study",
     "UsageError",
     "WidthSpace",
+    "launch",
+    "load",
+    "resume",
     "trace",
 ]
 
@@ -32,9 +38,13 @@ _HOMES = {
     "GrowShrinkSampler": "sampler",
     "Objective": "objective",
     "Recipe": "study",
+    "Result": "api",
     "Study": "study",
     "UsageError": "errors",
     "WidthSpace": "space",
+    "launch": "api",
+    "load": "api",
+    "resume": "api",
     "trace": "space",
 }
 

@@ -15,13 +15,14 @@ import optuna
 from widthsearch import storage as names
 from widthsearch.database import open_storage, url_from
 from widthsearch.errors import UsageError
-from widthsearch.search import load_again
 from widthsearch.search import launch as launch_search
+from widthsearch.search import load_again
 from widthsearch.search import resume as resume_search
 from widthsearch.study import Budget, Study
 from widthsearch.trial import build_space
 from widthsearch.views import plots
-from widthsearch.views.page import summary_html
+from widthsearch.views.drawing import draw_architecture
+from widthsearch.views.page import report_page, summary_html
 from widthsearch.views.summary import summary_of
 from widthsearch.views.trials import trial_rows
 
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from widthsearch.search import Ended
+
+
+class Drawing(str):
+    """An SVG that a notebook shows."""
+
+    def _repr_svg_(self) -> str:
+        return str(self)
 
 
 class Result:
@@ -53,7 +61,9 @@ class Result:
         """A key of the summary."""
         if name != "summary" and name in self.summary:
             return self.summary[name]
-        raise AttributeError(f"a result has no {name!r}; it has {', '.join(self.__dict__.get('summary', {}))}")
+        raise AttributeError(
+            f"a result has no {name!r}; it has {', '.join(self.__dict__.get('summary', {}))}"
+        )
 
     def __dir__(self) -> list[str]:
         """Also the summary's keys, so that a notebook completes them."""
@@ -76,7 +86,7 @@ class Result:
         return dict(recommended["widths"])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per training run; widths in columns ``width_NAME``, prune ratios in ``prune_ratio_NAME``."""
+        """One row per training run; columns ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""
         import pandas as pd
 
         rows = []
@@ -96,9 +106,13 @@ class Result:
         study, _ = load_again(self.optuna_study, file, force=False)
         return build_space(study, study.data()).resize(self.widths)
 
-    def plot_architecture(self) -> Any:
+    def to_html(self) -> str:
+        """The page that ``widthsearch report`` writes."""
+        return report_page(self.optuna_study, self._url)
+
+    def plot_architecture(self) -> Drawing:
         """The network before, over-wide and after, to scale (an SVG that a notebook shows)."""
-        return plots.Drawing(self.summary, self.optuna_study.user_attrs.get(names.MODULES, {}))
+        return Drawing(draw_architecture(self.summary, names.modules_of(self.optuna_study)))
 
     def plot_prune_ratios(self) -> go.Figure:
         """Heat map: prune ratio by width variable and round."""
@@ -147,7 +161,7 @@ def launch(
 
     Raises :class:`UsageError` as the command does, also where the search fails.
     """
-    from widthsearch.terminal import display
+    from widthsearch.cli.console import display
 
     given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
@@ -179,7 +193,7 @@ def resume(
     checkpoints: str | None = None,
 ) -> Result:
     """Go on with an interrupted study, or make more rounds: ``widthsearch resume`` with the same options."""
-    from widthsearch.terminal import display
+    from widthsearch.cli.console import display
 
     url = url_from(storage)
     with display(workers, address) as (backend, progress):

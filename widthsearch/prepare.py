@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from widthsearch.arms import ARMS
 from widthsearch.comparison import Comparison, least_cost, parse_arm
 from widthsearch.errors import UsageError, describe_error
+from widthsearch.fingerprint import code_of
 from widthsearch.patterns import numbers_of
 from widthsearch.plan import Plan
 from widthsearch.rule import BudgetTooSmallError
@@ -64,7 +64,7 @@ def fingerprint_of(study: Study, path: Path) -> dict[str, str]:
 
 
 def _fingerprint(study: Study, path: Path, data: Data) -> dict[str, str]:
-    return {**settings(study), **_code_of(path), **_data_of(data)}
+    return {**settings(study), **code_of(path), **_data_of(data)}
 
 
 def load_data(study: Study) -> Data:
@@ -154,40 +154,6 @@ def make_comparison(
                 f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already"
             )
     return Comparison(replace(plan, budget=largest), tuple(budgets), tuple(arms), repeats, cost)
-
-
-def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What differs between two fingerprints, as ``recipe.lr: 0.1 -> 0.2``."""
-    changes = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name, "absent"), now.get(name, "absent")
-        if old != new:
-            changes.append(name if name.startswith("code of") else f"{name}: {old} -> {new}")
-    return changes
-
-
-def _code_of(path: Path) -> dict[str, str]:
-    """A digest per function, class and constant of the study file.
-
-    Comments, layout and docstrings do not count; neither does the ``Study`` itself, whose settings are
-    compared one by one.
-    """
-    digests = {}
-    for node in ast.parse(path.read_bytes()).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            name = node.name
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            name = ", ".join(ast.unparse(t) for t in targets)
-            if isinstance(node.value, ast.Call) and ast.unparse(node.value.func).endswith("Study"):
-                continue
-        else:
-            continue
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner) is not None:
-                inner.body = inner.body[1:]
-        digests[f"code of {name}"] = hashlib.sha256(ast.dump(node).encode()).hexdigest()[:12]
-    return digests
 
 
 def _data_of(data: Data) -> dict[str, str]:

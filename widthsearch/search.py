@@ -21,10 +21,11 @@ from widthsearch.checkpoint import OURS, Folder
 from widthsearch.comparison import AnyPlan, Comparison, next_step
 from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError, describe_error
+from widthsearch.fingerprint import changed_fields
 from widthsearch.ledger import Ledger, Progress
 from widthsearch.lock import driver_lock
 from widthsearch.plan import Done, Failed, Plan, Run, Slot
-from widthsearch.prepare import Prepared, changed_fields, fingerprint_of, prepare
+from widthsearch.prepare import Prepared, fingerprint_of, prepare
 from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.storage import load, plan_of, runs_of
@@ -245,6 +246,8 @@ def _refuse_existing(name: str, storage: optuna.storages.BaseStorage) -> None:
 
 
 def _write_plan(optuna_study: optuna.Study, prepared: Prepared, plan: AnyPlan) -> None:
+    packages = ("widthsearch", "torch", "numpy")
+    optuna_study.set_user_attr(names.VERSIONS, {package: version(package) for package in packages})
     optuna_study.set_user_attr(names.FROZEN, prepared.frozen)
     optuna_study.set_user_attr(names.MODULES, prepared.modules)
     optuna_study.set_user_attr(names.FINGERPRINT, prepared.fingerprint)

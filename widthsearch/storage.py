@@ -21,6 +21,7 @@ PLAN = "widthsearch:plan"  # Plan.to_json()
 SOURCE = "widthsearch:source"  # {"file", "name"}: where the Study was loaded from
 CHANGES = "widthsearch:changes"  # field of the Study -> value given on the command line
 FINGERPRINT = "widthsearch:fingerprint"  # name -> text, what must not change between launch and resume
+VERSIONS = "widthsearch:versions"  # package -> version at launch: results depend on torch's
 FROZEN = "widthsearch:frozen"  # [{"name", "width", "reason"}]: would-be width variables
 MODULES = "widthsearch:modules"  # [[module, the variable whose units it makes]], in order of execution
 STATUS = "widthsearch:status"  # running | finished | interrupted | failed

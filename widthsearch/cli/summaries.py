@@ -19,9 +19,9 @@ WATCH_SECONDS = 2.0
 def check_plot(file: str | None) -> None:
     """Refuse a figure that cannot be drawn before anything is trained for it."""
     if file is not None:
-        from widthsearch.views.compare_plots import check
+        from widthsearch.views.style import check_figure
 
-        check(file)
+        check_figure("--plot", file)
 
 
 def open_study(name: str | None, storage: str | None) -> tuple[optuna.Study, str]:
@@ -79,11 +79,16 @@ def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
         return [f"go on with:  {command('resume', name, url)}"]
     if summary["status"] != "finished" or "comparison" in summary:
         return []
-    target = shlex.quote("".join(c if c.isalnum() or c in "-_." else "_" for c in name))
+    target = file_name(name)
     return [
         f"as a page:   {command('report', name, url)} -o {target}.html",
         f"the network: {command('export', name, url)} -o {target}",
     ]
+
+
+def file_name(study: str) -> str:
+    """A study's name as that of a file, which needs no quotes either."""
+    return "".join(c if c.isascii() and c.isalnum() or c in "-_." else "_" for c in study)
 
 
 def command(verb: str, name: str, url: str) -> str:

@@ -1,35 +1,20 @@
-"""Figures, from the object that ``show --json`` prints.  They need plotly: ``widthsearch[plots]``."""
+"""The figure of a comparison, from the object that ``show --json`` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from widthsearch.errors import UsageError
-from widthsearch.views.style import COLOURS, layout
+from widthsearch.views.style import COLOURS, layout, write_figure
 
 
 def write_comparison(summary: Mapping[str, Any], file: str) -> None:
     """Draw a comparison into an HTML file that needs no network; :class:`UsageError` where that cannot be."""
     if "comparison" not in summary:
         raise UsageError(f"--plot: study {summary['study']!r} is no comparison")
-    check(file)
-    figure = comparison_figure(summary)
-    try:
-        Path(file).write_text(figure.to_html(include_plotlyjs=True, config={"displaylogo": False}), "utf-8")
-    except OSError as error:
-        raise UsageError(f"--plot {file!r} cannot be written: {error.strerror}") from None
-
-
-def check(file: str) -> None:
-    """:class:`UsageError` for a name that is none of an HTML file's, and where plotly is missing."""
-    if not file.endswith(".html"):
-        raise UsageError(f"--plot {file!r}: give the name of an .html file")
-    if find_spec("plotly") is None:
-        raise UsageError("--plot needs plotly: pip install 'widthsearch[plots]'")
+    write_figure(comparison_figure(summary), file)
 
 
 def comparison_figure(summary: Mapping[str, Any]) -> Any:

@@ -14,10 +14,10 @@ from widthsearch.views.formats import bar, count, headline, joined, median, metr
 from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 
 _VERDICTS = {
-    BETTER: "better than uniform scaling",
-    NO_DIFFERENCE: "no difference shown: the interval holds 0",
-    WORSE: "worse: the uniform baseline is recommended",
-    NOTHING_BETTER: "nothing scored better than uniform scaling, which is recommended",
+    BETTER: "the recommended widths are better than uniform ones",
+    NO_DIFFERENCE: "no difference shown, the interval holds 0",
+    WORSE: "the searched widths are worse; the uniform baseline is recommended",
+    NOTHING_BETTER: "nothing scored better than uniform widths, which are recommended",
 }
 _CELLS = 10  # of a bar
 _WIDE = 110  # columns of a terminal that has room for every column of the table of widths
@@ -28,17 +28,14 @@ def search_page(s: Mapping[str, Any], columns: int = _WIDE) -> Group:
 
     ``columns``: of the terminal.
     """
-    parts: list[RenderableType] = [*_headline(s), "", _width_table(s, columns), "", _network_table(s)]
+    parts: list[RenderableType] = [*opening(s), "", width_table(s, columns), "", network_table(s)]
     if s["rounds"]:
-        parts += ["", _round_table(s["rounds"])]
-    parts += ["", *(Text(line) for line in _cost(s))]
-    parts += [
-        Text(f"not searched: {f['name']} (width {f['width']}): {f['reason']}") for f in s["not_searched"]
-    ]
-    return Group(*parts)
+        parts += ["", round_table(s["rounds"])]
+    return Group(*parts, "", *closing(s))
 
 
-def _headline(s: Mapping[str, Any]) -> list[RenderableType]:
+def opening(s: Mapping[str, Any]) -> list[Text]:
+    """Name and status, the recommended widths, the gain."""
     recommended = s["recommended"]
     if recommended is None or recommended["val_loss"] is None:
         done = s["trials"].get("COMPLETE", 0)
@@ -48,45 +45,45 @@ def _headline(s: Mapping[str, Any]) -> list[RenderableType]:
         f"{recommended[r]:,} {unit} ({recommended[r] / s['seed'][r]:.1%} of the seed network's)"
         for r, unit in (("macs", "MACs"), ("params", "parameters"))
     )
-    lines: list[RenderableType] = [
+    return [
         headline(s),
         Text.assemble("recommended  ", (joined(recommended["widths"]), "bold"), "  ", ", ".join(shares)),
-        Text(_gain(s)),
+        *(Text(line) for line in _verdict(s)),
     ]
-    return lines
 
 
-def _gain(s: Mapping[str, Any]) -> str:
-    gain = s["gain"]
+def _verdict(s: Mapping[str, Any]) -> list[str]:
+    gain, so_far = s["gain"], s["gain_so_far"]
+    if gain is None and s["status"] == "finished":
+        return ["verdict      none, too many of the final trainings failed"]
     if gain is None:
-        so_far = s["gain_so_far"]
-        if s["status"] == "finished":
-            return "gain         not known: too many of the final trainings failed"
         known = "not known yet" if so_far is None else f"{so_far:+.4f} so far, on the seeds that select"
-        return f"gain         {known}; the verdict on fresh seeds is still to come"
-    if s["verdict"] == NOTHING_BETTER:
-        return f"gain         none: {_VERDICTS[NOTHING_BETTER]}"
+        return [f"gain         {known}", "verdict      still to come, on fresh seeds"]
     low, high = gain["ci95"]
     found = (
-        f"95 % interval {low:+.4f} to {high:+.4f}, median {gain['median']:+.4f}, n = {gain['n']} fresh seeds"
+        f"gain         {gain['mean']:+.4f} in validation loss over uniform widths (95 % interval {low:+.4f} "
+        f"to {high:+.4f}, median {gain['median']:+.4f}, n = {gain['n']} fresh seeds)"
     )
-    return (
-        f"gain         {gain['mean']:+.4f} in validation loss over uniform widths ({found}): "
-        f"{_VERDICTS[s['verdict']]}"
-    )
+    shown = [] if s["verdict"] == NOTHING_BETTER else [found]  # uniform against itself
+    return [*shown, f"verdict      {_VERDICTS[s['verdict']]}"]
 
 
-def _cost(s: Mapping[str, Any]) -> list[str]:
+def closing(s: Mapping[str, Any]) -> list[Text]:
+    """What the search cost, and what it left out."""
+    lines = [f"not searched: {f['name']} (width {f['width']}): {f['reason']}" for f in s["not_searched"]]
     cost = s["cost"]
-    if cost["in_uniform_trainings"] is None:
-        return []
-    return [
-        f"search cost  {cost['in_uniform_trainings']:.0f} uniform trainings "
-        f"({cost['training_macs']:.3g} training MACs), {cost['seconds']:.0f} worker seconds with the verdict"
-    ]
+    if cost["in_uniform_trainings"] is not None:
+        lines.insert(
+            0,
+            f"search cost  {cost['in_uniform_trainings']:.0f} uniform trainings "
+            f"({cost['training_macs']:.3g} training MACs); "
+            f"{cost['seconds']:.0f} worker seconds with the verdict",
+        )
+    return [Text(line) for line in lines]
 
 
-def _width_table(s: Mapping[str, Any], columns: int) -> Table:
+def width_table(s: Mapping[str, Any], columns: int = _WIDE) -> Table:
+    """One row per width variable: its widths, and its prune ratio in the round of the best candidate."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     wide = columns >= _WIDE
     table.add_column("width variable", overflow="fold")
@@ -126,7 +123,8 @@ def _measured(measure: Mapping[str, Any] | None, v: str, wide: bool) -> list[str
     return [*cells, text, Text(bar(ratio, 1.0, _CELLS), "magenta")]
 
 
-def _network_table(s: Mapping[str, Any]) -> Table:
+def network_table(s: Mapping[str, Any]) -> Table:
+    """Seed network, uniform baseline and the best candidate: cost, loss, metric."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = escape(s["metric"])
     headers = ["network", "MACs", "params", "val loss", "median", f"val {metric}", "median", "n"]
@@ -151,7 +149,8 @@ def _network_table(s: Mapping[str, Any]) -> Table:
     return table
 
 
-def _round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+def round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per proposal of every round; the round's best one is bold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(("round", "spread", "balanced", "step", "val loss (selection)", "proposal")):
         table.add_column(name, justify="right" if 0 < i < 5 else "left", overflow="fold")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.views.formats import age, bar, interval, shorten, status
+from widthsearch.views.formats import age, bar, interval, joined, metric_form, shorten, status
 
 _BAR = 20  # characters that stand for all MACs
 
@@ -27,6 +27,38 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
         trials = str(sum(s["trials"].values()))
         table.add_row(Text(s["study"]), status(s), age(s["last_change"]), rounds, trials, Text(found))
     console.print(table)
+
+
+def trial_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
+    """All training runs of a study (:func:`.trials.trial_rows`), one per row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    left = ("state", "kind", "arm", "widths", "error")
+    headers = ["trial", "state", "kind", "arm", "round", "step", "replica", "widths", "MACs", "val loss"]
+    if not any(r["arm"] for r in rows):
+        headers.remove("arm")
+    headers += [f"val {metric}", "seconds", *(["error"] if any(r["error"] for r in rows) else [])]
+    for header in headers:
+        table.add_column(escape(header), justify="left" if header in left else "right")
+    form = metric_form({"mean": r["val_accuracy"]} for r in rows if r["val_accuracy"] is not None)
+    for r in rows:
+        plain = r["round"] < 0
+        cells = {
+            "trial": str(r["number"]),
+            "state": r["state"].lower(),
+            "kind": r["kind"],
+            "arm": r["arm"] or "",
+            "round": "" if plain else str(r["round"]),
+            "step": f"{r['step']:g}" if r["step"] else "",
+            "replica": str(r["replica"]),
+            "widths": joined(r["widths"]),
+            "MACs": "" if r["macs"] is None else f"{r['macs']:,}",
+            "val loss": "" if r["val_loss"] is None else f"{r['val_loss']:.4f}",
+            f"val {metric}": "" if r["val_accuracy"] is None else form.format(r["val_accuracy"]),
+            "seconds": "" if r["seconds"] is None else f"{r['seconds']:.1f}",
+            "error": r["error"] or "",
+        }
+        table.add_row(*(Text(cells[header]) for header in headers))
+    return table
 
 
 def show_widths(console: Console, d: dict[str, Any]) -> None:

@@ -1,0 +1,90 @@
+"""The commands in Python: launch, resume, load, and what their results can do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Finished, command, interrupt, trials, write_study
+
+import widthsearch
+from widthsearch import UsageError, launch, load, resume
+
+pytestmark = pytest.mark.usefixtures("working_folder")
+
+
+def test_a_result_has_the_names_of_json(finished: Finished) -> None:
+    shown = json.loads(command("show", "--json", "--storage", finished.url).out)
+    result = load("tiny", finished.url)
+    assert result.summary.keys() == shown.keys()
+    assert {key: getattr(result, key) for key in shown}.keys() <= set(dir(result))
+    assert result.recommended["widths"] == shown["recommended"]["widths"] == result.widths
+    assert "tiny" in repr(result) and "finished" in repr(result)
+    with pytest.raises(AttributeError, match="no 'gains'; it has .*gain"):
+        result.gains  # noqa: B018
+
+
+def test_the_frame_has_a_row_per_training(finished: Finished) -> None:
+    frame = load("tiny", finished.url).to_frame()
+    assert len(frame) == len(finished.trials)
+    assert list(frame["val_loss"]) == [t.value for t in finished.trials]
+    assert list(frame["width_fc1"]) == [t.params["fc1"] for t in finished.trials]
+    measures = frame[frame["kind"] == "measure"]
+    assert measures["prune_ratio_fc1"].between(0, 1).all()
+    assert frame[frame["kind"] == "score"]["prune_ratio_fc1"].isna().all()
+
+
+def test_the_model_has_the_recommended_widths(finished: Finished) -> None:
+    result = load("tiny", finished.url)
+    net = result.model()
+    assert [net.fc1.out_features, net.fc2.out_features] == list(result.widths.values())
+    assert net(torch.zeros(1, 8)).shape == (1, 3)
+
+
+def test_figures_and_what_a_notebook_shows(finished: Finished) -> None:
+    result = load("tiny", finished.url)
+    for figure in (result.plot_prune_ratios(), result.plot_widths(), result.plot_loss(), result.plot_seeds()):
+        assert figure.data
+    assert result.plot_architecture()._repr_svg_().startswith("<svg")
+    assert "<table>" in result._repr_html_()
+    assert result.to_html().startswith("<!doctype html>")
+
+
+def test_launch_and_resume_equal_the_commands(tmp_path: Path, finished: Finished) -> None:
+    file = write_study(tmp_path)
+    done = launch(file, workers=0)
+    assert done.status == "finished"
+    assert [t.value for t in trials()] == [t.value for t in finished.trials]
+    with pytest.raises(UsageError, match="exists already"):
+        launch(file, workers=0)
+    more = resume(rounds=2, workers=0)
+    assert len(more.rounds) == 2
+
+
+def test_resume_goes_on(tiny: Path, finished: Finished) -> None:
+    interrupt(tiny, 3)
+    before = load()
+    assert before.status == "interrupted"
+    with pytest.raises(UsageError, match="no widths yet"):
+        before.widths  # noqa: B018
+    assert resume(workers=0).widths == load("tiny", finished.url).widths
+    assert before.status == "interrupted"  # as it was when it was loaded
+    assert before.refresh().status == "finished"
+
+
+def test_a_study_object_is_found_in_its_file(tmp_path: Path) -> None:
+    from widthsearch.study import load_study
+
+    study = load_study(str(write_study(tmp_path, name="by_object")))[0]
+    assert launch(study, workers=0, name="x", budget="params=0.6x").study == "x"
+    from dataclasses import replace
+
+    with pytest.raises(UsageError, match="stands in no file"):
+        launch(replace(study), workers=0)
+
+
+def test_all_public_names_are_there() -> None:
+    for name in widthsearch.__all__:
+        assert getattr(widthsearch, name) is not None

@@ -1,0 +1,219 @@
+"""The pages for a browser, in a real Chromium: the report, and optuna-dashboard with our tables and figures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import Finished, command, start
+from optuna_dashboard import get_note
+
+from widthsearch.dashboard import only_from_here
+from widthsearch.database import open_storage
+from widthsearch.storage import load
+from widthsearch.views.markup import html_of, markdown_of
+from widthsearch.views.notes import annotate
+from widthsearch.views.page import report_page
+from widthsearch.views.search_page import search_page
+from widthsearch.views.summary import summary_of
+
+pytestmark = pytest.mark.usefixtures("working_folder")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+# The browser's clock, dictionary and lists, which it fetches whatever page is open.
+BROWSERS_OWN = re.compile(r"https?://[\w.-]+\.(google|gvt1|googleapis)\.com/")
+
+
+def opened(url: str, folder: Path) -> tuple[str, list[str], list[str]]:
+    """What a browser makes of a page: its DOM, what it says on its console, and whom it asks."""
+    log = folder / "net.json"
+    result = subprocess.run(
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--virtual-time-budget=30000",
+            "--enable-logging=stderr",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--log-net-log={log}",
+            "--dump-dom",
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+    asked = re.findall(r'"url":"(https?://[^"]+)"', log.read_text())
+    return result.stdout, console, [url for url in asked if not BROWSERS_OWN.match(url)]
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_report_opens_and_draws_without_asking_anybody(finished: Finished, tmp_path: Path) -> None:
+    assert command("report", "--storage", finished.url, "-o", "report.html").code == 0
+    page = tmp_path / "report.html"
+    assert page.stat().st_size < 5e6
+    dom, console, asked = opened(page.as_uri(), tmp_path)
+    assert not console
+    assert not asked
+    assert 'data-drawn="yes"' in dom
+    assert dom.count('class="main-svg"') >= 4  # one or more for each of the four figures
+    assert "before" in dom and "recommended" in dom
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_browser_does_notice_a_page_that_asks_and_complains(tmp_path: Path) -> None:
+    """The test above can fail."""
+    page = tmp_path / "bad.html"
+    page.write_text('<img src="http://127.0.0.1:9/x.png"><script>console.error("no")</script>')
+    _, console, asked = opened(page.as_uri(), tmp_path)
+    assert any("no" in line for line in console)
+    assert "http://127.0.0.1:9/x.png" in asked
+
+
+def test_the_report_has_what_repeats_the_study(finished: Finished) -> None:
+    storage = open_storage(finished.url, create=False)
+    page = report_page(load("tiny", storage, finished.url), finished.url)
+    for text in ("fc1", "step_sizes", "unchanged since launch", "class Net(nn.Module)", "torch 2."):
+        assert text in page
+
+
+def test_a_hostile_name_stays_text(tiny: Path) -> None:
+    from commands import interrupt
+
+    interrupt(tiny, 5, name="</script><script>alert(1)</script>")
+    assert command("report", "-o", "page.html").code == 0
+    assert "<script>alert" not in Path("page.html").read_text()
+
+
+def test_a_report_while_nothing_is_measured(tiny: Path) -> None:
+    from commands import interrupt
+
+    interrupt(tiny, 0)
+    assert command("report").code == 0
+    assert "nothing measured yet" in Path("tiny.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [("page.pdf", "give the name of an .html file"), ("nowhere/page.html", "cannot be written")],
+)
+def test_where_a_report_cannot_be_written(finished: Finished, output: str, says: str) -> None:
+    result = command("report", "--storage", finished.url, "-o", output)
+    assert result.code == 2
+    assert says in result.err and output in result.err
+
+
+def test_html_and_markdown_hold_every_cell_of_the_page(finished: Finished) -> None:
+    summary = summary_of(load("tiny", open_storage(finished.url, create=False), finished.url), finished.url)
+    parts = search_page(summary).renderables
+    html, markdown = html_of(parts), markdown_of(parts)
+    for width in summary["recommended"]["widths"].values():
+        assert f">{width}<" in html and f"| {width} |" in markdown
+    loss = f"{summary['baseline']['val_loss']['mean']:.4f}"
+    assert loss in html and loss in markdown
+    assert html.count("<table>") == 3
+
+
+def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
+    from commands import interrupt
+
+    interrupt(tiny, 3)
+    url = "sqlite:///widthsearch.db"
+    study = load("tiny", open_storage(url, create=False), url)
+    annotate(study, url)
+    first = get_note(study)
+    assert "still to come" in first or "no round is scored yet" in first
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    notes = [k for k in attributes if k.endswith(":note_ver") and k != "dashboard:note_ver"]
+    assert len(notes) == 3
+    annotate(study, url)
+    again = study._storage.get_study_system_attrs(study._study_id)
+    assert all(again[k] == 1 for k in notes)  # not written again
+    assert command("resume").code == 0
+    annotate(study, url)
+    assert "verdict" in get_note(study)
+    # What the dashboard keeps is no part of the search.
+    assert command("show").code == 0
+
+
+class Served:
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(self.url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture
+def served(finished: Finished) -> Iterator[Served]:
+    process = start("dashboard", "--storage", finished.url, "--port", "0")
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    port = int(re.search(r"127\.0\.0\.1:(\d+)", line)[1])  # type: ignore[index]
+    yield Served(port)
+    process.kill()
+
+
+@pytest.mark.slow
+def test_the_dashboard_shows_our_note_and_figures(served: Served, tmp_path: Path) -> None:
+    study: dict[str, object] = {}
+    for _ in range(100):
+        status, body = served.get("/api/studies/1?after=0")
+        study = json.loads(body)
+        if status == 200 and len(study.get("plotly_graph_objects", [])) == 4:  # type: ignore[arg-type]
+            break
+        time.sleep(0.3)
+    figures = {f["id"] for f in study["plotly_graph_objects"]}  # type: ignore[attr-defined]
+    names = ("prune-ratio", "widths", "loss", "seeds")
+    assert figures == {f"widthsearch-{name}" for name in names}
+    if CHROMIUM is not None:
+        dom, _, asked = opened(f"{served.url}/dashboard/studies/1/note", tmp_path)
+        assert "width variable" in dom and "fc1" in dom
+        assert any(url.startswith(served.url) for url in asked)
+
+
+def test_the_dashboard_is_for_its_own_pages_alone(served: Served) -> None:
+    assert served.get("/dashboard")[0] == 200
+    assert served.get("/api/studies", Origin="http://evil.example")[0] == 403
+    assert served.get("/api/studies", Host="evil.example")[0] == 403
+    assert served.get("/api/studies", Origin=served.url)[0] == 200
+
+
+def test_the_guard_passes_nothing_on_that_it_refuses() -> None:
+    def app(environ: dict[str, object], start_response: object) -> list[bytes]:
+        raise AssertionError("passed on")
+
+    answers: list[str] = []
+    guarded = only_from_here(app, 80)  # type: ignore[arg-type]
+    for environ in ({}, {"HTTP_HOST": "evil:80"}, {"HTTP_HOST": "localhost:80", "HTTP_ORIGIN": "null"}):
+        guarded(dict(environ), lambda status, headers: answers.append(status))
+    assert answers == ["403 Forbidden"] * 3
+
+
+def test_a_port_that_is_taken_is_one_line(served: Served, finished: Finished) -> None:
+    port = served.url.rpartition(":")[2]
+    result = command("dashboard", "--storage", finished.url, "--port", port)
+    assert result.code == 2
+    assert f"--port {port}" in result.err and "give another one" in result.err

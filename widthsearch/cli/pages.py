@@ -1,0 +1,59 @@
+"""Pages for a browser: `report` writes one, `dashboard` serves optuna-dashboard with our tables in it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from widthsearch.cli.console import out
+from widthsearch.cli.options import Name, Storage, app, one_line_errors
+from widthsearch.cli.summaries import file_name, open_study
+from widthsearch.errors import UsageError
+
+
+@app.command()
+@one_line_errors
+def report(
+    name: Name = None,
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="The .html file; default: NAME.html.", show_default=False),
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Write everything about a study as one HTML page that needs no network."""
+    from widthsearch.views.style import check_figure, write_text
+
+    if output is not None:
+        check_figure("-o", output)
+    study, url = open_study(name, storage)
+    file = output or f"{file_name(study.study_name)}.html"
+    check_figure("-o", file)
+    from widthsearch.views.page import report_page
+
+    write_text(report_page(study, url), file)
+    out.print(file, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+@one_line_errors
+def dashboard(
+    storage: Storage = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 8080,
+) -> None:
+    """Start optuna-dashboard, with the tables and figures of all studies in it."""
+    if any(find_spec(package) is None for package in ("optuna_dashboard", "plotly")):
+        raise UsageError("the dashboard needs an extra: pip install 'widthsearch[dashboard]'")
+    from widthsearch.dashboard import serve
+    from widthsearch.database import open_storage, url_from
+
+    def say(text: str) -> None:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    url = url_from(storage)
+    try:
+        serve(open_storage(url, create=False), url, port, say)
+    except KeyboardInterrupt:
+        out.print("ended")
