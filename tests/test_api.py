@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,11 @@ def test_a_study_object_is_found_in_its_file(tmp_path: Path) -> None:
 def test_all_public_names_are_there() -> None:
     for name in widthsearch.__all__:
         assert getattr(widthsearch, name) is not None
+
+
+@pytest.mark.slow
+def test_the_walkthrough_runs() -> None:
+    file = Path(__file__).parents[1] / "studies" / "walkthrough.py"
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "recommended: {" in done.stdout and "Linear(in_features=64, out_features=" in done.stdout
