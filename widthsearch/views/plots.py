@@ -44,7 +44,7 @@ def prune_ratio_figure(summary: Summary, rows: Rows) -> Any:
         ],
         texttemplate="%{text}" if len(rounds) * len(variables) <= _CELLS_WITH_NUMBERS else None,
         hovertemplate="%{customdata[0]}, %{x}<br>%{text}<br>replicas: %{customdata[1]}<extra></extra>",
-        colorscale=[list(stop) for stop in PRUNE_RATIO],
+        colorscale=list(PRUNE_RATIO),
         zmin=0,
         zmax=1,
         xgap=1,
@@ -78,7 +78,8 @@ def widths_figure(summary: Summary) -> Any:
             line={"color": _line_colour(i, len(variables)), "width": 1.5},
             hovertemplate="%{text}, %{x}: %{y}<extra></extra>",
         )
-    figure.update_yaxes(title="width", type="log", dtick="D1")
+    every = [w for _, widths in networks for w in widths.values()]
+    figure.update_yaxes(title="width", type="log", tickvals=_ticks(min(every), max(every)))
     figure.update_layout(**layout(_title(summary, "widths by round")))
     return figure
 
@@ -252,6 +253,12 @@ def _label(variable: str) -> str:
 def _with_error(round_: Mapping[str, Any], variable: str) -> str:
     se = round_["prune_ratio_se"]
     return f"{round_['prune_ratio'][variable]:.2f}" + (f" ± {se[variable]:.2f}" if se else "")
+
+
+def _ticks(low: int, high: int) -> list[int]:
+    """Round numbers around ``low`` to ``high`` for a logarithmic axis: more in a decade if it is short."""
+    steps = (1, 2, 5) if high > 30 * low else (1, 2, 3, 4, 5, 6, 8) if high > 3 * low else range(1, 10)
+    return [m * 10**k for k in range(7) for m in steps if low / 2 <= m * 10**k <= 2 * high]
 
 
 def _line_colour(i: int, n: int) -> str:

@@ -8,20 +8,17 @@ from typing import Any
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 BLUE, GREEN, RED = COLOURS[0], COLOURS[2], COLOURS[4]
 
-#: Colours of a prune ratio of 0, 1/2 and 1: light to dark, so that they differ in grey as well.
-PRUNE_RATIO = ((0.0, "#F7F4E9"), (0.5, "#56B4E9"), (1.0, "#08306B"))
+#: Colours of a prune ratio from 0 to 1 at equal distances: Brewer's YlGnBu, light to dark.
+PRUNE_RATIO = ("#FFFFD9", "#C7E9B4", "#41B6C4", "#225EA8", "#081D58")
 
 
 def colour_of(prune_ratio: float) -> str:
     """The colour of a prune ratio (0 to 1) as ``#rrggbb``, linear between those above."""
-    ratio = min(max(prune_ratio, 0.0), 1.0)
-    below = max((stop for stop in PRUNE_RATIO[:-1] if stop[0] <= ratio), key=lambda stop: stop[0])
-    above = PRUNE_RATIO[PRUNE_RATIO.index(below) + 1]
-    t = (ratio - below[0]) / (above[0] - below[0])
-    mixed = [
-        round((1 - t) * int(below[1][k : k + 2], 16) + t * int(above[1][k : k + 2], 16)) for k in (1, 3, 5)
-    ]
-    return "#{:02X}{:02X}{:02X}".format(*mixed)
+    place = min(max(prune_ratio, 0.0), 1.0) * (len(PRUNE_RATIO) - 1)
+    below = min(int(place), len(PRUNE_RATIO) - 2)
+    low, high = (bytes.fromhex(colour[1:]) for colour in PRUNE_RATIO[below : below + 2])
+    mixed = (round(a + (place - below) * (b - a)) for a, b in zip(low, high, strict=True))
+    return "#" + bytes(mixed).hex()
 
 
 def layout(title: str, height: int = 560) -> dict[str, Any]:

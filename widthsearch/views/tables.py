@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
+from widthsearch.views.shares import pruned_line, removed_line
 
 _BAR = 20  # characters that stand for all MACs
 
@@ -40,6 +41,9 @@ def show_summary(console: Console, s: dict[str, Any]) -> None:
     console.print(_network_table(s))
     if s["rounds"]:
         console.print(_round_table(s["rounds"]))
+    for line in (removed_line(s), pruned_line(s)):
+        if line is not None:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
     for line in _verdict_lines(s):
         console.print(line, highlight=False, soft_wrap=True)
     for frozen in s["not_searched"]:
