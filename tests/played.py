@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
+from commands import interrupt
 from optuna.trial import FrozenTrial, create_trial
 
 from widthsearch import storage as names
+from widthsearch.database import open_storage
 from widthsearch.history import History
 from widthsearch.plan import Plan, Run, Slot
 from widthsearch.sampler import search_space
-from widthsearch.storage import plan_of
+from widthsearch.storage import load, plan_of
+
+
+def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
+    """Launch a study, and play its first ``many`` trials; ``changes`` replace fields of the file's ``Study``."""
+    interrupt(file, 0, url, **changes)
+    study = load(file.stem, open_storage(url, create=False), url)
+    fill(study, many)
+    return study
 
 
 def fill(study: optuna.Study, many: int) -> None:

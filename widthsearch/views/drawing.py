@@ -78,8 +78,8 @@ class _Canvas:
 
     def text(self, x: float, y: float, content: str, size: float = 11, **attributes: float | str) -> None:
         """A line of text, in white around the letters so that no line runs through them."""
-    XX
-        style = _attributes({**letters, **attributes})
+        halo: dict[str, float | str] = {"stroke": "white", "stroke_width": 2.5, "paint_order": "stroke"}
+        style = _attributes({"x": x, "y": y, "font_size": size, "fill": _DARK, **halo, **attributes})
         self.parts.append(f"<text{style}>{_text(content)}</text>")
 
 
@@ -272,7 +272,8 @@ def _draw_ties(
     start, end = span
     spans = {v: (max(t.first, start), min(t.last, end - 0.5)) for v, t in ties.items()}
     spans = {v: (a, b) for v, (a, b) in spans.items() if a <= b}
-    lane_of = lanes(spans)
+    said = {v: _place_of_text(a, b, end, columns) for v, (a, b) in spans.items()}
+    lane_of = lanes({v: (min(a, said[v][0]), max(b, said[v][1])) for v, (a, b) in spans.items()})
     y += _LANE * (1 + max(lane_of.values(), default=-1))
     for v, (a, b) in spans.items():
         tie, top = ties[v], y - _LANE * (lane_of[v] + 1) + 12
@@ -290,10 +291,16 @@ def _draw_ties(
             if start <= place < end:
                 x = columns.x(place - start)
                 canvas.add("path", d=f"M{x:g} {top:g} v6", stroke=BLUE, stroke_width=1.5)
-        at_edge = left + 96 > columns.x(end - start - 1) + columns.pitch / 2 + _RIGHT
-        x, anchor = (right, "end") if at_edge else (left + 4, "start")
-        canvas.text(x, top - 3, f"made by {len(tie.modules)} modules", 9.5, fill=BLUE, text_anchor=anchor)
+        x = columns.x(said[v][0] - start) + 4
+        canvas.text(x, top - 4, f"made by {len(tie.modules)} modules", 9.5, fill=BLUE)
     return y
+
+
+def _place_of_text(a: float, b: float, end: int, columns: _Columns) -> tuple[float, float]:
+    """From which column to which the text over a bracket goes: from its left end, or to the page's right."""
+    length = 96 / columns.pitch
+    start = min(a, end - 0.5 + _RIGHT / columns.pitch - length)
+    return start, start + length
 
 
 def _draw_row(
