@@ -1,6 +1,6 @@
 """A search from start to end in Python, in cells (VS Code, PyCharm and Jupytext open it as a notebook).
 
-    python studies/walkthrough.py       # or cell by cell; about a minute on one core
+Or as a whole, in about a minute on one core: python studies/walkthrough.py
 """
 
 # %% [markdown]
@@ -19,15 +19,15 @@ storage = f"sqlite:///{folder / 'widthsearch.db'}"
 
 # %% [markdown]
 # ## Launch
-# The same as `widthsearch launch studies/digits_mlp.py --rounds 1 ...` on the command line. `workers=0` trains in
-# this process, without Ray; leave it out to use all cores. Interrupt it as you like: `widthsearch.resume()` goes on.
+# The same as `widthsearch launch studies/digits_mlp.py --rounds 1 ...` in a terminal. `workers=0` trains in
+# this process; without it, Ray uses all cores. Stop it as you like: `widthsearch.resume()` goes on.
 
 # %%
 result = launch(here / "digits_mlp.py", storage=storage, rounds=1, replicas=2, seeds=2, workers=0)
 
 # %% [markdown]
 # ## Look
-# A result has the names that `widthsearch show --json` prints. In a notebook, `result` alone shows the page of `show`.
+# A result has the names that `widthsearch show --json` prints. In a notebook, `result` alone shows the page.
 
 # %%
 print("recommended:", result.widths)
@@ -45,7 +45,7 @@ print("the whole study as a page:", folder / "report.html")
 
 # %% [markdown]
 # ## Go on with the network
-# Freshly initialised, to be trained by your own script. `load` finds a study again, also while it runs elsewhere.
+# Freshly initialised, for your own training script. `load` finds a study again, also while it runs elsewhere.
 
 # %%
 net = load("digits_mlp", storage).model()

@@ -9,23 +9,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import optuna
 import pytest
-from commands import Quiet, interrupt, real_command, start, trials, write_study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from commands import Quiet, real_command, start, trials, write_study
+from optuna.trial import TrialState
+from played import outcome_of, play
 
-from widthsearch import storage as names
 from widthsearch.database import open_storage
-from widthsearch.history import History, next_step
+from widthsearch.history import next_step
 from widthsearch.ledger import Ledger
 from widthsearch.lock import driver_lock
-from widthsearch.plan import Plan, Run, Slot
-from widthsearch.sampler import GrowShrinkSampler, search_space
+from widthsearch.plan import Slot
+from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.storage import load, plan_of, runs_of
 
 MANY = 1000
@@ -61,81 +59,8 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     file, database = write_study(folder), folder / "widthsearch.db"
     url = f"sqlite:///{database}"
     # Neither balance nor patience ends the search before its last round.
-    interrupt(file, 0, url, **request.param, tolerance=0.0, patience=200)
-    fill(load("tiny", open_storage(url, create=False), url))
+    play(file, url, MANY, **request.param, tolerance=0.0, patience=200)
     return Large(database, url)
-
-
-def fill(study: optuna.Study) -> None:
-    """Play the search in memory, and write its trials at once."""
-    plan, noise = plan_of(study), random.Random(0)
-    space = search_space(plan)
-    runs: list[Run] = []
-    made: list[FrozenTrial] = []
-    for slot, _ in zip(slots_in_order(plan, runs), range(MANY), strict=False):
-        level = 0.7 if slot.kind == "score" else 1.0  # every proposal is better than the baseline
-        value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise)
-        attributes = {
-            names.ROUND: slot.round,
-            names.REPLICA: slot.replica,
-            names.STEP: slot.step,
-            names.SEED: slot.random_seed(plan.seed),
-            names.CHECKPOINT: slot.file,
-            names.KIND: slot.kind,
-        }
-        made.append(
-            create_trial(
-                value=value,
-                params=dict(slot.widths),
-                distributions=space,
-                user_attrs={**attributes, **outcome},
-                constraints={r: outcome[r] / limit - 1 for r, limit in plan.budget.items()},
-            )
-        )
-        runs.append(Run(slot.key, "complete", slot.widths, value, outcome.get(names.PRUNE_RATIO)))
-    study.add_trials(made)
-
-
-def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
-    """All slots of a search in which nothing fails, given the runs of those before.
-
-    ``next_step`` would give the same (a test below compares them), but not in a second.
-    """
-    for round_ in range(plan.rounds):
-        over_wide = History(plan, runs).over_wide(round_)
-        yield from (Slot("measure", round_, k, over_wide) for k in range(plan.replicas))
-        if round_ == 0:
-            yield from (Slot("baseline", -1, k, plan.baseline()) for k in range(plan.seeds))
-        candidates = History(plan, runs).candidates(round_)
-        for k in range(plan.seeds):
-            yield from (Slot("score", round_, k, c.widths, c.step) for c in candidates)
-    best = History(plan, runs).best(plan.rounds)
-    assert best is not None
-    for k in range(plan.seeds, plan.seeds + plan.report_seeds):
-        yield Slot("report", best.round, k, best.widths, best.step)
-        yield Slot("baseline", -1, k, plan.baseline())
-
-
-def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:
-    """The attributes of a trained trial.  Layers take turns in being too wide, so no round is balanced."""
-    cost = plan.cost.at(slot.widths)
-    outcome: dict[str, Any] = {
-        names.ACCURACY: noise.uniform(0.5, 1.0),
-        names.MACS: cost["macs"],
-        names.PARAMS: cost["params"],
-        names.TRAINING_MACS: 3 * cost["macs"] * 64,
-        names.SECONDS: 0.01,
-        names.HOST: "somewhere",
-    }
-    if slot.kind == "measure":
-        pruned = (0.7, 0.2) if slot.round % 2 else (0.2, 0.7)
-        kept = {
-            v: max(1, min(w, round(w * (1 - share) + noise.uniform(-1, 1))))
-            for (v, w), share in zip(slot.widths.items(), pruned, strict=True)
-        }
-        outcome[names.KEPT] = kept
-        outcome[names.PRUNE_RATIO] = {v: 1 - k / slot.widths[v] for v, k in kept.items()}
-    return outcome
 
 
 def test_the_thousand_trials_are_those_that_the_search_would_have_made(large: Large) -> None:

@@ -17,6 +17,8 @@ from xml.sax.saxutils import escape, quoteattr
 from widthsearch.views.style import BLUE, GREEN, colour_of, shortened
 from widthsearch.views.ties import Tie, lanes, ties_of
 
+FONTS = "Helvetica, Arial, Liberation Sans, DejaVu Sans, Noto Sans, sans-serif"
+
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MOST_COLUMNS = 18  # in one band
 _LEFT, _RIGHT = 168.0, 36.0  # beside the chains: what the networks are called, and the way to the next band
@@ -50,6 +52,11 @@ class _Scale:
         share = width / self.largest
         return _TALLEST * (sqrt(share) if self.root else share)
 
+    def width_at(self, height: float) -> float:
+        """The width that is drawn so high."""
+        share = height / _TALLEST
+        return self.largest * (share**2 if self.root else share)
+
     def says(self) -> str:
         """What the picture says about it."""
         if self.root:
@@ -63,14 +70,16 @@ class _Canvas:
     def __init__(self) -> None:
         self.parts: list[str] = []
 
-    def add(self, tag: str, title: str = "", **attributes: float | str) -> None:
-        """One element; ``title`` is its tooltip."""
-        inner = f"<title>{_text(title)}</title>" if title else ""
+    def add(self, tag: str, **attributes: float | str) -> None:
+        """One element; an attribute ``title`` becomes its tooltip."""
+        title = attributes.pop("title", "")
+        inner = f"<title>{_text(str(title))}</title>" if title else ""
         self.parts.append(f"<{tag}{_attributes(attributes)}>{inner}</{tag}>")
 
     def text(self, x: float, y: float, content: str, size: float = 11, **attributes: float | str) -> None:
-        """A line of text."""
-        style = _attributes({"x": x, "y": y, "font_size": size, "fill": _DARK, **attributes})
+        """A line of text, in white around the letters so that no line runs through them."""
+        halo: dict[str, float | str] = {"stroke": "white", "stroke_width": 2.5, "paint_order": "stroke"}
+        style = _attributes({"x": x, "y": y, "font_size": size, "fill": _DARK, **halo, **attributes})
         self.parts.append(f"<text{style}>{_text(content)}</text>")
 
 
@@ -116,7 +125,7 @@ def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, s
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{y:g}" '
         f'viewBox="0 0 {width:g} {y:g}" '
-        'font-family="Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif">\n'
+        f'font-family="{FONTS}">\n'
         f'<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
     )
 
@@ -212,23 +221,20 @@ def _columns(variables: Sequence[str], per_band: int) -> _Columns:
 
 
 def _draw_header(canvas: _Canvas, summary: Mapping[str, Any], scale: _Scale, width: float) -> None:
-    canvas.text(20, 32, f"{shortened(summary['study'], 60)}: widths before and after", 18, font_weight="bold")
+    canvas.text(20, 32, f"{shortened(summary['study'], 40)}: widths before and after", 18, font_weight="bold")
     canvas.text(20, 54, scale.says(), 12, fill=_GREY)
     x, y = 20.0, 68.0
     canvas.text(x, y + 11, "prune ratio", 11)
     steps = 50
     for k in range(steps):
-        canvas.add(
-            *("rect", ""),
-            **{"x": x + 66 + 3 * k, "y": y, "width": 3.5, "height": 14, "fill": colour_of(k / (steps - 1))},
-        )
+        canvas.add("rect", x=x + 66 + 3 * k, y=y, width=3.5, height=14, fill=colour_of(k / (steps - 1)))
     for share in (0, 0.5, 1):
         canvas.text(x + 66 + 150 * share, y + 26, f"{share:g}", 10, text_anchor="middle", fill=_GREY)
     x += 250
     canvas.add("rect", x=x, y=y, width=14, height=14, fill="none", stroke=_GREY, stroke_dasharray="3 2")
     canvas.text(x + 20, y + 11, "width in the seed")
     x += 140
-    units = _round_number(scale.largest / 4)
+    units = _round_number(scale.width_at(34))
     canvas.add("rect", x=x, y=y, width=5, height=max(scale(units), 0.5), fill=_DARK)
     canvas.text(x + 12, y + 11, f"{units:,} unit{'' if units == 1 else 's'}")
 
@@ -266,25 +272,35 @@ def _draw_ties(
     start, end = span
     spans = {v: (max(t.first, start), min(t.last, end - 0.5)) for v, t in ties.items()}
     spans = {v: (a, b) for v, (a, b) in spans.items() if a <= b}
-    lane_of = lanes(spans)
+    said = {v: _place_of_text(a, b, end, columns) for v, (a, b) in spans.items()}
+    lane_of = lanes({v: (min(a, said[v][0]), max(b, said[v][1])) for v, (a, b) in spans.items()})
     y += _LANE * (1 + max(lane_of.values(), default=-1))
     for v, (a, b) in spans.items():
         tie, top = ties[v], y - _LANE * (lane_of[v] + 1) + 12
         left = columns.x(a - start) if tie.first >= start else _LEFT
         right = columns.x(b - start) + (columns.pitch / 2 if tie.last > end else 0)
         canvas.add(
-            *("path", f"{v}: made by {', '.join(tie.modules)}"),
+            "path",
+            title=f"{v}: made by {', '.join(tie.modules)}",
             d=f"M{left:g} {top:g} H{right:g}",
             fill="none",
             stroke=BLUE,
             stroke_width=1.5,
         )
         for place in tie.places:
-            if start <= place <= end:
+            if start <= place < end:
                 x = columns.x(place - start)
                 canvas.add("path", d=f"M{x:g} {top:g} v6", stroke=BLUE, stroke_width=1.5)
-        canvas.text(left + 4, top - 3, f"made by {len(tie.modules)} modules", 9.5, fill=BLUE)
+        x = columns.x(said[v][0] - start) + 4
+        canvas.text(x, top - 4, f"made by {len(tie.modules)} modules", 9.5, fill=BLUE)
     return y
+
+
+def _place_of_text(a: float, b: float, end: int, columns: _Columns) -> tuple[float, float]:
+    """From which column to which the text over a bracket goes: from its left end, or to the page's right."""
+    length = 96 / columns.pitch
+    start = min(a, end - 0.5 + _RIGHT / columns.pitch - length)
+    return start, start + length
 
 
 def _draw_row(
@@ -297,20 +313,22 @@ def _draw_row(
     goes_on: tuple[bool, bool],
 ) -> float:
     """One network's blocks around a middle line, joined; returns where the row ends."""
+    before, after = goes_on
     known = [network.widths[v] for v in variables if v in network.widths]
     outlines = [network.outlines[v] for v in variables if v in network.outlines]
     tall = scale(max([*known, *outlines], default=0))
-    beside = _LINE * (1 + len(network.lines))
-    height = max(tall + (46 if network.below else 32), beside + 16)
-    middle = y + 22 + (height - (46 if network.below else 32)) / 2
+    lines = [] if before else network.lines  # of the whole network: said once
+    numbers = 46 if network.below else 32  # above and below the blocks
+    beside = _LINE * (1 + len(lines))
+    height = max(tall + numbers, beside + 16)
+    middle = y + 22 + (height - numbers) / 2
     canvas.text(20, middle - beside / 2 + 11, network.name, 13, font_weight="bold")
-    for k, line in enumerate(network.lines):
+    for k, line in enumerate(lines):
         canvas.text(20, middle - beside / 2 + 11 + _LINE * (k + 1), line, 10.5, fill=_GREY)
     if not known:
         return y + height
     half, block = [scale(w) / 2 for w in known], columns.block
     edges = [columns.x(k) for k in range(len(known))]
-    before, after = goes_on
     _draw_way(canvas, _LEFT - (6 if before else 0), edges[0] - block / 2, middle, before)
     for k in range(len(known) - 1):
         a, b = edges[k] + block / 2, edges[k + 1] - block / 2
@@ -346,11 +364,12 @@ def _draw_block(
     """A block with its numbers above and below; ``halves``: of its height, and of the outline's around it."""
     half, outline = halves
     fill = network.colours.get(variable, _FILL.get(network.name, _LIGHT))
-    box = {"class": network.name, "x": x - block / 2, "y": middle - half, "width": block, "height": 2 * half}
-    canvas.add("rect", network.tooltips[variable], **box, fill=fill, stroke=_DARK, stroke_width=0.8)
+    place: dict[str, float | str] = {"x": x - block / 2, "width": block, "stroke_width": 0.8}
+    own: dict[str, float | str] = {"class": network.name, "y": middle - half, "height": 2 * half}
+    canvas.add("rect", **own, **place, fill=fill, stroke=_DARK, title=network.tooltips[variable])
     if outline:
-        box |= {"class": "outline", "y": middle - outline, "height": 2 * outline}
-        canvas.add("rect", **box, fill="none", stroke=_GREY, stroke_dasharray="3 2", stroke_width=0.8)
+        own = {"class": "outline", "y": middle - outline, "height": 2 * outline}
+        canvas.add("rect", **own, **place, fill="none", stroke=_GREY, stroke_dasharray="3 2")
     # Between block and outline where there is room for a line, else outside of both.
     at = half if outline - half > _LINE + 1 else max(half, outline)
     number = str(network.widths[variable])
@@ -385,7 +404,7 @@ def _round_number(x: float) -> int:
     """The largest of 1, 2, 5, 10, 20, ... that is at most ``x``; 1 below that."""
     if x < 1:
         return 1
-    power = 10 ** int(log10(x))
+    power = int(10 ** int(log10(x)))
     return max(m * power for m in (1, 2, 5) if m * power <= x)
 
 

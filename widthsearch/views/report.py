@@ -20,6 +20,7 @@ from widthsearch.history import Candidate, History, step_after
 from widthsearch.intervals import mean_se, paired_gain
 from widthsearch.lock import is_driven
 from widthsearch.plan import Done, Plan
+from widthsearch.views.shares import pruned_most_and_least, removed
 
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference shown", "worse"
 NOTHING_BETTER = "nothing better found"  # on the seeds that select, the baseline scored best
@@ -102,21 +103,25 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
         result = verdict(gain)
     elif found is None and isinstance(ended, Done):
         gain, result = paired_gain(own, own), NOTHING_BETTER
-    keep = result in (WORSE, NOTHING_BETTER)
+    recommended = {"round": None, **baseline} if result in (WORSE, NOTHING_BETTER) else candidate
+    seed = {"widths": plan.widths, **plan.cost.at(plan.widths)}
+    rounds = _rounds(plan, history, trials)
     status = status_of(study, url)
     return {
         "study": study.study_name,
         "status": status,
         "storage": hide_password(url),
         "budget": {r: plan.budget.get(r) for r in ("macs", "params")},
-        "seed": {"widths": plan.widths, **plan.cost.at(plan.widths)},
+        "seed": seed,
         "baseline": baseline,
-        "recommended": {"round": None, **baseline} if keep else candidate,
+        "recommended": recommended,
+        "removed": removed(seed, recommended),
         "candidate": candidate,
         "gain": gain,
         "gain_so_far": history.gain_of(found),
         "verdict": result,
-        "rounds": _rounds(plan, history, trials),
+        "rounds": rounds,
+        **pruned_most_and_least(rounds),
         "cost": _search_cost(plan, complete),
         "selection_seeds": plan.seeds,  # trainings of the baseline with fresh seeds are numbered from here
         **ending(study, status, all_trials),

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from widthsearch.views.formats import bar, count, headline, joined, median, metric_form, plus_minus
 from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
+from widthsearch.views.shares import pruned_line, removed_line
 
 _VERDICTS = {
     BETTER: "the recommended widths are better than uniform ones",
@@ -69,16 +70,16 @@ def _verdict(s: Mapping[str, Any]) -> list[str]:
 
 
 def closing(s: Mapping[str, Any]) -> list[Text]:
-    """What the search cost, and what it left out."""
-    lines = [f"not searched: {f['name']} (width {f['width']}): {f['reason']}" for f in s["not_searched"]]
+    """What was removed, which layers were pruned most, what the search cost, and what it left out."""
+    lines = [line for line in (removed_line(s), pruned_line(s)) if line is not None]
     cost = s["cost"]
     if cost["in_uniform_trainings"] is not None:
-        lines.insert(
-            0,
+        lines.append(
             f"search cost  {cost['in_uniform_trainings']:.0f} uniform trainings "
             f"({cost['training_macs']:.3g} training MACs); "
-            f"{cost['seconds']:.0f} worker seconds with the verdict",
+            f"{cost['seconds']:.0f} worker seconds with the verdict"
         )
+    lines += [f"not searched: {f['name']} (width {f['width']}): {f['reason']}" for f in s["not_searched"]]
     return [Text(line) for line in lines]
 
 

@@ -1,0 +1,105 @@
+"""Studies with many trials of which none was trained: the search played in memory, its trials written at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from commands import interrupt
+from optuna.trial import FrozenTrial, create_trial
+
+from widthsearch import storage as names
+from widthsearch.database import open_storage
+from widthsearch.history import History
+from widthsearch.plan import Plan, Run, Slot
+from widthsearch.sampler import search_space
+from widthsearch.storage import load, plan_of
+
+
+def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
+    """Launch a study, and play its first ``many`` trials; ``changes`` replace fields of the file's ``Study``."""
+    interrupt(file, 0, url, **changes)
+    study = load(file.stem, open_storage(url, create=False), url)
+    fill(study, many)
+    return study
+
+
+def fill(study: optuna.Study, many: int) -> None:
+    """Add the first ``many`` trials of the search to a study that was launched and stopped before its first."""
+    plan, noise = plan_of(study), random.Random(0)
+    space = search_space(plan)
+    runs: list[Run] = []
+    made: list[FrozenTrial] = []
+    for slot, _ in zip(slots_in_order(plan, runs), range(many), strict=False):
+        level = 0.7 if slot.kind in ("score", "report") else 1.0  # every proposal is better than the baseline
+        value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise)
+        attributes = {
+            names.ROUND: slot.round,
+            names.REPLICA: slot.replica,
+            names.STEP: slot.step,
+            names.SEED: slot.random_seed(plan.seed),
+            names.CHECKPOINT: slot.file,
+            names.KIND: slot.kind,
+        }
+        made.append(
+            create_trial(
+                value=value,
+                params=dict(slot.widths),
+                distributions=space,
+                user_attrs={**attributes, **outcome},
+                constraints={r: outcome[r] / limit - 1 for r, limit in plan.budget.items()},
+            )
+        )
+        runs.append(Run(slot.key, "complete", slot.widths, value, outcome.get(names.PRUNE_RATIO)))
+    study.add_trials(made)
+
+
+def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
+    """All slots of a search in which nothing fails, given the runs of those before.
+
+    ``next_step`` would give the same (test_large_studies.py compares them), but not in a second.
+    """
+    for round_ in range(plan.rounds):
+        over_wide = History(plan, runs).over_wide(round_)
+        yield from (Slot("measure", round_, k, over_wide) for k in range(plan.replicas))
+        if round_ == 0:
+            yield from (Slot("baseline", -1, k, plan.baseline()) for k in range(plan.seeds))
+        candidates = History(plan, runs).candidates(round_)
+        for k in range(plan.seeds):
+            yield from (Slot("score", round_, k, c.widths, c.step) for c in candidates)
+    best = History(plan, runs).best(plan.rounds)
+    assert best is not None
+    for k in range(plan.seeds, plan.seeds + plan.report_seeds):
+        yield Slot("report", best.round, k, best.widths, best.step)
+        yield Slot("baseline", -1, k, plan.baseline())
+
+
+def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:
+    """The attributes of a trained trial.  Layers take turns in being too wide, so no round is balanced."""
+    cost = plan.cost.at(slot.widths)
+    outcome: dict[str, Any] = {
+        names.ACCURACY: noise.uniform(0.5, 1.0),
+        names.MACS: cost["macs"],
+        names.PARAMS: cost["params"],
+        names.TRAINING_MACS: 3 * cost["macs"] * 64,
+        names.SECONDS: 0.01,
+        names.HOST: "somewhere",
+    }
+    if slot.kind == "measure":
+        pruned = shares(len(slot.widths), slot.round)
+        kept = {
+            v: max(1, min(w, round(w * (1 - share) + noise.uniform(-1, 1))))
+            for (v, w), share in zip(slot.widths.items(), pruned, strict=True)
+        }
+        outcome[names.KEPT] = kept
+        outcome[names.PRUNE_RATIO] = {v: 1 - k / slot.widths[v] for v, k in kept.items()}
+    return outcome
+
+
+def shares(many: int, round_: int) -> Sequence[float]:
+    """What part of each layer is pruned: 0.2 to 0.7, rising along the network in one round, falling in the next."""
+    rising = [0.2 + 0.5 * k / max(1, many - 1) for k in range(many)]
+    return rising[::-1] if round_ % 2 else rising

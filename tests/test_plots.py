@@ -1,0 +1,170 @@
+"""Figures show the summary's numbers, at every moment of a search, and for large ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from commands import MODEL, TRIALS, URL, interrupt, trials, write_study
+from played import play
+
+from widthsearch.database import open_storage
+from widthsearch.storage import load
+from widthsearch.views.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
+from widthsearch.views.report import summarise
+from widthsearch.views.style import colour_of
+from widthsearch.views.trials import trial_rows
+
+pytestmark = pytest.mark.usefixtures("working_folder")
+
+CHAIN = [8, *(20 + k % 7 for k in range(50)), 3]
+LAYERS = ", nn.ReLU(), ".join(f"nn.Linear({a}, {b})" for a, b in zip(CHAIN, CHAIN[1:], strict=False))
+DEEP = (MODEL, f"return nn.Sequential({LAYERS})")
+
+
+class Shown(NamedTuple):
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    def figures(self) -> list[Any]:
+        return [
+            prune_ratio_figure(*self),
+            widths_figure(self.summary),
+            loss_figure(*self),
+            seeds_figure(*self),
+        ]
+
+
+def shown(name: str, url: str) -> Shown:
+    study = load(name, open_storage(url, create=False), url)
+    return Shown(summarise(study, url), trial_rows(study))
+
+
+def traces(figure: Any) -> dict[str, dict[str, Any]]:
+    """Name -> trace, as plain JSON."""
+    return {trace.get("name", ""): trace for trace in json.loads(figure.to_json(engine="json"))["data"]}
+
+
+def plain(values: Any) -> list[Any]:
+    return list(values) if not isinstance(values, dict) else pytest.fail("numbers as base64")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """Three rounds and the verdict."""
+    folder = tmp_path_factory.mktemp("whole")
+    url = f"sqlite:///{folder / 'widthsearch.db'}"
+    changes = {"rounds": 3, "step_sizes": [0.5, 1], "tolerance": 0.0, "patience": 9, "report_seeds": 5}
+    play(write_study(folder), url, 999, **changes)
+    return shown("tiny", url)
+
+
+def test_the_heat_map_is_the_rounds_prune_ratios(whole: Shown) -> None:
+    heat = traces(prune_ratio_figure(*whole))[""]
+    rounds = whole.summary["rounds"]
+    assert heat["x"] == ["round 0", "round 1", "round 2"]
+    for v, (variable, row) in enumerate(zip(("fc1", "fc2"), heat["z"], strict=True)):
+        assert row == [r["prune_ratio"][variable] for r in rounds]
+        for r, round_ in enumerate(rounds):
+            mean, se = round_["prune_ratio"][variable], round_["prune_ratio_se"][variable]
+            assert heat["text"][v][r] == f"{mean:.2f} ± {se:.2f}"
+            name, replicas = heat["customdata"][v][r]
+            own = [float(p) for p in replicas.split(", ")]
+            assert (name, len(own)) == (variable, 2)
+            assert sum(own) / 2 == pytest.approx(mean, abs=1e-3)
+
+
+def test_widths_go_from_the_seed_to_the_recommendation(whole: Shown) -> None:
+    found, summary = traces(widths_figure(whole.summary)), whole.summary
+    networks = [summary["seed"]["widths"], summary["baseline"]["widths"]]
+    networks += [r["proposal"] for r in summary["rounds"]] + [summary["recommended"]["widths"]]
+    for variable in ("fc1", "fc2"):
+        assert plain(found[variable]["y"]) == [widths[variable] for widths in networks]
+        assert found[variable]["x"][:3] == ["seed", "baseline", "round 0"]
+
+
+def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole: Shown) -> None:
+    found = traces(loss_figure(*whole))
+    scored = [step["val_loss"] for r in whole.summary["rounds"] for step in r["steps"]]
+    assert sorted(plain(found["candidate"]["y"])) == pytest.approx(sorted(loss["mean"] for loss in scored))
+    errors = sorted(plain(found["candidate"]["error_y"]["array"]))
+    assert errors == pytest.approx(sorted(loss["se"] for loss in scored))
+    best = found["best so far"]
+    assert best["x"] == sorted(best["x"])
+    assert best["y"] == sorted(best["y"], reverse=True)
+    assert min(best["y"]) == pytest.approx(min(loss["mean"] for loss in scored))
+    # Its last point is the last score of the search: nothing of the verdict is counted.
+    assert best["x"][-1] == pytest.approx(whole.summary["cost"]["in_uniform_trainings"])
+    base = found["uniform baseline"]
+    own = [
+        r["val_loss"] for r in whole.rows if r["kind"] == "baseline" and r["replica"] < 2 and r["val_loss"]
+    ]
+    assert plain(base["y"]) == pytest.approx([sum(own) / 2])
+
+
+def test_seeds_are_paired_and_their_means_are_the_summarys(whole: Shown) -> None:
+    found, summary = traces(seeds_figure(*whole)), whole.summary
+    mean = found.pop("mean, standard error")
+    networks = [summary["baseline"]["val_loss"], summary["recommended"]["val_loss"]]
+    assert plain(mean["y"]) == pytest.approx([n["mean"] for n in networks])
+    assert plain(mean["error_y"]["array"]) == pytest.approx([n["se"] for n in networks])
+    pairs = {}
+    for trace in found.values():
+        y, text = trace["y"], trace["text"]
+        assert y[2::3] == [None] * (len(y) // 3)  # pairs are not joined with each other
+        pairs |= dict(zip(text[::3], zip(y[::3], y[1::3], strict=True), strict=True))
+    losses = {
+        kind: {f"seed {r['replica']}": r["val_loss"] for r in whole.rows if r["kind"] == kind}
+        for kind in ("baseline", "report")
+    }
+    assert pairs == {k: (losses["baseline"][k], own) for k, own in losses["report"].items()}
+    assert len(pairs) == 5
+    gains = [a - b for a, b in pairs.values()]
+    assert sum(gains) / 5 == pytest.approx(summary["gain"]["mean"])
+
+
+@pytest.mark.parametrize("stop_at", range(TRIALS + 1))
+def test_figures_of_a_search_at_every_moment(tmp_path: Path, stop_at: int) -> None:
+    play(write_study(tmp_path), URL, stop_at)
+    now = shown("tiny", URL)
+    heat, widths, loss, seeds = (figure.to_json() for figure in now.figures())
+    kinds = {t.user_attrs["kind"] for t in trials() if t.state.name == "COMPLETE"}
+    assert ("nothing measured yet" in heat) == ("measure" not in kinds)
+    assert ("nothing scored yet" in loss) == ("nothing scored yet" in seeds) == ("baseline" not in kinds)
+    assert "seed" in widths
+    assert ("no fresh ones yet" in seeds) == ("report" not in kinds)
+
+
+def test_running_and_failed_trials_are_no_numbers(tmp_path: Path) -> None:
+    interrupt(write_study(tmp_path), 3)
+    for figure in shown("tiny", URL).figures():
+        figure.to_json()
+
+
+def test_fifty_variables_and_three_hundred_trials(tmp_path: Path) -> None:
+    changes = {"rounds": 12, "replicas": 4, "seeds": 4, "tolerance": 0.0, "patience": 99}
+    play(write_study(tmp_path, DEEP), URL, 300, **changes)
+    heat, widths, loss, _ = figures = shown("tiny", URL).figures()
+    assert sum(len(figure.to_json()) for figure in figures) < 1e6
+    assert (len(heat.data[0].z), len(widths.data)) == (50, 50)
+    assert len({trace.line.color for trace in widths.data}) == 50
+    assert len(loss.data[0].x) == 1 + 12  # the baseline, and a proposal per round
+
+
+def test_a_name_is_shown_as_it_is(tmp_path: Path) -> None:
+    layers = "nn.Sequential()\n    m.add_module('<b>x</b>&%{x}', nn.Linear(8, 16))\n"
+    layers += "    m.add_module('relu', nn.ReLU())\n    m.add_module('out', nn.Linear(16, 3))\n    return m"
+    play(write_study(tmp_path, (MODEL, f"m = {layers}")), URL, TRIALS)
+    for figure in shown("tiny", URL).figures()[:2]:
+        page = json.dumps(json.loads(figure.to_json()))
+        assert "<b>" not in page
+        assert "&lt;b&gt;x&lt;/b&gt;&amp;%{x}" in page
+        assert "%{x}" not in (figure.data[0].hovertemplate or "").replace(", %{x}", "")
+
+
+def test_colours_of_prune_ratios_run_from_light_to_dark() -> None:
+    brightness = [sum(bytes.fromhex(colour_of(k / 20)[1:])) for k in range(21)]
+    assert brightness == sorted(brightness, reverse=True)
+    assert colour_of(-1) == colour_of(0) != colour_of(1) == colour_of(2)

@@ -1,0 +1,36 @@
+"""The command that draws: draw."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from widthsearch.cli.console import out
+from widthsearch.cli.options import Name, Storage, app, one_line_errors
+from widthsearch.cli.summaries import open_study
+from widthsearch.errors import UsageError
+
+
+@app.command()
+@one_line_errors
+def draw(
+    file: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="The picture to write: .svg or .png.")
+    ],
+    name: Name = None,
+    storage: Storage = None,
+) -> None:
+    """Draw the network before (seed), over-wide and after (recommended), layer by layer, to scale."""
+    from widthsearch.storage import modules_of
+    from widthsearch.views import picture
+    from widthsearch.views.drawing import draw_architecture
+    from widthsearch.views.summary import summary_of
+
+    picture.check(file)
+    study, url = open_study(name, storage)
+    summary = summary_of(study, url)
+    if "comparison" in summary:
+        raise UsageError(f"study {summary['study']!r} is a comparison; draw shows a single search")
+    picture.write(draw_architecture(summary, modules_of(study)), file)
+    out.print(f"drawn into {file}", markup=False, highlight=False, soft_wrap=True)
