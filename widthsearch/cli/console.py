@@ -28,33 +28,53 @@ out = Console(width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True)
 
 
-class _Warnings(logging.Handler):
-    """What the package logs while a search runs (waiting for a database) goes through its display."""
+class _Messages(logging.Handler):
+    """What the package logs while a search runs.
+
+    A warning (waiting for a database) is for everybody and goes through the display.  What ``--verbose`` asks
+    for goes to stderr, but where that is the terminal of a live display, through it: it would be torn.
+    """
 
     def __init__(self, progress: Tracker) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._progress.say(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            self._progress.say(record.getMessage())
+        elif self._progress.console.is_terminal and err.is_terminal:
+            self._progress.say(self.format(record))
+        else:
+            err.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def display(
-    workers: int | None, address: str | None, console: Console = out
+    workers: int | None,
+    address: str | None,
+    console: Console = out,
+    *,
+    verbose: int = 0,
+    tensorboard: str | None = None,
 ) -> Iterator[tuple[Backend, Tracker]]:
     """The backend and the progress display of a search; leaves the terminal clean at its end."""
     from widthsearch.views.progress import LiveTracker, Tracker
+    from widthsearch.views.tensorboard import Board
 
     if workers is None and address is None:
         workers = len(os.sched_getaffinity(0))
-    progress = (LiveTracker if console.is_terminal else Tracker)(console, workers or 1)
-    handler = _Warnings(progress)
-    logging.getLogger("widthsearch").addHandler(handler)
+    board = None if tensorboard is None else Board(tensorboard)
+    progress = (LiveTracker if console.is_terminal else Tracker)(console, workers or 1, board)
+    logger, handler = logging.getLogger("widthsearch"), _Messages(progress)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
     try:
         yield _backend(workers, address), progress
     finally:
-        logging.getLogger("widthsearch").removeHandler(handler)
+        logger.setLevel(before)
+        logger.removeHandler(handler)
         progress.end()
 
 
@@ -76,7 +96,7 @@ def submit_job(
     jobs.check_storage(storage)
     _, path, attribute = load_study(study)
     file = f"{path.name}:{attribute}"
-    command = ["widthsearch", verb, *([file] if verb == "launch" else [*arguments, "--study", file])]
+    command = ["widthsearch", verb, *arguments, *([file] if verb == "launch" else ["--study", file])]
     for option, value in {**options, "storage": storage, "address": address or "auto"}.items():
         if value is not None:
             command += [f"--{option}"] if value is True else [f"--{option}", str(value)]

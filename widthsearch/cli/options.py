@@ -60,8 +60,17 @@ Submit = Annotated[
 Plot = Annotated[
     str | None,
     typer.Option(
-        help="Of a comparison: draw loss against search cost into this .html file.", show_default=False
+        help="Draw into this .html file: of a comparison loss against search cost, of a family loss against "
+        "MACs and parameters.",
+        show_default=False,
     ),
+]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what the search does; -vv: more.")
+]
+Board = Annotated[
+    str | None,
+    typer.Option("--tensorboard", metavar="DIR", help="Write scalars for TensorBoard into DIR/NAME."),
 ]
 F = TypeVar("F", bound=Callable[..., None])
 

@@ -1,10 +1,10 @@
-"""A study's summary, printed as a page or as JSON."""
+"""A study's summary, or a family's, printed as a page or as JSON."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from widthsearch.cli.console import out
 
@@ -29,22 +29,44 @@ def open_study(name: str | None, storage: str | None) -> tuple[optuna.Study, str
     return load(name, open_storage(url, create=False), url), url
 
 
+def print_named(
+    name: str | None, url: str, as_json: bool = False, plot: str | None = None, *, patient: bool = False
+) -> None:
+    """Print what is known of a study or a family; without a name, of the latest."""
+    from widthsearch.database import open_storage
+    from widthsearch.storage import family_of, load
+    from widthsearch.views.summary import summary_of_family
+
+    storage = open_storage(url, create=False, patient=patient)
+    family = family_of(name, storage)
+    if family is None:
+        print_summary(load(name, storage, url), url, as_json, plot)
+    else:
+        _print(summary_of_family(family, storage, url), url, as_json, plot)
+
+
 def print_summary(study: optuna.Study, url: str, as_json: bool = False, plot: str | None = None) -> None:
     """Print what is known of a study; draw it, too, where a file for the figure is given."""
-    from widthsearch.views.summary import finite, summary_of
-    from widthsearch.views.tables import show_comparison, show_summary
+    from widthsearch.views.summary import summary_of
 
-    summary = summary_of(study, url)
+    _print(summary_of(study, url), url, as_json, plot)
+
+
+def _print(summary: dict[str, Any], url: str, as_json: bool, plot: str | None) -> None:
+    from widthsearch.views.compare_plots import write_comparison
+    from widthsearch.views.family_plots import write_family
+    from widthsearch.views.summary import finite
+    from widthsearch.views.tables import show_comparison, show_family, show_summary
+
+    family = "members" in summary
     if plot is not None:
-        from widthsearch.views.compare_plots import write_comparison
-
-        write_comparison(summary, plot)
+        (write_family if family else write_comparison)(summary, plot)
     if as_json:
         print(json.dumps(finite(summary), indent=2, allow_nan=False))
         return
-    (show_comparison if "comparison" in summary else show_summary)(out, summary)
+    (show_family if family else show_comparison if "comparison" in summary else show_summary)(out, summary)
     if summary["status"] == "interrupted":
-        line = f"go on with: {command('resume', summary['study'], url)}"
+        line = f"go on with: {command('resume', summary['family' if family else 'study'], url)}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from widthsearch.cli.console import out
 from widthsearch.cli.options import AsJson, Name, Plot, Storage, app, one_line_errors
-from widthsearch.cli.summaries import check_plot, open_study, print_summary
+from widthsearch.cli.summaries import check_plot, print_named
 from widthsearch.errors import UsageError
 
 
@@ -21,9 +21,11 @@ def show(
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
-    """Show the recommended widths, or what a comparison found, while the search runs or after."""
+    """Show the recommended widths, of a family or comparison what was found, while it runs or after."""
+    from widthsearch.database import url_from
+
     check_plot(plot)
-    print_summary(*open_study(name, storage), as_json, plot)
+    print_named(name, url_from(storage), as_json, plot)
 
 
 @app.command(name="list")

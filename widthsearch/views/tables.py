@@ -19,15 +19,19 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("study", "status", "rounds", "trials", "gain (95 % interval)"):
         table.add_column(column)
+    family = None
     for s in summaries:
+        if s.get("family") not in (None, family):
+            table.add_row(escape(s["family"]), "family")
+        family = s.get("family")
+        name = escape(s["study"]) if family is None else f"  {escape(s['study'])}"
         if "comparison" in s:
             done = str(sum(s["trials"].values()))
-            table.add_row(escape(s["study"]), s["status"], "-", done, f"compares {', '.join(s['arms'])}")
+            table.add_row(name, s["status"], "-", done, f"compares {', '.join(s['arms'])}")
             continue
-        gain = s["gain"]
-        shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
+        shown = _interval(s["gain"])
         scored = sum(r["val_loss"] is not None for r in s["rounds"])
-        table.add_row(escape(s["study"]), s["status"], str(scored), str(sum(s["trials"].values())), shown)
+        table.add_row(name, s["status"], str(scored), str(sum(s["trials"].values())), shown)
     console.print(table)
 
 
@@ -76,8 +80,7 @@ def _recommendations(arms: Sequence[dict[str, Any]]) -> Table:
     for i, name in enumerate(("arm", "widths (first repeat)", "MACs", "params", "val loss", "median", "n")):
         table.add_column(name, justify="right" if i > 1 else "left", overflow="fold")
     table.add_column("val accuracy", justify="right")
-    known = [a["val_accuracy"]["mean"] for a in arms if a["val_accuracy"]]
-    share = "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"
+    share = _share([a["val_accuracy"] for a in arms])
     for a in arms:
         loss = a["val_loss"]
         table.add_row(
@@ -117,6 +120,43 @@ def _interval(gain: dict[str, Any] | None) -> str:
         return "-"
     low, high = gain["ci95"]
     return f"{gain['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def show_family(console: Console, s: dict[str, Any]) -> None:
+    """Print a family: per budget, both networks on the same fresh seeds, then gains and costs."""
+    console.print(f"[bold]{escape(s['family'])}[/]  {s['status']}", highlight=False)
+    networks = Table(box=None, pad_edge=False, header_style="bold")
+    columns = ("study", "network", "widths", "MACs", "params", "val loss", "val accuracy", "n")
+    for i, name in enumerate(columns):
+        networks.add_column(name, justify="right" if i > 2 else "left", overflow="fold")
+    for m in s["members"]:
+        rows = [("uniform", m["baseline"])]
+        if m["recommended"]:
+            same = m["recommended"]["round"] is None  # nothing better was found
+            rows = [("uniform, recommended", m["baseline"])] if same else rows
+            rows += [] if same else [("recommended", m["recommended"])]
+        for i, (name, network) in enumerate(rows):
+            loss, accuracy = network["val_loss"], network["val_accuracy"]
+            networks.add_row(
+                escape(m["study"]) if i == 0 else "",
+                name,
+                "-".join(map(str, network["widths"].values())),
+                *(f"{network['macs']:,}", f"{network['params']:,}"),
+                *(_pm(loss, "{:.4f}"), _pm(accuracy, _share([accuracy]))),
+                str(loss["n"]) if loss else "-",
+            )
+    console.print(networks)
+    gains = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(("study", "status", "budget", "gain (95 %)", "verdict", "search cost")):
+        gains.add_column(name, justify="right" if i == 5 else "left", overflow="fold")
+    for m in s["members"]:
+        budget = ", ".join(f"{limit:,} {r}" for r, limit in m["budget"].items() if limit is not None)
+        status = "waiting" if m["status"] == "running" and not m["trials"] else m["status"]
+        cost = m["cost"]["in_uniform_trainings"]
+        spent = "-" if cost is None else f"{cost:.1f}"
+        gains.add_row(escape(m["study"]), status, budget, _interval(m["gain"]), m["verdict"] or "-", spent)
+    console.print(gains)
+    console.print("(search cost in uniform trainings at that budget)", style="dim", highlight=False)
 
 
 def show_widths(console: Console, d: dict[str, Any]) -> None:
@@ -190,8 +230,7 @@ def _network_table(s: dict[str, Any]) -> Table:
     columns += ["test accuracy"] if tested else []
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i else "left")
-    known = [network["val_accuracy"]["mean"] for _, network in rows if network.get("val_accuracy")]
-    share = "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"  # a metric may be anything
+    share = _share([network.get("val_accuracy") for _, network in rows])
     for name, network in rows:
         loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
         cells = [
@@ -246,6 +285,11 @@ def _verdict_lines(s: dict[str, Any]) -> list[str]:
             f"all trials together {cost['seconds']:.0f} worker seconds"
         )
     return lines
+
+
+def _share(accuracies: Sequence[dict[str, Any] | None]) -> str:
+    """How accuracies are printed: as percentages, unless a metric of the user's is something else."""
+    return "{:.2%}" if all(0 <= a["mean"] <= 1 for a in accuracies if a) else "{:.4g}"
 
 
 def _pm(stats: dict[str, Any] | None, form: str) -> str:
