@@ -130,11 +130,10 @@ def show_family(console: Console, s: dict[str, Any]) -> None:
     for i, name in enumerate(columns):
         networks.add_column(name, justify="right" if i > 2 else "left", overflow="fold")
     for m in s["members"]:
-        rows = [("uniform", m["baseline"])]
-        if m["recommended"]:
-            same = m["recommended"]["round"] is None  # nothing better was found
-            rows = [("uniform, recommended", m["baseline"])] if same else rows
-            rows += [] if same else [("recommended", m["recommended"])]
+        found = m["recommended"]
+        same = found is not None and found["round"] is None  # nothing better was found
+        rows = [("uniform, recommended" if same else "uniform", m["baseline"])]
+        rows += [("recommended", found)] if found and not same else []
         for i, (name, network) in enumerate(rows):
             loss, accuracy = network["val_loss"], network["val_accuracy"]
             networks.add_row(
