@@ -87,6 +87,8 @@ class Ledger:
 
     def _log_step(self, step: Step, runs: list[Run]) -> None:
         """Say why a slot is handed out again; and, once, when a phase begins or is waited for."""
+        if not log.isEnabledFor(logging.INFO):
+            return
         phase: object = type(step)
         if isinstance(step, Slot):
             phase = (step.kind, step.round, step.branch)

@@ -75,6 +75,7 @@ def _run_tune(
     workers = workers or _room_for(study)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a worker's death we tell in one line
     searcher.ledger.progress.workers = workers
+    log.info("%d workers with %g CPUs and %g GPUs each", workers, _cpus(study), study.gpus)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # start all workers at once
     with tempfile.TemporaryDirectory(prefix="widthsearch-") as folder, _driver_here(folder):
         try:
@@ -184,12 +185,10 @@ def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
         raise KeyboardInterrupt from None
     finally:
         os.environ.update(secret)
-    log.info(
-        "Ray is there after %.1f s: %s; dashboard %s",
-        time.monotonic() - start,
-        {name: n for name, n in ray.cluster_resources().items() if name in ("CPU", "GPU")},
-        f"at http://{context.dashboard_url}" if context.dashboard_url else "not running",
+    link = (
+        f"dashboard at http://{context.dashboard_url}" if context.dashboard_url else "without its dashboard"
     )
+    log.info("Ray is there after %.1f s, %s", time.monotonic() - start, link)
     if address is None and study.gpus > (gpus := ray.cluster_resources().get("GPU", 0.0)):
         ray.shutdown()
         raise UsageError(f"Study(gpus={study.gpus!r}): this machine has {gpus:g} GPUs that Ray can see")

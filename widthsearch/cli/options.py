@@ -68,7 +68,7 @@ Plot = Annotated[
 Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what the search does; -vv: more.")
 ]
-Board = Annotated[
+TensorBoard = Annotated[
     str | None,
     typer.Option("--tensorboard", metavar="DIR", help="Write scalars for TensorBoard into DIR/NAME."),
 ]

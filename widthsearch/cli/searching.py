@@ -10,13 +10,13 @@ import typer
 from widthsearch.cli.console import display, err, out, submit_job
 from widthsearch.cli.options import (
     Address,
-    Board,
     Checkpoints,
     Name,
     Plot,
     Storage,
     StudyFile,
     Submit,
+    TensorBoard,
     Verbose,
     Workers,
     app,
@@ -53,7 +53,7 @@ def launch(
     address: Address = None,
     checkpoints: Checkpoints = None,
     submit: Submit = None,
-    tensorboard: Board = None,
+    tensorboard: TensorBoard = None,
     verbose: Verbose = 0,
 ) -> None:
     """Start a study, or a family of them, and run it to recommended widths."""
@@ -163,7 +163,7 @@ def resume(
     address: Address = None,
     checkpoints: Checkpoints = None,
     submit: Submit = None,
-    tensorboard: Board = None,
+    tensorboard: TensorBoard = None,
     verbose: Verbose = 0,
 ) -> None:
     """Go on with an interrupted study or family, or make more rounds."""
@@ -184,7 +184,7 @@ def resume(
     family = family_of(name, open_storage(url, create=False, patient=True))
     if family is not None and rounds is not None:
         raise UsageError(
-            f"--rounds: {family.name!r} is a family; give more rounds to one of its members, {family.members}"
+            f"--rounds: {family.name!r} is a family; give more rounds to one of {', '.join(family.members)}"
         )
     go_on = functools.partial(search.resume, name, rounds=rounds)
     if family is not None:

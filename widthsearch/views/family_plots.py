@@ -32,7 +32,8 @@ def family_figure(summary: Mapping[str, Any]) -> Any:
             known = [(m["study"], m[key]) for m in summary["members"] if m[key] and m[key]["val_loss"]]
             known.sort(key=lambda of: of[1][resource])
             dash = "dash" if key == "baseline" else "solid"
-            style = {"mode": "lines+markers", "line": {"color": colour, "dash": dash}, "marker": {"size": 9}}
+            marker = {"size": 13, "symbol": "circle-open"} if key == "baseline" else {"size": 8}
+            style = {"mode": "lines+markers", "line": {"color": colour, "dash": dash}, "marker": marker}
             _add(figure, column, resource, known, name=name, **style)
         seed = [
             (m["study"], m["baseline"])
@@ -42,8 +43,8 @@ def family_figure(summary: Mapping[str, Any]) -> Any:
         marker = {"color": "black", "symbol": "star", "size": 14}
         _add(figure, column, resource, seed[:1], name="seed network", mode="markers", marker=marker)
         figure.update_xaxes(type="log", title=title, col=column)
-    figure.update_yaxes(title="validation loss, fresh seeds", col=1)
-    title = f"{summary['family']}: loss against cost"
+    figure.update_yaxes(title="validation loss", col=1)
+    title = f"{summary['family']}: loss against cost (mean and standard error over fresh seeds)"
     figure.update_layout(title=title, template="plotly_white", font_size=13, height=560)
     return figure
 
@@ -57,7 +58,7 @@ def _add(
         x=[network[resource] for _, network in networks],
         y=[network["val_loss"]["mean"] for _, network in networks],
         error_y={"array": [network["val_loss"]["se"] or 0.0 for _, network in networks], "thickness": 1},
-        text=[f"{study}: {'-'.join(map(str, network['widths'].values()))}" for study, network in networks],
+        text=[_words(study, network) for study, network in networks],
         hovertemplate="%{text}<br>%{x:,}: %{y:.4f}",
         name=name,
         legendgroup=name,
@@ -66,3 +67,8 @@ def _add(
         col=column,
         **style,
     )
+
+
+def _words(study: str, network: Mapping[str, Any]) -> str:
+    widths = "-".join(map(str, network["widths"].values()))
+    return f"{study}: {widths}, n = {network['val_loss']['n']}"
