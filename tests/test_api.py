@@ -69,7 +69,7 @@ def test_resume_goes_on(tiny: Path, finished: Finished) -> None:
     interrupt(tiny, 3)
     before = load()
     assert before.status == "interrupted"
-    with pytest.raises(UsageError, match="no widths yet"):
+    with pytest.raises(UsageError, match="recommends no widths"):
         before.widths  # noqa: B018
     assert resume(workers=0).widths == load("tiny", finished.url).widths
     assert before.status == "interrupted"  # as it was when it was loaded

@@ -23,7 +23,7 @@ from widthsearch.views.markup import html_of, markdown_of
 from widthsearch.views.notes import annotate
 from widthsearch.views.page import report_page
 from widthsearch.views.search_page import search_page
-from widthsearch.views.summary import summary_of
+from widthsearch.views.summary import summary_of, summary_of_name
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -89,7 +89,7 @@ def test_the_browser_does_notice_a_page_that_asks_and_complains(tmp_path: Path) 
 
 def test_the_report_has_what_repeats_the_study(finished: Finished) -> None:
     storage = open_storage(finished.url, create=False)
-    page = report_page(load("tiny", storage, finished.url), finished.url)
+    page = report_page(summary_of_name("tiny", storage, finished.url), storage, finished.url)
     for text in ("fc1", "step_sizes", "unchanged since launch", "class Net(nn.Module)", "torch 2."):
         assert text in page
 

@@ -7,6 +7,7 @@ and ``Objective`` for its other samplers.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from widthsearch.sampler import GrowShrinkSampler
     from widthsearch.space import WidthSpace, trace
     from widthsearch.study import Budget, Recipe, Study
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet, unless somebody listens
 
 __all__ = [
     "Budget",

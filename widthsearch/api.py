@@ -19,11 +19,13 @@ from widthsearch.search import launch as launch_search
 from widthsearch.search import load_again
 from widthsearch.search import resume as resume_search
 from widthsearch.study import Budget, Study
+from widthsearch.terminal import display
 from widthsearch.trial import build_space
 from widthsearch.views import plots
 from widthsearch.views.drawing import draw_architecture
 from widthsearch.views.page import report_page, summary_html
-from widthsearch.views.summary import summary_of
+from widthsearch.views.pages import figure_of
+from widthsearch.views.summary import name_of, summary_of_name
 from widthsearch.views.trials import trial_rows
 
 if TYPE_CHECKING:
@@ -42,20 +44,29 @@ class Drawing(str):
 
 
 class Result:
-    """What is known of a study, as it was when it was loaded: :meth:`refresh` looks again.
+    """What is known of a study or a family, as it was when it was loaded: :meth:`refresh` looks again.
 
     Its attributes are named as in ``widthsearch show --json``: ``result.status``,
     ``result.recommended["widths"]``, ``result.gain["ci95"]``, ``result.rounds``...
     """
 
-    def __init__(self, study: optuna.Study, url: str) -> None:
-        self.optuna_study, self._url = study, url
+    def __init__(self, name: str | None, storage: optuna.storages.BaseStorage, url: str) -> None:
+        self._name, self._storage, self._url = name, storage, url
         self.refresh()
 
     def refresh(self) -> Result:
         """Look into the database again; returns itself."""
-        self.summary: dict[str, Any] = summary_of(self.optuna_study, self._url)
+        self.summary: dict[str, Any] = summary_of_name(self._name, self._storage, self._url)
+        self._name = name_of(self.summary)
         return self
+
+    @property
+    def optuna_study(self) -> optuna.Study:
+        """The Optuna study; :class:`UsageError` for a family, which is several."""
+        if "members" in self.summary:
+            names_ = ", ".join(member["study"] for member in self.summary["members"])
+            raise UsageError(f"{self._name!r} is a family; load one of its members: {names_}")
+        return names.load(self._name, self._storage, self._url)
 
     def __getattr__(self, name: str) -> Any:
         """A key of the summary."""
@@ -71,7 +82,7 @@ class Result:
 
     def __repr__(self) -> str:
         """Name, status, and the recommended widths of a search."""
-        return f"<widthsearch.Result {self.summary['study']!r}: {self.summary['status']}>"
+        return f"<widthsearch.Result {self._name!r}: {self.summary['status']}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -82,7 +93,7 @@ class Result:
         """The recommended widths by width variable; :class:`UsageError` while there are none."""
         recommended = self.summary.get("recommended")
         if recommended is None:
-            raise UsageError(f"study {self.summary['study']!r} recommends no widths yet")
+            raise UsageError(f"{self._name!r} recommends no widths (yet)")
         return dict(recommended["widths"])
 
     def to_frame(self) -> pd.DataFrame:
@@ -108,11 +119,15 @@ class Result:
 
     def to_html(self) -> str:
         """The page that ``widthsearch report`` writes."""
-        return report_page(self.optuna_study, self._url)
+        return report_page(self.summary, self._storage, self._url)
 
     def plot_architecture(self) -> Drawing:
         """The network before, over-wide and after, to scale (an SVG that a notebook shows)."""
         return Drawing(draw_architecture(self.summary, names.modules_of(self.optuna_study)))
+
+    def plot(self) -> go.Figure:
+        """The figure of a family (loss against cost) or a comparison; :class:`UsageError` for a search."""
+        return figure_of(self.summary)
 
     def plot_prune_ratios(self) -> go.Figure:
         """Heat map: prune ratio by width variable and round."""
@@ -132,13 +147,13 @@ class Result:
 
 
 def load(name: str | None = None, storage: str | None = None) -> Result:
-    """What is known of a study, while it runs or after.
+    """What is known of a study or a family, while it runs or after.
 
     ``name``: default the latest; ``storage``: as ``--storage``.  Raises :class:`UsageError` for a database
     or name that is none.
     """
     url = url_from(storage)
-    return Result(names.load(name, open_storage(url, create=False), url), url)
+    return Result(name, open_storage(url, create=False), url)
 
 
 def launch(
@@ -161,8 +176,6 @@ def launch(
 
     Raises :class:`UsageError` as the command does, also where the search fails.
     """
-    from widthsearch.cli.console import display
-
     given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
@@ -193,8 +206,6 @@ def resume(
     checkpoints: str | None = None,
 ) -> Result:
     """Go on with an interrupted study, or make more rounds: ``widthsearch resume`` with the same options."""
-    from widthsearch.cli.console import display
-
     url = url_from(storage)
     with display(workers, address) as (backend, progress):
         ended = resume_search(

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import random
 import socket
 import time
@@ -24,6 +25,8 @@ import torch
 from torch import nn
 
 from widthsearch.errors import CheckpointError, TrainingError, describe_error
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 OURS = ".checkpoints"  # how a folder is called that nobody but a search has made
@@ -137,6 +140,7 @@ class Checkpoint:
         """Load the state into the parts; returns how many epochs are done, 0 without a usable checkpoint."""
         state = self._load()
         if state is None:
+            log.debug("no checkpoint %s", self._name)
             return 0
         try:
             for name, part in {**self.parts, **parts}.items():
@@ -146,6 +150,7 @@ class Checkpoint:
             raise TrainingError(f"checkpoint {self._name} does not fit: {describe_error(error)}") from error
         self._began -= state["seconds"]
         epochs: int = state["epochs"]
+        log.info("checkpoint %s: goes on after %d epochs", self._name, epochs)
         return epochs
 
     def save(self, epochs: int, parts: Mapping[str, Stateful]) -> None:

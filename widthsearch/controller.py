@@ -101,6 +101,14 @@ class BudgetController:
         value, by_variable = self.cost.gradient(resource, units)
         return slope * (self.price / value * by_variable).astype(log_alpha.dtype)[self._variable]
 
+    def outcome(self) -> tuple[float, dict[str, float]]:
+        """At the end: the price, and the expected cost of each resource relative to its budget."""
+        open_ = open_probability(self.log_alpha)
+        units = np.bincount(self._variable, weights=open_).astype(np.float64, copy=False)
+        cost, (_, error) = self.cost.values(units), self._most_over(units)
+        price = max(0.0, self.PROPORTIONAL * error + self.INTEGRAL * self._integral)
+        return price, {resource: cost[resource] / limit for resource, limit in self.budget.items()}
+
     def _most_over(self, units: NDArray[np.float64]) -> tuple[str, float]:
         """The resource that is most over its target, and ``log(E[cost] / target)``."""
         descent = min(1.0, self.taken / (self.DESCENT * self.steps))

@@ -36,6 +36,8 @@ _DRIVERS = ("psycopg", "psycopg2")  # the Python drivers that are made of libpq
 _GONE = ("57P01", "57P02", "57P03", "57P05", "25P03", "08")  # SQLSTATEs: shut down, starting up, cut off
 _FINAL = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 
+log = logging.getLogger(__name__)
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -169,7 +171,6 @@ def patiently(action: Callable[[], Any]) -> Any:
     Raises its last error once ``PATIENCE_SECONDS`` are over, and every other error at once.
     """
     give_up, pause, waiting = time.monotonic() + PATIENCE_SECONDS, 0.1, False
-    log = logging.getLogger("widthsearch")
     while True:
         try:
             result = action()

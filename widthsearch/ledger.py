@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -18,11 +19,12 @@ from widthsearch.comparison import AnyPlan, next_step
 from widthsearch.database import connection_was_lost, reason
 from widthsearch.errors import UsageError
 from widthsearch.lock import DriverLock
-from widthsearch.plan import Slot, Step
+from widthsearch.plan import Run, Slot, Step, Wait
 from widthsearch.sampler import search_space
 from widthsearch.storage import plan_of, runs_of
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 #: How often in a row one operation may lose its connection (a server that is down is waited for elsewhere).
 CONNECTIONS_LOST = 100
@@ -69,15 +71,54 @@ class Ledger:
         self._space = search_space(self.plan)
         self._lock = lock
         self._live: dict[int, tuple[optuna.Trial, Slot]] = {}
+        self._phase: object = None  # what was last handed out, or waited for
         self.ended = 0  # trials that came to an end since this driver started
 
     def next_step(self) -> Step:
         """What the search needs next, from the database alone."""
-        return self._patiently(lambda: next_step(self.plan, runs_of(self.study.get_trials(deepcopy=False))))
+
+        def look() -> tuple[Step, list[Run]]:
+            runs = runs_of(self.study.get_trials(deepcopy=False))
+            return next_step(self.plan, runs), runs
+
+        step, runs = self._patiently(look)
+        self._log_step(step, runs)
+        return step
+
+    def _log_step(self, step: Step, runs: list[Run]) -> None:
+        """Say why a slot is handed out again; and, once, when a phase begins or is waited for."""
+        if not log.isEnabledFor(logging.INFO):
+            return
+        phase: object = type(step)
+        if isinstance(step, Slot):
+            phase = (step.kind, step.round, step.branch)
+            before = [r for r in runs if (r.key, r.branch, r.widths) == (step.key, step.branch, step.widths)]
+            if before:
+                how = ", ".join(r.state for r in before)
+                log.info("%s: again, after %s %s", _words(step), how, before[-1].error)
+        if phase == self._phase:
+            return
+        self._phase = phase
+        if isinstance(step, Slot):
+            plan = self.plan.plan_of(step)
+            log.info(
+                "phase: %s; budget %s, widths %s cost %s",
+                _words(step),
+                plan.budget,
+                "-".join(map(str, step.widths.values())),
+                plan.cost.at(step.widths),
+            )
+        elif isinstance(step, Wait):
+            log.info("waiting for %d trainings before the next phase", len(self._live))
 
     def ask(self, slot: Slot) -> int:
         """Open the slot's trial; its number.  The sampler reads the same trials, so it proposes this slot."""
+        start = time.monotonic()
         number = self._patiently(lambda: self._ask(slot), first=self._close_running)
+        widths = "-".join(map(str, slot.widths.values()))
+        took = time.monotonic() - start
+        log.info("trial %d: %s at widths %s", number, _words(slot), widths)
+        log.debug("trial %d: asked in %.3f s", number, took)
         self.progress.started(number, slot)
         return number
 
@@ -113,7 +154,10 @@ class Ledger:
                 trial.set_constraint(resource, outcome[resource] / limit - 1)
             self.study.tell(trial, outcome["val_loss"], skip_if_finished=True)
 
+        start = time.monotonic()
         self._patiently(write)
+        log.info("trial %d: complete, loss %.6g", number, outcome["val_loss"])
+        log.debug("trial %d: told in %.3f s", number, time.monotonic() - start)
         del self._live[number]
         self.ended += 1
         self.checkpoints.remove(slot.file)
@@ -132,6 +176,7 @@ class Ledger:
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
         self._patiently(write)
+        log.info("trial %d: %s: %s", number, "its worker was lost" if worker_died else "failed", error)
         del self._live[number]
         self.ended += 1
         self.progress.failed(number, slot, f"{error}; another worker takes over" if worker_died else error)
@@ -173,4 +218,11 @@ class Ledger:
                 lost += 1
                 if not connection_was_lost(error) or lost > CONNECTIONS_LOST:
                     raise UsageError(f"the database cannot be used: {reason(error)}") from error
+                log.info("lost the database (%s); trying again", reason(error))
                 time.sleep(min(lost, 10))
+
+
+def _words(slot: Slot) -> str:
+    where = "" if slot.branch is None else f"{tuple(slot.branch)} "
+    step = f" step {slot.step:g}" if slot.step else ""
+    return f"{where}{slot.kind} {slot.replica} of round {slot.round}{step}"

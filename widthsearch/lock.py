@@ -7,6 +7,7 @@ For an SQLite file it is a lock file beside it; for any other database a lock fi
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shlex
 import socket
@@ -25,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from widthsearch.database import (
     connect_args,
     connection_was_lost,
+    hide_password,
     is_postgresql,
     opening,
     parse_url,
@@ -32,6 +34,8 @@ from widthsearch.database import (
     sqlite_path,
 )
 from widthsearch.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 # Of the lock's own connection: the server notices within half a minute that this host is gone (a pulled
 # cable, a power cut), and never ends the session because nothing happens on it.
@@ -75,6 +79,7 @@ def driver_lock(url: str, study_name: str) -> Iterator[DriverLock]:
     """
     lock = _lock(url, study_name)
     lock.acquire()
+    log.debug("driver lock of %r in %s", study_name, hide_password(url))
     try:
         yield lock
     finally:

@@ -121,6 +121,23 @@ def check_budget(plan: Plan) -> None:
         ) from None
 
 
+def budgets_of(study: Study, shares: Sequence[str]) -> list[Budget]:
+    """The budgets ``1/16,1/4`` of ``--budgets``: shares of the seed's cost, of all that the study limits.
+
+    Raises :class:`UsageError` for what is no share.
+    """
+    resources = [f.name for f in fields(study.budget) if getattr(study.budget, f.name) is not None]
+    return [Budget(**{r: share.removesuffix("x") + "x" for r in resources}) for share in shares]
+
+
+def under_budget(prepared: Prepared, study: Study) -> Prepared:
+    """Of a study that differs in its budget alone; :class:`UsageError` if that is too small."""
+    plan = prepared.plan
+    plan = replace(plan, budget=study.budget.absolute(plan.cost.at(plan.widths)))
+    check_budget(plan)
+    return replace(prepared, plan=plan, fingerprint={**prepared.fingerprint, **settings(study)})
+
+
 def make_comparison(
     study: Study,
     plan: Plan,
@@ -140,12 +157,8 @@ def make_comparison(
     if not arms or len(set(arms)) < len(arms):
         raise UsageError(f"arms {','.join(arms)!r}: give each arm once, e.g. uniform,grow-shrink,random")
     seed = plan.cost.at(plan.widths)
-    resources = [f.name for f in fields(study.budget) if getattr(study.budget, f.name) is not None]
-    budgets = [plan.budget]
-    if shares:
-        of = [Budget(**{r: share.removesuffix("x") + "x" for r in resources}) for share in shares]
-        budgets = [budget.absolute(seed) for budget in of]
-    largest = {r: max(budget[r] for budget in budgets) for r in resources}
+    budgets = [budget.absolute(seed) for budget in budgets_of(study, shares)] or [plan.budget]
+    largest = {r: max(budget[r] for budget in budgets) for r in plan.budget}
     for budget in budgets:
         check_budget(replace(plan, budget=budget))
         least = least_cost(replace(plan, budget=budget), rounds=1)

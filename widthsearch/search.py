@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -32,6 +33,8 @@ from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.storage import load, plan_of, runs_of
 from widthsearch.study import Budget, Study, load_study
 from widthsearch.trial import TrialRunner
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,26 +83,50 @@ def launch(
     written, path, attribute = load_study(reference)
     study = replace(written, **changes)
     name = path.stem + ("" if compare is None else "-compare") if name is None else name
-    _check_name(name)
-    file = sqlite_path(url)
-    if file is None or file.exists():
-        _refuse_existing(name, open_storage(url, create=False))
+    check_names(url, name)
     prepared = prepare(study, path)
     plan = prepared.plan if compare is None else compare(study, prepared.plan)
     storage = open_storage(url, create=True, patient=True)
     with driver_lock(url, name) as lock:
-        _refuse_existing(name, storage)  # again: somebody may have been faster
-        identity = uuid.uuid4().hex
-        folder = _checkpoint_folder(url, checkpoints, name, identity)
-        optuna_study = optuna.create_study(
-            study_name=name, storage=storage, direction="minimize", load_if_exists=True
+        refuse_existing(storage, name)  # again: somebody may have been faster
+        optuna_study = create(
+            storage,
+            url,
+            name,
+            source={"file": str(path), "name": attribute},
+            changes=changes,
+            prepared=prepared,
+            plan=plan,
+            checkpoints=checkpoints,
         )
-        optuna_study.set_user_attr(names.SOURCE, {"file": str(path), "name": attribute})
-        optuna_study.set_user_attr(names.CHANGES, {k: _plain(v) for k, v in changes.items()})
-        optuna_study.set_user_attr(names.IDENTITY, identity)
-        optuna_study.set_user_attr(names.CHECKPOINTS, folder)
-        _write_plan(optuna_study, prepared, plan)
         return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
+
+
+def create(
+    storage: optuna.storages.BaseStorage,
+    url: str,
+    name: str,
+    *,
+    source: Mapping[str, str],
+    changes: Mapping[str, Any],
+    prepared: Prepared,
+    plan: AnyPlan,
+    checkpoints: str | None,
+    family: names.Family | None = None,
+) -> optuna.Study:
+    """Write a study down, for :func:`resume` to run.  Called under its driver lock."""
+    identity = uuid.uuid4().hex
+    folder = _checkpoint_folder(url, checkpoints, name, identity)
+    study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+    study.set_user_attr(names.SOURCE, dict(source))
+    study.set_user_attr(names.CHANGES, {k: _plain(v) for k, v in changes.items()})
+    study.set_user_attr(names.FROZEN, prepared.frozen)
+    study.set_user_attr(names.IDENTITY, identity)
+    study.set_user_attr(names.CHECKPOINTS, folder)
+    if family is not None:
+        study.set_user_attr(names.FAMILY, family._asdict())
+    _write_plan(study, prepared, plan)
+    return study
 
 
 def resume(
@@ -129,7 +156,8 @@ def resume(
             _search_plan(optuna_study)
             _check_more_rounds(runs, rounds)
         elif attrs.get(names.STATUS) == "finished" and _is_done(optuna_study, runs):
-            progress.say(f"study {name!r} is finished; more rounds: widthsearch resume --rounds N")
+            again = f"widthsearch resume {shlex.quote(name)} --rounds N"
+            progress.say(f"study {name!r} is finished; more rounds: {again}")
             return Ended(name, "finished", attrs[names.STOPPED])
         study, reference = load_again(optuna_study, file, force)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
@@ -206,9 +234,8 @@ def _checkpoint_folder(url: str, given: str | None, name: str, identity: str) ->
         raise UsageError(
             "checkpoints: a URL with a user or password would be kept in the database: leave it out"
         )
-    slug = "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
     try:
-        folder = f"{base if where else Path(base).expanduser().resolve()}/{slug}-{identity[:8]}"
+        folder = f"{base if where else Path(base).expanduser().resolve()}/{names.slug(name)}-{identity[:8]}"
     except (OSError, ValueError, RuntimeError) as error:  # too long, no text, the home of nobody
         raise UsageError(f"checkpoints {base!r} cannot be used: {describe_error(error)}") from None
     Folder(folder).check()
@@ -226,24 +253,43 @@ def _other_search(before: Plan, now: Plan) -> str:
     return f"the search has other {', '.join(changed)} now" if changed else ""
 
 
-def _check_name(name: str) -> None:
-    """A name that every database keeps, and that a terminal shows as it is."""
-    if not 0 < len(name) <= 512 or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-        raise UsageError(
-            f"study name {name!r:.60}: give one of 1 to 512 characters, without control characters (--name)"
-        )
+def check_names(url: str, *wanted: str, family: names.Family | None = None) -> None:
+    """Refuse names that a database would not keep or a terminal not show, and those that are taken."""
+    for name in wanted:
+        if not 0 < len(name) <= 512 or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise UsageError(
+                f"study name {name!r:.60}: give one of 1 to 512 characters, without control characters "
+                "(--name)"
+            )
+    file = sqlite_path(url)
+    if file is None or file.exists():
+        refuse_existing(open_storage(url, create=False), *wanted, family=family)
 
 
-def _refuse_existing(name: str, storage: optuna.storages.BaseStorage) -> None:
+def refuse_existing(
+    storage: optuna.storages.BaseStorage, *wanted: str, family: names.Family | None = None
+) -> None:
+    """:class:`UsageError` if one of these names is taken; ``family``: they are its name and its members'.
+
+    A study (or family) without trials is a launch that was stopped in its first moments: it is taken over.
+    """
     for found in storage.get_all_studies():
-        if found.study_name != name:
+        name, of = found.study_name, names.family_in(found.user_attrs)
+        if name not in wanted and (of is None or of.name not in wanted):
             continue
-        # A study without trials is a launch that was stopped in its first moments: taken over.
-        ours = found.directions == [StudyDirection.MINIMIZE] and not storage.get_n_trials(found._study_id)
-        planned = names.PLAN in found.user_attrs
-        if not ours:
-            hint = f"go on with: widthsearch resume {shlex.quote(name)}; " if planned else ""
-            raise UsageError(f"study {name!r} exists already; {hint}start a new one with --name")
+        member = of is None and family is not None and name in family.members
+        fits = of == family or member
+        if (
+            fits
+            and found.directions == [StudyDirection.MINIMIZE]
+            and not storage.get_n_trials(found._study_id)
+        ):
+            continue
+        kind, name = ("family", of.name) if of is not None and of.name in wanted else ("study", name)
+        hint = (
+            f"go on with: widthsearch resume {shlex.quote(name)}; " if names.PLAN in found.user_attrs else ""
+        )
+        raise UsageError(f"{kind} {name!r} exists already; {hint}start a new one with --name")
 
 
 def _write_plan(optuna_study: optuna.Study, prepared: Prepared, plan: AnyPlan) -> None:
@@ -266,12 +312,14 @@ def _from_plain(field: str, value: Any) -> Any:
 def _run(ledger: Ledger, study: Study, reference: str, backend: Backend) -> Ended:
     """Run the backend and write down how it ended.  Called under the driver lock."""
     name = ledger.study.study_name
+    family = names.family_in(ledger.study.user_attrs)
     ledger.study.sampler = GrowShrinkSampler()
-    with stop_on_signals(name) as stop:
+    with stop_on_signals(name if family is None else family.name) as stop:
         ledger.close_orphans()
         ledger.write(names.DRIVER, f"{socket.gethostname()}, process {os.getpid()}")
         ledger.write(names.STATUS, "running")
         ledger.progress.begin(ledger.plan, ledger.study)
+        log.info("driving %r; checkpoints in %s", name, ledger.checkpoints.url)
         try:
             backend(ledger, study, reference, stop)
         except KeyboardInterrupt:
@@ -293,6 +341,7 @@ def _run(ledger: Ledger, study: Study, reference: str, backend: Backend) -> Ende
                 status, because = "interrupted", "interrupted"
         ledger.write(names.STOPPED, because)
         ledger.write(names.STATUS, status)
+    log.info("%r is %s: %s", name, status, because)
     if status != "interrupted":
         ledger.checkpoints.remove()
     return Ended(name, status, because)

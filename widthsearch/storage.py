@@ -6,7 +6,8 @@ training run; this file knows what they are called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +30,7 @@ STOPPED = "widthsearch:stopped_because"
 DRIVER = "widthsearch:driver"  # host and process of the latest driver
 IDENTITY = "widthsearch:identity"  # random, so that no other study's checkpoints are taken for this one's
 CHECKPOINTS = "widthsearch:checkpoints"  # folder or fsspec URL that all workers share
+FAMILY = "widthsearch:family"  # {"name", "members"}: of a study that is one of several, one per budget
 
 # Attributes of a trial
 KIND, ROUND, REPLICA, SEED = "kind", "round", "replica", "seed"
@@ -40,6 +42,11 @@ SECONDS, HOST = "seconds", "host"
 ERROR, INTERRUPTED, DIED = "error", "interrupted", "worker_died"
 ARM, REPEAT, BUDGET = "arm", "repeat", "budget"  # of a comparison's trials: their branch
 CHECKPOINT = "checkpoint"  # the file's name in the study's folder, as long as the trial runs
+
+
+def slug(name: str) -> str:
+    """As much of a study's name as every file system takes; other names may have the same."""
+    return "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
 
 def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
@@ -59,6 +66,36 @@ def load(name: str | None, storage: optuna.storages.BaseStorage, url: str) -> op
     if name is not None and name not in names:
         raise UsageError(f"no study {name!r} in {hide_password(url)!r}; it has {', '.join(names)}")
     return optuna.load_study(study_name=name or names[-1], storage=storage)
+
+
+class Family(NamedTuple):
+    """Studies of one study file that differ in their budget alone."""
+
+    name: str
+    members: tuple[str, ...]  # names of studies, from the smallest budget to the largest
+
+
+def family_in(attributes: Mapping[str, Any]) -> Family | None:
+    """The family that a study with these attributes belongs to."""
+    found = attributes.get(FAMILY)
+    return None if found is None else Family(found["name"], tuple(found["members"]))
+
+
+def family_of(name: str | None, storage: optuna.storages.BaseStorage) -> Family | None:
+    """The family of that name; without a name, that of the latest study.  ``None`` if there is none.
+
+    Raises :class:`UsageError` for a family whose launch was killed before all members were written.
+    """
+    ours = {s.study_name: s.user_attrs for s in storage.get_all_studies() if PLAN in s.user_attrs}
+    for attributes in reversed(ours.values()):
+        family = family_in(attributes)
+        if family is not None and name in (None, family.name):
+            if not ours.keys() >= set(family.members):
+                raise UsageError(f"the launch of family {family.name!r} was cut short: launch it again")
+            return family
+        if name is None:
+            return None
+    return None
 
 
 def plan_of(study: optuna.Study) -> AnyPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from widthsearch.checkpoint import Checkpoint, NetworkState, RandomState, Statef
 from widthsearch.errors import TrainingError
 from widthsearch.space import call
 from widthsearch.study import Data, Recipe, Split
+
+log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1024
 
@@ -151,6 +154,7 @@ def train(
         # Once an epoch is enough: a loss that became NaN stays NaN.
         if not math.isfinite(loss.item()):
             raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {recipe.epochs}")
+        log.debug("epoch %d of %d: training loss %.4g", epoch + 1, recipe.epochs, loss.item())
         if checkpoint is not None:
             checkpoint.save(epoch + 1, parts)
 

@@ -7,6 +7,7 @@ trial attributes.
 from __future__ import annotations
 
 import hashlib
+import logging
 import socket
 import time
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ from widthsearch.plan import Plan, Slot
 from widthsearch.space import WidthSpace, call, trace
 from widthsearch.study import Data, Split, Study
 from widthsearch.train import Evaluation, RecipeLoop, loss_function, seed_everything, size_of
+
+log = logging.getLogger(__name__)
 
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
 
@@ -149,6 +152,9 @@ class TrialRunner:
             gates.mask = np.concatenate(list(keep.values()))
             evaluation = loop.evaluate(space.model, "validation")
         kept = {v: int(k.sum()) for v, k in keep.items()}
+        price, cost = controller.outcome()
+        over = ", ".join(f"{share:.3f} times its {resource}" for resource, share in cost.items())
+        log.info("gates: price %.3g at the end, expected cost %s before the cut; kept %s", price, over, kept)
         return _losses(evaluation) | _kept(kept, widths), samples
 
     def _controller(

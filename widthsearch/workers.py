@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from widthsearch.plan import Branch, Slot
 from widthsearch.stopping import Stop, interrupt
 from widthsearch.study import Study, load_study
 from widthsearch.trial import TrialRunner
+
+log = logging.getLogger(__name__)
 
 #: How long an idle worker sleeps before it asks again.
 IDLE_SECONDS = 0.25
@@ -58,6 +61,7 @@ def run_on_ray(
                 raise
             what = "starting Ray again" if address is None else f"waiting for the cluster at {address}"
             ledger.progress.say(f"Ray went away ({_reason(error)}); {what}")
+            log.info("lost Ray %d times in a row", lost, exc_info=True)
         finally:
             stop.gently = interrupt
             ray.shutdown()
@@ -71,6 +75,7 @@ def _run_tune(
     workers = workers or _room_for(study)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a worker's death we tell in one line
     searcher.ledger.progress.workers = workers
+    log.info("%d workers with %g CPUs and %g GPUs each", workers, _cpus(study), study.gpus)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # start all workers at once
     with tempfile.TemporaryDirectory(prefix="widthsearch-") as folder, _driver_here(folder):
         try:
@@ -151,6 +156,7 @@ def _what_workers_need(ledger: Ledger, reference: str) -> dict[str, Any]:
         "files": python_files(Path(file)),
         "plan": ledger.plan.to_json(),
         "checkpoints": (ledger.checkpoints.url, ledger.identity),
+        "log_level": logging.getLogger("widthsearch").getEffectiveLevel(),
     }
 
 
@@ -158,13 +164,14 @@ def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     # Only the driver talks to the database: its address, perhaps with a password, is not for Ray's processes.
     secret = {name: os.environ.pop(name) for name in ("WIDTHSEARCH_STORAGE",) if name in os.environ}
+    start = time.monotonic()
     try:
         if address is not None:
-            ray.init(address=address, **quiet)
+            context = ray.init(address=address, **quiet)
         else:
             cpus = -(-(workers or 1) * _cpus(study) // 1)  # rounded up
             # Small object store: results are a few numbers, data is loaded by each worker.
-            ray.init(
+            context = ray.init(
                 address="local",  # whatever RAY_ADDRESS says
                 num_cpus=int(cpus),
                 include_dashboard=False,
@@ -178,6 +185,10 @@ def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
         raise KeyboardInterrupt from None
     finally:
         os.environ.update(secret)
+    link = (
+        f"dashboard at http://{context.dashboard_url}" if context.dashboard_url else "without its dashboard"
+    )
+    log.info("Ray is there after %.1f s, %s", time.monotonic() - start, link)
     if address is None and study.gpus > (gpus := ray.cluster_resources().get("GPU", 0.0)):
         ray.shutdown()
         raise UsageError(f"Study(gpus={study.gpus!r}): this machine has {gpus:g} GPUs that Ray can see")
@@ -224,15 +235,16 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         if self._slot is None:
             time.sleep(IDLE_SECONDS)
             return {"ended": 0, "outcome": "", "done": False}
-        try:
-            if self._runner is None:
-                self._runner = self._load()
-            outcome = self._runner.run(_slot_of(self._slot))
-        except CheckpointError as error:
-            outcome = {"stop": str(error)}
-        except (TrainingError, UsageError) as error:
-            outcome = {"error": str(error)}
-        return {"ended": 1, "outcome": json.dumps(outcome), "done": True}
+        with _collected(self._needs["log_level"]) as lines:
+            try:
+                if self._runner is None:
+                    self._runner = self._load()
+                outcome = self._runner.run(_slot_of(self._slot))
+            except CheckpointError as error:
+                outcome = {"stop": str(error)}
+            except (TrainingError, UsageError) as error:
+                outcome = {"error": str(error)}
+        return {"ended": 1, "outcome": json.dumps({**outcome, "log": lines}), "done": True}
 
     def cleanup(self) -> None:
         """Remove the copy of the study's files, if there is one."""
@@ -242,8 +254,26 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def _load(self) -> TrialRunner:
         file = unpacked(self._needs["file"], self._needs["files"])
         self._copy = None if file == self._needs["file"] else Path(file).parent
+        start = time.monotonic()
         study, _, _ = load_study(f"{file}:{self._needs['attribute']}")
-        return TrialRunner(study, read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"]))
+        runner = TrialRunner(study, read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"]))
+        log.info("study loaded on %s in %.1f s", socket.gethostname(), time.monotonic() - start)
+        return runner
+
+
+@contextmanager
+def _collected(level: int) -> Iterator[list[str]]:
+    """What the package logs in a worker: it travels to the driver with the outcome, to be logged there."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("widthsearch")
+    logger.setLevel(level)
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def _slot_of(config: dict[str, Any]) -> Slot:
@@ -333,6 +363,8 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self._waiting = False
         try:
             outcome = json.loads(result["outcome"]) if result and not error else {}
+            for line in outcome.pop("log", ()):
+                log.info("trial %d, in its worker: %s", number, line)
             if "val_loss" in outcome:
                 self.ledger.tell(number, outcome)
             elif "stop" in outcome:  # the trial stays as it is: it can go on once the trouble is mended

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from widthsearch.cli.console import out
 from widthsearch.cli.options import Name, Storage, app, one_line_errors
 from widthsearch.cli.summaries import open_study
 from widthsearch.errors import UsageError
+from widthsearch.terminal import out
 
 
 @app.command()

@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from widthsearch.cli.console import err
 from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED
+from widthsearch.terminal import err
 
 app = typer.Typer(
     help="How wide should each layer be?  Launch a study, inspect the recommended widths, resume a search.",
@@ -60,8 +60,17 @@ Submit = Annotated[
 Plot = Annotated[
     str | None,
     typer.Option(
-        help="Of a comparison: draw loss against search cost into this .html file.", show_default=False
+        help="Draw into this .html file: of a comparison loss against search cost, of a family loss against "
+        "MACs and parameters.",
+        show_default=False,
     ),
+]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what the search does; -vv: more.")
+]
+TensorBoard = Annotated[
+    str | None,
+    typer.Option("--tensorboard", metavar="DIR", help="Write scalars for TensorBoard into DIR/NAME."),
 ]
 F = TypeVar("F", bound=Callable[..., None])
 

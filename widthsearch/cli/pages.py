@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from widthsearch.cli.console import out
 from widthsearch.cli.options import Name, Storage, app, one_line_errors
-from widthsearch.cli.summaries import file_name, open_study
+from widthsearch.cli.summaries import file_name
 from widthsearch.errors import UsageError
+from widthsearch.terminal import out
 
 
 @app.command()
@@ -24,16 +24,19 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write everything about a study as one HTML page that needs no network."""
+    from widthsearch.database import open_storage, url_from
+    from widthsearch.views.page import report_page
     from widthsearch.views.style import check_figure, write_text
+    from widthsearch.views.summary import name_of, summary_of_name
 
     if output is not None:
         check_figure("-o", output)
-    study, url = open_study(name, storage)
-    file = output or f"{file_name(study.study_name)}.html"
+    url = url_from(storage)
+    opened = open_storage(url, create=False)
+    summary = summary_of_name(name, opened, url)
+    file = output or f"{file_name(name_of(summary))}.html"
     check_figure("-o", file)
-    from widthsearch.views.page import report_page
-
-    write_text(report_page(study, url), file)
+    write_text(report_page(summary, opened, url), file)
     out.print(file, markup=False, highlight=False, soft_wrap=True)
 
 

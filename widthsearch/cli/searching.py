@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from widthsearch.cli.console import display, err, out, submit_job
 from widthsearch.cli.options import (
     Address,
     Checkpoints,
@@ -16,13 +15,17 @@ from widthsearch.cli.options import (
     Storage,
     StudyFile,
     Submit,
+    TensorBoard,
+    Verbose,
     Workers,
     app,
     one_line_errors,
 )
-from widthsearch.cli.summaries import check_plot, command, print_summary
+from widthsearch.cli.submitting import submit_job
+from widthsearch.cli.summaries import check_plot, command, print_named
 from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED
+from widthsearch.terminal import display, err, out
 
 if TYPE_CHECKING:
     from widthsearch.search import Ended
@@ -37,6 +40,13 @@ def launch(
     budget: Annotated[
         str | None, typer.Option(help="Budget instead of the file's, e.g. macs=0.25x,params=0.25x.")
     ] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            help="A family, one study per budget: shares of the cost of the model, 1/16,1/8,1/4,1/2.",
+            show_default=False,
+        ),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Gated trainings per round.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per round.")] = None,
@@ -44,21 +54,29 @@ def launch(
     address: Address = None,
     checkpoints: Checkpoints = None,
     submit: Submit = None,
+    tensorboard: TensorBoard = None,
+    verbose: Verbose = 0,
 ) -> None:
-    """Start a study and run it to recommended widths."""
-    from widthsearch import search
+    """Start a study, or a family of them, and run it to recommended widths."""
+    from widthsearch import family, search
     from widthsearch.study import Budget
 
     given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget)
+    if budget is not None and budgets is not None:
+        raise UsageError(f"--budget {budget} and --budgets {budgets}: give one of them")
     if submit is not None:
-        options = {**given, "name": name, "budget": budget, "workers": workers, "checkpoints": checkpoints}
-        return submit_job(submit, "launch", study, storage, address, options)
+        options = {**given, "name": name, "budget": budget, "budgets": budgets, "workers": workers}
+        options |= {"checkpoints": checkpoints, "tensorboard": tensorboard}
+        return submit_job(submit, "launch", study, storage, address, options, *["--verbose"] * verbose)
+    start = search.launch
+    if budgets is not None:
+        start = functools.partial(family.launch_family, shares=_parts(budgets))
     url = _url(storage)
-    with display(workers, address) as (backend, progress):
-        ended = search.launch(
+    with display(workers, address, verbose=verbose, tensorboard=tensorboard) as (backend, progress):
+        ended = start(
             study,
             name=name,
             url=url,
@@ -106,6 +124,7 @@ def compare(
     workers: Workers = None,
     address: Address = None,
     checkpoints: Checkpoints = None,
+    verbose: Verbose = 0,
 ) -> None:
     """Compare the width search with what else one might do, at equal cost and on the same fresh seeds."""
     from widthsearch import search
@@ -115,9 +134,9 @@ def compare(
     options: dict[str, Any] = {"cost": cost, "repeats": repeats}
     for option, value in (("arms", arms), ("shares", budgets)):
         if value is not None:
-            options[option] = tuple(part.strip() for part in value.split(","))
+            options[option] = _parts(value)
     url = _url(storage)
-    with display(workers, address, err if as_json else out) as (backend, progress):
+    with display(workers, address, err if as_json else out, verbose=verbose) as (backend, progress):
         ended = search.launch(
             study,
             name=name,
@@ -145,9 +164,14 @@ def resume(
     address: Address = None,
     checkpoints: Checkpoints = None,
     submit: Submit = None,
+    tensorboard: TensorBoard = None,
+    verbose: Verbose = 0,
 ) -> None:
-    """Go on with an interrupted study, or make more rounds."""
+    """Go on with an interrupted study or family, or make more rounds."""
     from widthsearch import search
+    from widthsearch.database import open_storage
+    from widthsearch.family import resume_family
+    from widthsearch.storage import family_of
 
     if submit is not None:
         if study is None or name is None:
@@ -155,20 +179,26 @@ def resume(
                 "--submit needs the study and where its file is here: resume NAME --study FILE.py"
             )
         options = {"rounds": rounds, "workers": workers, "checkpoints": checkpoints, "force": force or None}
-        return submit_job(submit, "resume", study, storage, address, options, name)
+        options["tensorboard"] = tensorboard
+        return submit_job(submit, "resume", study, storage, address, options, name, *["--verbose"] * verbose)
     url = _url(storage)
-    with display(workers, address) as (backend, progress):
-        ended = search.resume(
-            name,
-            url=url,
-            file=study,
-            force=force,
-            backend=backend,
-            progress=progress,
-            rounds=rounds,
-            checkpoints=checkpoints,
+    family = family_of(name, open_storage(url, create=False, patient=True))
+    if family is not None and rounds is not None:
+        raise UsageError(
+            f"--rounds: {family.name!r} is a family; give more rounds to one of {', '.join(family.members)}"
+        )
+    go_on = functools.partial(search.resume, name, rounds=rounds)
+    if family is not None:
+        go_on = functools.partial(resume_family, family)
+    with display(workers, address, verbose=verbose, tensorboard=tensorboard) as (backend, progress):
+        ended = go_on(
+            url=url, file=study, force=force, backend=backend, progress=progress, checkpoints=checkpoints
         )
     return _finish(ended, url)
+
+
+def _parts(option: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in option.split(","))
 
 
 def _url(option: str | None) -> str:
@@ -189,9 +219,6 @@ def _url(option: str | None) -> str:
 
 
 def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
-    from widthsearch.database import open_storage
-    from widthsearch.storage import load
-
     if ended.status == "interrupted":
         err.print(
             f"interrupted; nothing is lost.  Go on with: {command('resume', ended.name, url)}",
@@ -201,6 +228,5 @@ def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None =
         )
         raise typer.Exit(INTERRUPTED)
     if ended.status == "failed":
-        raise UsageError(f"study {ended.name!r} cannot go on: {ended.because}")
-    study = load(ended.name, open_storage(url, create=False, patient=True), url)
-    print_summary(study, url, as_json, plot)
+        raise UsageError(f"{ended.name!r} cannot go on: {ended.because}")
+    print_named(ended.name, url, as_json, plot, patient=True)

@@ -1,4 +1,4 @@
-"""A study's summary, printed as a page or as JSON."""
+"""A study's summary, or a family's, printed as a page or as JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from widthsearch.cli.console import out
+from widthsearch.terminal import out
 
 if TYPE_CHECKING:
     import optuna
-    from rich.console import Group
 
 WATCH_SECONDS = 2.0
 
@@ -33,51 +32,51 @@ def open_study(name: str | None, storage: str | None) -> tuple[optuna.Study, str
     return load(name, open_storage(url, create=False), url), url
 
 
-def print_summary(study: optuna.Study, url: str, as_json: bool = False, plot: str | None = None) -> None:
-    """Print what is known of a study; draw it, too, where a file for the figure is given."""
-    from widthsearch.views.summary import finite, summary_of
+def print_named(
+    name: str | None, url: str, as_json: bool = False, plot: str | None = None, *, patient: bool = False
+) -> None:
+    """Print what is known of a study or a family, of the latest without a name; draw it into ``plot``."""
+    from widthsearch.database import open_storage
+    from widthsearch.views.pages import figure_of, page_of
+    from widthsearch.views.style import write_figure
+    from widthsearch.views.summary import finite, summary_of_name
 
-    summary = summary_of(study, url)
+    summary = summary_of_name(name, open_storage(url, create=False, patient=patient), url)
     if plot is not None:
-        from widthsearch.views.compare_plots import write_comparison
-
-        write_comparison(summary, plot)
+        write_figure(figure_of(summary), plot)
     if as_json:
         print(json.dumps(finite(summary), indent=2, allow_nan=False))
         return
-    out.print(page_of(summary))
+    out.print(page_of(summary, out.width))
     for line in _next_lines(summary, url):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def page_of(summary: dict[str, Any]) -> Group:
-    """The page of a summary, for the terminal."""
-    from widthsearch.views.compare_page import comparison_page
-    from widthsearch.views.search_page import search_page
-
-    return comparison_page(summary) if "comparison" in summary else search_page(summary, out.width)
-
-
-def watch(study: optuna.Study, url: str) -> None:
+def watch(name: str | None, url: str) -> None:
     """Show the page, redrawn every few seconds, as long as the search runs; then print it once more."""
     from rich.live import Live
 
-    from widthsearch.views.summary import summary_of
+    from widthsearch.database import open_storage
+    from widthsearch.views.pages import page_of
+    from widthsearch.views.summary import summary_of_name
 
+    storage = open_storage(url, create=False)
     if out.is_terminal:
         with Live(console=out, screen=True, auto_refresh=False) as live:
-            while (summary := summary_of(study, url))["status"] == "running":
-                live.update(page_of(summary), refresh=True)
+            while (summary := summary_of_name(name, storage, url))["status"] == "running":
+                live.update(page_of(summary, out.width), refresh=True)
                 time.sleep(WATCH_SECONDS)
-    print_summary(study, url)
+    print_named(name, url)
 
 
 def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
     """What one may want to do next with this study."""
-    name = summary["study"]
+    from widthsearch.views.summary import name_of
+
+    name = name_of(summary)
     if summary["status"] == "interrupted":
         return [f"go on with:  {command('resume', name, url)}"]
-    if summary["status"] != "finished" or "comparison" in summary:
+    if summary["status"] != "finished" or "candidate" not in summary:
         return []
     target = file_name(name)
     return [

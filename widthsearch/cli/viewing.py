@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from widthsearch.cli.console import out
 from widthsearch.cli.options import AsJson, Name, Plot, Storage, app, one_line_errors
-from widthsearch.cli.summaries import check_plot, open_study, print_summary, watch
+from widthsearch.cli.summaries import check_plot, print_named, watch
 from widthsearch.errors import UsageError
+from widthsearch.terminal import out
 
 
 @app.command()
@@ -22,11 +22,13 @@ def show(
     plot: Plot = None,
     watching: Annotated[bool, typer.Option("--watch", help="Redraw the page until the search ends.")] = False,
 ) -> None:
-    """Show the recommended widths, or what a comparison found, while the search runs or after."""
+    """Show the recommended widths, of a family or comparison what was found, while it runs or after."""
+    from widthsearch.database import url_from
+
     check_plot(plot)
     if watching and not as_json:
-        return watch(*open_study(name, storage))
-    return print_summary(*open_study(name, storage), as_json, plot)
+        return watch(name, url_from(storage))
+    return print_named(name, url_from(storage), as_json, plot)
 
 
 @app.command(name="list")

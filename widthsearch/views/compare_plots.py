@@ -6,15 +6,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
-from widthsearch.errors import UsageError
-from widthsearch.views.style import COLOURS, layout, write_figure
-
-
-def write_comparison(summary: Mapping[str, Any], file: str) -> None:
-    """Draw a comparison into an HTML file that needs no network; :class:`UsageError` where that cannot be."""
-    if "comparison" not in summary:
-        raise UsageError(f"--plot: study {summary['study']!r} is no comparison")
-    write_figure(comparison_figure(summary), file)
+from widthsearch.views.style import COLOURS, layout
 
 
 def comparison_figure(summary: Mapping[str, Any]) -> Any:

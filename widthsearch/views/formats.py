@@ -58,7 +58,7 @@ def amounts(budget: Mapping[str, float | None]) -> str:
 
 def reason(summary: Mapping[str, Any]) -> str:
     """Why a study that has ended did."""
-    ended = summary["status"] in ("finished", "failed") and summary["stopped_because"]
+    ended = summary["status"] in ("finished", "failed") and summary.get("stopped_because")
     return f": {summary['stopped_because']}" if ended else ""
 
 

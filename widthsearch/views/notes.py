@@ -10,11 +10,10 @@ import optuna
 from optuna.trial import TrialState
 from rich.table import Table
 
-from widthsearch.views.compare_page import comparison_page
 from widthsearch.views.compare_plots import comparison_figure
 from widthsearch.views.markup import markdown_of
+from widthsearch.views.pages import page_of
 from widthsearch.views.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
-from widthsearch.views.search_page import search_page
 from widthsearch.views.summary import summary_of
 from widthsearch.views.trials import trial_rows
 
@@ -30,8 +29,7 @@ def annotate(study: optuna.Study, url: str) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object
 
     summary, rows = summary_of(study, url), trial_rows(study)
-    page = comparison_page(summary) if "comparison" in summary else search_page(summary)
-    save_note(study, markdown_of(page.renderables))
+    save_note(study, markdown_of(page_of(summary).renderables))
     for name, figure in _figures(summary, rows).items():
         figure.update_layout(height=None)  # the dashboard has places of one height
         save_plotly_graph_object(study, figure, graph_object_id=name)

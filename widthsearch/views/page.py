@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import optuna
 
-from widthsearch.storage import modules_of
-from widthsearch.views.compare_page import comparison_page
-from widthsearch.views.compare_plots import comparison_figure
+from widthsearch.storage import load, modules_of
 from widthsearch.views.drawing import draw_architecture
 from widthsearch.views.formats import reason
 from widthsearch.views.markup import html_of
+from widthsearch.views.pages import figure_of, page_of
 from widthsearch.views.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
 from widthsearch.views.repeat import Repeat, repeat_of
 from widthsearch.views.search_page import (
@@ -26,10 +25,8 @@ from widthsearch.views.search_page import (
     network_table,
     opening,
     round_table,
-    search_page,
     width_table,
 )
-from widthsearch.views.summary import summary_of
 from widthsearch.views.tables import trial_table
 from widthsearch.views.trials import trial_rows
 
@@ -72,55 +69,59 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 
 def summary_html(summary: Mapping[str, Any]) -> str:
     """The page of ``show`` as a piece of HTML, for notebooks."""
-    page = comparison_page(summary) if "comparison" in summary else search_page(summary)
-    return (
-        f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{html_of(page.renderables)}"
-    )
+    page = html_of(page_of(summary).renderables)
+    return f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{page}"
 
 
-def report_page(study: optuna.Study, url: str) -> str:
-    """The whole page, from the database (and the study file, if it lies where it did).  It needs plotly."""
-    summary, rows = summary_of(study, url), trial_rows(study)
-    figures: list[tuple[str, Any]]
-    if "comparison" in summary:
-        sections = [_section("", html_of(comparison_page(summary).renderables[1:]))]
-        figures = [
-            ("What the arms found, and what their searches had cost by then.", comparison_figure(summary))
-        ]
-    else:
-        sections = [
-            _section("", html_of([*opening(summary)[1:], *closing(summary)])),
-            _section("Before and after", draw_architecture(summary, modules_of(study))),
-            _section("Width variables", html_of([width_table(summary)])),
-            _section("Networks", html_of([network_table(summary)])),
-        ]
-        figures = [
-            (
-                "Light layers were hard to prune and grow, dark ones shrink.",
-                prune_ratio_figure(summary, rows),
-            ),
-            ("How the widths moved, from the uniform ones to what is recommended.", widths_figure(summary)),
-            (
-                "Every network that was scored, by what the search had cost by then.",
-                loss_figure(summary, rows),
-            ),
-            ("The same fresh seeds for both networks: each line is one seed.", seeds_figure(summary, rows)),
-        ]
-    sections += [_section("", f'<p class="note">{escape(says)}</p>{_figure(f)}') for says, f in figures]
-    if summary.get("rounds"):
-        sections.append(_section("Rounds", html_of([round_table(summary["rounds"])])))
+def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage, url: str) -> str:
+    """The whole page of a study or a family with this summary, from the database alone.
+
+    (The study file is shown if it lies where it did.)  It needs plotly.
+    """
+    if "members" in summary:
+        sections = [_section("", html_of(page_of(summary).renderables[1:])), _pareto(summary)]
+        sections += [_section(m["study"], html_of([width_table(m)])) for m in summary["members"]]
+        return _page(summary["family"], summary, "".join(sections))
+    study = load(summary["study"], storage, url)
+    rows = trial_rows(study)
+    content = _search(study, summary, rows) if "candidate" in summary else _other(summary)
     trials = html_of([trial_table(rows, summary["metric"])])
-    sections.append(f"<section><details><summary>{len(rows)} trials</summary>{trials}</details></section>")
-    sections.append(_section("To repeat it", _repeat(repeat_of(study))))
-    return _page(summary, "".join(sections))
+    content += f"<section><details><summary>{len(rows)} trials</summary>{trials}</details></section>"
+    return _page(summary["study"], summary, content + _section("To repeat it", _repeat(repeat_of(study))))
 
 
-def _page(summary: Mapping[str, Any], content: str) -> str:
+def _search(study: optuna.Study, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    sections = [
+        _section("", html_of([*opening(summary)[1:], *closing(summary)])),
+        _section("Before and after", draw_architecture(summary, modules_of(study))),
+        _section("Width variables", html_of([width_table(summary)])),
+        _section("Networks", html_of([network_table(summary)])),
+        _figure("Light layers were hard to prune, dark ones easy.", prune_ratio_figure(summary, rows)),
+        _figure("How the widths moved, from uniform to recommended ones.", widths_figure(summary)),
+        _figure("Networks that were scored, by what the search had cost.", loss_figure(summary, rows)),
+        _figure("The same fresh seeds for both networks, a line each.", seeds_figure(summary, rows)),
+    ]
+    if summary["rounds"]:
+        sections.append(_section("Rounds", html_of([round_table(summary["rounds"])])))
+    return "".join(sections)
+
+
+def _pareto(summary: Mapping[str, Any]) -> str:
+    return _figure("What each budget buys; uniform widths beside it.", figure_of(summary))
+
+
+def _other(summary: Mapping[str, Any]) -> str:
+    says = "What was found, and what it had cost by then."
+    return _section("", html_of(page_of(summary).renderables[1:])) + _figure(says, figure_of(summary))
+
+
+def _page(name: str, summary: Mapping[str, Any], content: str) -> str:
     from plotly.offline import get_plotlyjs
 
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
-    name = escape(summary["study"])
-    changed = escape((summary["last_change"] or "").replace("T", " "))
+    changes = [m["last_change"] or "" for m in summary.get("members", [summary])]
+    changed = escape(max(changes).replace("T", " "))
+    name = escape(name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
@@ -138,9 +139,10 @@ def _section(heading: str, content: str) -> str:
     return f"<section>{title}{content}</section>\n"
 
 
-def _figure(figure: Any) -> str:
+def _figure(says: str, figure: Any) -> str:
     plain = figure.to_json().replace("<", "\\u003c")  # nothing in it may end the script
-    return f'<div class="figure"></div><script type="application/json">{plain}</script>'
+    place = f'<div class="figure"></div><script type="application/json">{plain}</script>'
+    return _section("", f'<p class="note">{escape(says)}</p>{place}')
 
 
 def _repeat(repeat: Repeat) -> str:

@@ -18,6 +18,7 @@ from widthsearch.comparison import REPORT, AnyPlan, Comparison
 from widthsearch.history import History
 from widthsearch.plan import Plan, Slot
 from widthsearch.storage import KIND, SECONDS, runs_of
+from widthsearch.views.tensorboard import Board
 
 #: What the kinds of trials are called on the screen.
 LABELS = {
@@ -41,8 +42,8 @@ def duration(seconds: float) -> str:
 class Tracker:
     """Counts trials, remembers how long each kind takes, and prints one plain line per finished trial."""
 
-    def __init__(self, console: Console, workers: int) -> None:
-        self.console, self.workers = console, max(1, workers)
+    def __init__(self, console: Console, workers: int, board: Board | None = None) -> None:
+        self.console, self.workers, self.board = console, max(1, workers), board
 
     def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
         """Start, or go on from the trials that are there."""
@@ -53,6 +54,8 @@ class Tracker:
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.round, self.failures = 0, 0
         self.gain: float | None = None
+        if self.board is not None:
+            self.board.begin(study)
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             if KIND in trial.user_attrs:
                 self._count(trial.user_attrs[KIND], trial.user_attrs)
@@ -71,10 +74,7 @@ class Tracker:
 
     def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
         """A trial completed."""
-        self.running.pop(number, None)
-        self._count(slot.kind, outcome)
-        if slot.kind == "score":
-            self.gain = self._gain()
+        self._note(number, slot, outcome)
         self.say(
             f"[{duration(time.monotonic() - self.start):>6}] trial {number}: {describe(slot)}  "
             f"loss {outcome['val_loss']:.4f}  {outcome[SECONDS]:.1f}s  ({self.state()})"
@@ -91,7 +91,17 @@ class Tracker:
         self.running.pop(number, None)
 
     def end(self) -> None:
-        """Nothing to clean up: lines were printed as they came."""
+        """Lines were printed as they came."""
+        if self.board is not None:
+            self.board.close()
+
+    def _note(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
+        self.running.pop(number, None)
+        self._count(slot.kind, outcome)
+        if slot.kind == "score":
+            self.gain = self._gain()
+        if self.board is not None:
+            self.board.add(number, slot.kind, slot.branch and slot.branch.arm, outcome)
 
     def _count(self, kind: str, outcome: Mapping[str, Any]) -> None:
         self.done[kind] += 1
@@ -130,22 +140,21 @@ class LiveTracker(Tracker):
     """The same facts as a panel that redraws itself; failures still scroll by above it."""
 
     def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
-        """Start the panel."""
+        """Start the panel; that of a family's member before stays above it."""
+        self.end()
         super().begin(plan, study)
         self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
         self.live.start()
 
     def end(self) -> None:
         """Leave the last panel on the screen."""
+        super().end()
         if hasattr(self, "live"):
             self.live.stop()
 
     def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
         """Count; the panel shows it at its next refresh."""
-        self.running.pop(number, None)
-        self._count(slot.kind, outcome)
-        if slot.kind == "score":
-            self.gain = self._gain()
+        self._note(number, slot, outcome)
 
     def render(self) -> Group:
         """The panel."""

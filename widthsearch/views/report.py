@@ -130,9 +130,12 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
 
 def status_of(study: optuna.Study, url: str) -> str:
     """``running``, ``finished``, ``interrupted`` or ``failed``."""
-    status: str = study.user_attrs.get(names.STATUS, "interrupted")
+    status: str = study.user_attrs.get(names.STATUS, "waiting")
     if status == "running" and not is_driven(url, study.study_name):
         return "interrupted"  # its driver was killed before it could say so
+    if status == "waiting":  # for its turn in a family, or its launch was killed
+        family = names.family_in(study.user_attrs)
+        return "running" if family is not None and is_driven(url, family.name) else "interrupted"
     return status
 
 

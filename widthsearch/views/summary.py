@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
 from widthsearch.comparison import Comparison
-from widthsearch.storage import plan_of
+from widthsearch.lock import is_driven
+from widthsearch.storage import Family, family_in, family_of, load, plan_of
 from widthsearch.views.compare_report import summarise_comparison
 from widthsearch.views.report import summarise
 
 
 def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object."""
-    return (summarise_comparison if isinstance(plan_of(study), Comparison) else summarise)(study, url)
+    family = family_in(study.user_attrs)
+    summary = (summarise_comparison if isinstance(plan_of(study), Comparison) else summarise)(study, url)
+    return summary if family is None else {**summary, "family": family.name}
+
+
+def summary_of_family(family: Family, storage: optuna.storages.BaseStorage, url: str) -> dict[str, Any]:
+    """The summaries of all members; ``finished`` once all of them are."""
+    members = [summary_of(load(name, storage, url), url) for name in family.members]
+    found = {member["status"] for member in members}
+    if "running" in found or is_driven(url, family.name):
+        status = "running"
+    elif "interrupted" in found:
+        status = "interrupted"
+    else:
+        status = "failed" if "failed" in found else "finished"
+    return {"family": family.name, "status": status, "members": members}
+
+
+def summary_of_name(name: str | None, storage: optuna.storages.BaseStorage, url: str) -> dict[str, Any]:
+    """The summary of a study or a family; without a name, of the latest."""
+    family = family_of(name, storage)
+    if family is not None:
+        return summary_of_family(family, storage, url)
+    return summary_of(load(name, storage, url), url)
+
+
+def name_of(summary: Mapping[str, Any]) -> str:
+    """The name of the study or family."""
+    name: str = summary["family" if "members" in summary else "study"]
+    return name
 
 
 def finite(value: Any) -> Any:

@@ -20,12 +20,17 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("study", "status", "last change", "rounds", "trials", "gain (95 % interval)"):
         table.add_column(column)
+    family = None
     for s in summaries:
+        if s.get("family") not in (None, family):
+            table.add_row(Text(s["family"]), "family")
+        family = s.get("family")
+        name = Text(s["study"] if family is None else f"  {s['study']}")
         rounds, found = "-", f"compares {', '.join(s.get('arms', ()))}"
         if "comparison" not in s:
             rounds, found = str(sum(r["val_loss"] is not None for r in s["rounds"])), interval(s["gain"])
         trials = str(sum(s["trials"].values()))
-        table.add_row(Text(s["study"]), status(s), age(s["last_change"]), rounds, trials, Text(found))
+        table.add_row(name, status(s), age(s["last_change"]), rounds, trials, Text(found))
     console.print(table)
 
 

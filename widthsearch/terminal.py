@@ -1,0 +1,91 @@
+"""Where a search that is started here prints, and where its trainings run.
+
+Heavy imports (torch, Ray) happen inside the functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from widthsearch.search import Backend
+    from widthsearch.views.progress import Tracker
+
+# Tables in a log file or pipe need not be squeezed into 80 columns.
+out = Console(width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True)
+
+
+class _Messages(logging.Handler):
+    """What the package logs while a search runs.
+
+    A warning (waiting for a database) is for everybody and goes through the display.  What ``--verbose`` asks
+    for goes to stderr, but where that is the terminal of a live display, through it: it would be torn.
+    """
+
+    def __init__(self, progress: Tracker) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self._progress.say(record.getMessage())
+        elif self._progress.console.is_terminal and err.is_terminal:
+            self._progress.say(self.format(record))
+        else:
+            err.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def display(
+    workers: int | None,
+    address: str | None,
+    console: Console = out,
+    *,
+    verbose: int = 0,
+    tensorboard: str | None = None,
+) -> Iterator[tuple[Backend, Tracker]]:
+    """The backend and the progress display of a search; leaves the terminal clean at its end."""
+    from widthsearch.views.progress import LiveTracker, Tracker
+    from widthsearch.views.tensorboard import Board
+
+    if workers is None and address is None:
+        workers = len(os.sched_getaffinity(0))
+    board = None if tensorboard is None else Board(tensorboard)
+    progress = (LiveTracker if console.is_terminal else Tracker)(console, workers or 1, board)
+    logger, handler = logging.getLogger("widthsearch"), _Messages(progress)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    try:
+        yield _backend(workers, address), progress
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+        progress.end()
+
+
+def _backend(workers: int | None, address: str | None) -> Backend:
+    if workers == 0:
+        from widthsearch.search import run_in_process
+
+        return run_in_process
+    from widthsearch.cluster import check_address, check_admission, prepare_environment
+
+    if address is not None:
+        check_address(address)
+    prepare_environment(address)
+    from widthsearch.workers import run_on_ray  # only now: Ray reads its environment when it is imported
+
+    if address is not None:
+        check_admission(address)
+    return functools.partial(run_on_ray, workers=workers, address=address)

@@ -1,0 +1,31 @@
+"""The page and the figure of any summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+
+from widthsearch.errors import UsageError
+from widthsearch.views.compare_page import comparison_page
+from widthsearch.views.compare_plots import comparison_figure
+from widthsearch.views.family_page import family_page
+from widthsearch.views.family_plots import family_figure
+from widthsearch.views.search_page import search_page
+
+
+def page_of(summary: Mapping[str, Any], columns: int = 120) -> Group:
+    """What `show` prints on a terminal of so many columns."""
+    if "members" in summary:
+        return family_page(summary)
+    return comparison_page(summary) if "comparison" in summary else search_page(summary, columns)
+
+
+def figure_of(summary: Mapping[str, Any]) -> Any:
+    """What ``--plot`` draws; :class:`UsageError` for a search, which has several figures."""
+    if "members" in summary:
+        return family_figure(summary)
+    if "comparison" in summary:
+        return comparison_figure(summary)
+    raise UsageError(f"--plot: {summary['study']!r} is a search; its figures: widthsearch report")
