@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from commands import Quiet, real_command, start, trials, write_study
+from commands import Quiet, interrupt, real_command, start, trials, write_study
 from optuna.trial import TrialState
-from played import outcome_of, play
+from played import fill, outcome_of
 
 from widthsearch.database import open_storage
 from widthsearch.history import next_step
@@ -59,7 +59,8 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     file, database = write_study(folder), folder / "widthsearch.db"
     url = f"sqlite:///{database}"
     # Neither balance nor patience ends the search before its last round.
-    play(file, url, MANY, **request.param, tolerance=0.0, patience=200)
+    interrupt(file, 0, url, **request.param, tolerance=0.0, patience=200)
+    fill(load("tiny", open_storage(url, create=False), url), MANY)
     return Large(database, url)
 
 

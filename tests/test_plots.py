@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import optuna
 import pytest
-from commands import MODEL, TRIALS, URL, interrupt, trials, write_study
+from commands import MODEL, TRIALS, URL, interrupt, write_study
 from played import play
 
 from widthsearch.database import open_storage
@@ -37,9 +38,8 @@ class Shown(NamedTuple):
         ]
 
 
-def shown(name: str, url: str) -> Shown:
-    study = load(name, open_storage(url, create=False), url)
-    return Shown(summarise(study, url), trial_rows(study))
+def shown(study: optuna.Study) -> Shown:
+    return Shown(summarise(study, URL), trial_rows(study))
 
 
 def traces(figure: Any) -> dict[str, dict[str, Any]]:
@@ -57,8 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     folder = tmp_path_factory.mktemp("whole")
     url = f"sqlite:///{folder / 'widthsearch.db'}"
     changes = {"rounds": 3, "step_sizes": [0.5, 1], "tolerance": 0.0, "patience": 9, "report_seeds": 5}
-    play(write_study(folder), url, 999, **changes)
-    return shown("tiny", url)
+    return shown(play(write_study(folder), url, 999, **changes))
 
 
 def test_the_heat_map_is_the_rounds_prune_ratios(whole: Shown) -> None:
@@ -127,10 +126,9 @@ def test_seeds_are_paired_and_their_means_are_the_summarys(whole: Shown) -> None
 
 @pytest.mark.parametrize("stop_at", range(TRIALS + 1))
 def test_figures_of_a_search_at_every_moment(tmp_path: Path, stop_at: int) -> None:
-    play(write_study(tmp_path), URL, stop_at)
-    now = shown("tiny", URL)
-    heat, widths, loss, seeds = (figure.to_json() for figure in now.figures())
-    kinds = {t.user_attrs["kind"] for t in trials() if t.state.name == "COMPLETE"}
+    study = play(write_study(tmp_path), URL, stop_at)
+    heat, widths, loss, seeds = (figure.to_json() for figure in shown(study).figures())
+    kinds = {t.user_attrs["kind"] for t in study.trials}
     assert ("nothing measured yet" in heat) == ("measure" not in kinds)
     assert ("nothing scored yet" in loss) == ("nothing scored yet" in seeds) == ("baseline" not in kinds)
     assert "seed" in widths
@@ -139,14 +137,26 @@ def test_figures_of_a_search_at_every_moment(tmp_path: Path, stop_at: int) -> No
 
 def test_running_and_failed_trials_are_no_numbers(tmp_path: Path) -> None:
     interrupt(write_study(tmp_path), 3)
-    for figure in shown("tiny", URL).figures():
+    study = load("tiny", open_storage(URL, create=False), URL)
+    study.ask()
+    now = shown(study)
+    assert {row["state"] for row in now.rows} == {"COMPLETE", "FAIL"}
+    for figure in now.figures():
         figure.to_json()
 
 
 def test_fifty_variables_and_three_hundred_trials(tmp_path: Path) -> None:
-    changes = {"rounds": 12, "replicas": 4, "seeds": 4, "tolerance": 0.0, "patience": 99}
-    play(write_study(tmp_path, DEEP), URL, 300, **changes)
-    heat, widths, loss, _ = figures = shown("tiny", URL).figures()
+    changes = {
+        "rounds": 12,
+        "replicas": 10,
+        "seeds": 10,
+        "report_seeds": 25,
+        "tolerance": 0.0,
+        "patience": 99,
+    }
+    now = shown(play(write_study(tmp_path, DEEP), URL, 300, **changes))
+    assert len(now.rows) == 300
+    heat, widths, loss, _ = figures = now.figures()
     assert sum(len(figure.to_json()) for figure in figures) < 1e6
     assert (len(heat.data[0].z), len(widths.data)) == (50, 50)
     assert len({trace.line.color for trace in widths.data}) == 50
@@ -156,8 +166,8 @@ def test_fifty_variables_and_three_hundred_trials(tmp_path: Path) -> None:
 def test_a_name_is_shown_as_it_is(tmp_path: Path) -> None:
     layers = "nn.Sequential()\n    m.add_module('<b>x</b>&%{x}', nn.Linear(8, 16))\n"
     layers += "    m.add_module('relu', nn.ReLU())\n    m.add_module('out', nn.Linear(16, 3))\n    return m"
-    play(write_study(tmp_path, (MODEL, f"m = {layers}")), URL, TRIALS)
-    for figure in shown("tiny", URL).figures()[:2]:
+    study = play(write_study(tmp_path, (MODEL, f"m = {layers}")), URL, TRIALS)
+    for figure in shown(study).figures()[:2]:
         page = json.dumps(json.loads(figure.to_json()))
         assert "<b>" not in page
         assert "&lt;b&gt;x&lt;/b&gt;&amp;%{x}" in page
