@@ -60,7 +60,9 @@ Submit = Annotated[
 Plot = Annotated[
     str | None,
     typer.Option(
-        help="Of a comparison: draw loss against search cost into this .html file.", show_default=False
+        help="An .html file to draw into: a comparison's loss against search cost, or the way of a probe's "
+        "starts to their widths.",
+        show_default=False,
     ),
 ]
 F = TypeVar("F", bound=Callable[..., None])

@@ -56,7 +56,7 @@ def launch(
     if submit is not None:
         options = {**given, "name": name, "budget": budget, "workers": workers, "checkpoints": checkpoints}
         return submit_job(submit, "launch", study, storage, address, options)
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address) as (backend, progress):
         ended = search.launch(
             study,
@@ -67,7 +67,7 @@ def launch(
             progress=progress,
             checkpoints=checkpoints,
         )
-    return _finish(ended, url)
+    return finish(ended, url)
 
 
 @app.command()
@@ -116,7 +116,7 @@ def compare(
     for option, value in (("arms", arms), ("shares", budgets)):
         if value is not None:
             options[option] = tuple(part.strip() for part in value.split(","))
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address, err if as_json else out) as (backend, progress):
         ended = search.launch(
             study,
@@ -126,9 +126,10 @@ def compare(
             backend=backend,
             progress=progress,
             checkpoints=checkpoints,
-            compare=functools.partial(make_comparison, **options),
+            several=functools.partial(make_comparison, **options),
+            suffix="-compare",
         )
-    return _finish(ended, url, as_json=as_json, plot=plot)
+    return finish(ended, url, as_json=as_json, plot=plot)
 
 
 @app.command()
@@ -156,7 +157,7 @@ def resume(
             )
         options = {"rounds": rounds, "workers": workers, "checkpoints": checkpoints, "force": force or None}
         return submit_job(submit, "resume", study, storage, address, options, name)
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address) as (backend, progress):
         ended = search.resume(
             name,
@@ -168,10 +169,10 @@ def resume(
             rounds=rounds,
             checkpoints=checkpoints,
         )
-    return _finish(ended, url)
+    return finish(ended, url)
 
 
-def _url(option: str | None) -> str:
+def url_of(option: str | None) -> str:
     """The storage of a search; says so if its password stands where others can read it."""
     from widthsearch.database import hide_password, parse_url, url_from
 
@@ -188,7 +189,8 @@ def _url(option: str | None) -> str:
     return url
 
 
-def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+    """Print what was found, or how to go on; the exit code says how the search ended."""
     from widthsearch.database import open_storage
     from widthsearch.storage import load
 

@@ -15,11 +15,14 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F
 
 
 def write_comparison(summary: Mapping[str, Any], file: str) -> None:
-    """Draw a comparison into an HTML file that needs no network; :class:`UsageError` where that cannot be."""
+    """Draw a comparison into an HTML file; :class:`UsageError` where that cannot be."""
     if "comparison" not in summary:
         raise UsageError(f"--plot: study {summary['study']!r} is no comparison")
-    check(file)
-    figure = comparison_figure(summary)
+    write(comparison_figure(summary), file)
+
+
+def write(figure: Any, file: str) -> None:
+    """Write a figure into an HTML file that needs no network; :class:`UsageError` where that cannot be."""
     try:
         Path(file).write_text(figure.to_html(include_plotlyjs=True, config={"displaylogo": False}), "utf-8")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The summary of any study, a search or a comparison, from the database: what ``show --json`` prints."""
+"""The summary of any study (search, comparison, probe), from the database: what ``show --json`` prints."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from typing import Any
 import optuna
 
 from widthsearch.comparison import Comparison
+from widthsearch.probe import Probe
 from widthsearch.storage import plan_of
 from widthsearch.views.compare_report import summarise_comparison
+from widthsearch.views.probe_report import summarise_probe
 from widthsearch.views.report import summarise
 
 
 def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object."""
-    return (summarise_comparison if isinstance(plan_of(study), Comparison) else summarise)(study, url)
+    match plan_of(study):
+        case Comparison():
+            return summarise_comparison(study, url)
+        case Probe():
+            return summarise_probe(study, url)
+    return summarise(study, url)
 
 
 def finite(value: Any) -> Any:

@@ -24,6 +24,10 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
             done = str(sum(s["trials"].values()))
             table.add_row(escape(s["study"]), s["status"], "-", done, f"compares {', '.join(s['arms'])}")
             continue
+        if "probe" in s:
+            done = str(sum(s["trials"].values()))
+            table.add_row(escape(s["study"]), s["status"], "-", done, f"probes {len(s['starts'])} starts")
+            continue
         gain = s["gain"]
         shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
         scored = sum(r["val_loss"] is not None for r in s["rounds"])
@@ -82,7 +86,7 @@ def _recommendations(arms: Sequence[dict[str, Any]]) -> Table:
         loss = a["val_loss"]
         table.add_row(
             a["arm"],
-            "-".join(str(w) for w in a["widths"][0].values()),
+            _joined(a["widths"][0]),
             f"{a['macs'][0]:,}",
             f"{a['params'][0]:,}",
             *(_pm(loss, "{:.4f}"), _median(loss, "{:.4f}"), str(loss["n"]) if loss else "-"),
@@ -117,6 +121,114 @@ def _interval(gain: dict[str, Any] | None) -> str:
         return "-"
     low, high = gain["ci95"]
     return f"{gain['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def show_probe(console: Console, s: dict[str, Any]) -> None:
+    """Print a probe: where every start leads, how its end fares on the fresh seeds, how far apart all are."""
+    console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)
+    limits = ", ".join(f"{limit:,} {r}" for r, limit in s["budget"].items() if limit is not None)
+    variables = "-".join(s["starts"][0]["seed"]["widths"])
+    for line in (
+        f"budget of all starts {limits}; widths are {variables}",
+        f"back: within a factor {s['within']:g} of what the plain search recommends",
+    ):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    plain = s["starts"][0]["recommended"]
+    console.print(_courses(s["starts"], plain and plain["widths"]))
+    console.print(_ends(s["starts"]))
+    console.print(_spread_table(s))
+    for start in s["starts"]:
+        if start["same_as"] is not None:
+            line = f"{start['start']}: the same proportions as {start['same_as']}, and so the same search"
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+    macs = s["training_macs"]
+    console.print(f"all trainings: {macs:.3g} MACs, {s['seconds']:.0f} worker seconds", highlight=False)
+
+
+def _courses(starts: Sequence[dict[str, Any]], wanted: dict[str, int] | None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(("start", "after", "inflated layer", "all layers", "widths")):
+        table.add_column(name, justify="right" if i in (2, 3) else "left", overflow="fold")
+    for s in starts:
+        if s["same_as"] is not None:
+            continue
+        layer = s["layer"]
+        for i, widths in enumerate(s["course"]):
+            of = f" of {wanted[layer]}" if wanted and layer else ""
+            table.add_row(
+                escape(s["start"]) if i == 0 else "",
+                "scaling to the budget" if i == 0 else f"round {i - 1}",
+                f"{widths[layer]}{of}" if layer else "",
+                "" if s["close"] is None else f"{s['close'][i]} of {len(widths)} back",
+                _joined(widths),
+            )
+    return table
+
+
+def _ends(starts: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = ("start", "recommended", "back after", "loss, fresh seeds", "n", "gain over plain (95 %)")
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if i > 2 else "left", overflow="fold")
+    for s in starts:
+        rounds = len(s["course"]) - 1
+        back = (
+            f"round {s['back_after']}"
+            if s["back_after"] is not None
+            else f"not in {rounds} round{'' if rounds == 1 else 's'}"
+        )
+        is_plain = s is starts[0] or s["same_as"] == starts[0]["start"]
+        table.add_row(
+            escape(s["start"]),
+            _joined(s["recommended"]["widths"]) if s["recommended"] else "-",
+            "" if is_plain or s["close"] is None else back,
+            _pm(s["fresh_loss"], "{:.4f}"),
+            str(s["fresh_loss"]["n"]) if s["fresh_loss"] else "-",
+            "" if is_plain else _interval(s["gain_over_plain"]),
+        )
+    return table
+
+
+def _spread_table(s: dict[str, Any]) -> Table:
+    """Per variable: how far apart the starts are, and how far apart what they recommend is."""
+    before, after = s["spread"]["baseline"], s["spread"]["recommended"]
+    chance = s["spread_by_chance"]
+    columns = [
+        "width variable",
+        f"{len(s['spread']['of'])} starts",
+        "sd of log2",
+        "recommended",
+        "ratio",
+        "sd of log2",
+    ]
+    columns += ["sd by chance"] if chance else []
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for v, end in after.items():
+        table.add_row(
+            escape(v),
+            _range(before[v]),
+            _sd(before[v]),
+            _range(end),
+            f"{end['ratio']:.2f}",
+            _sd(end),
+            *([_sd(chance["recommended"][v])] if chance else []),
+        )
+    return table
+
+
+def _range(spread: dict[str, Any]) -> str:
+    low, high = spread["smallest"], spread["largest"]
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _sd(spread: dict[str, Any]) -> str:
+    return "-" if spread["log2_sd"] is None else f"{spread['log2_sd']:.2f}"
+
+
+def _joined(widths: dict[str, int]) -> str:
+    return "-".join(str(w) for w in widths.values())
 
 
 def show_widths(console: Console, d: dict[str, Any]) -> None:
@@ -213,8 +325,9 @@ def _round_table(rounds: Sequence[dict[str, Any]]) -> Table:
         if not r["steps"]:
             table.add_row(*head, "-", "-", "nothing new" if r["balanced"] else "being measured")
         for step in r["steps"]:
-            proposal = "-".join(map(str, step["widths"].values()))
-            table.add_row(*head, f"{step['step']:g}", _pm(step["val_loss"], "{:.4f}"), proposal)
+            table.add_row(
+                *head, f"{step['step']:g}", _pm(step["val_loss"], "{:.4f}"), _joined(step["widths"])
+            )
             head = ["", "", ""]
     return table
 
