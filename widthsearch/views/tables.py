@@ -109,14 +109,15 @@ def _gains(arms: Sequence[dict[str, Any]]) -> Table:
     for a in arms:
         close = a["cost_to_close"]
         gains = [
-            "" if a["arm"] == of else _interval(a[key])
+            "" if a["arm"] == of else interval(a[key])
             for of, key in (("uniform", "gain_over_uniform"), ("grow-shrink", "gain_over_ours"))
         ]
         table.add_row(a["arm"], *gains, f"{a['search_cost']:.1f}", "-" if close is None else f"{close:.1f}")
     return table
 
 
-def _interval(gain: dict[str, Any] | None) -> str:
+def interval(gain: dict[str, Any] | None) -> str:
+    """A mean difference with its interval."""
     if gain is None:
         return "-"
     low, high = gain["ci95"]
@@ -171,22 +172,23 @@ def _ends(starts: Sequence[dict[str, Any]]) -> Table:
     for i, name in enumerate(names):
         table.add_column(name, justify="right" if i > 2 else "left", overflow="fold")
     for s in starts:
-        rounds = len(s["course"]) - 1
-        back = (
-            f"round {s['back_after']}"
-            if s["back_after"] is not None
-            else f"not in {rounds} round{'' if rounds == 1 else 's'}"
-        )
-        is_plain = s is starts[0] or s["same_as"] == starts[0]["start"]
+        is_plain = starts[0]["start"] in (s["start"], s["same_as"])
         table.add_row(
             escape(s["start"]),
             _joined(s["recommended"]["widths"]) if s["recommended"] else "-",
-            "" if is_plain or s["close"] is None else back,
+            "" if is_plain or s["close"] is None else _back(s),
             _pm(s["fresh_loss"], "{:.4f}"),
             str(s["fresh_loss"]["n"]) if s["fresh_loss"] else "-",
-            "" if is_plain else _interval(s["gain_over_plain"]),
+            "" if is_plain else interval(s["gain_over_plain"]),
         )
     return table
+
+
+def _back(start: dict[str, Any]) -> str:
+    rounds = len(start["rounds"])
+    if start["back_after"] is not None:
+        return f"round {start['back_after']}"
+    return f"not in {rounds} round{'' if rounds == 1 else 's'}" if rounds else "-"
 
 
 def _spread_table(s: dict[str, Any]) -> Table:
