@@ -80,6 +80,8 @@ def _came_back(plan: Probe, name: str, search: Mapping[str, Any], plain: Mapping
     layer = None if start is None else start.layer
     course = [search["baseline"]["widths"]]
     for round_ in search["rounds"]:
+        if round_["replicas"] < plan.plan.replicas and round_ is search["rounds"][-1]:
+            break  # it is being measured
         course.append(round_["proposal"] or course[-1])
     found = {"layer": layer, "course": course, "close": None, "back_after": None}
     if name == PLAIN or plain["recommended"] is None:
