@@ -23,7 +23,7 @@ from widthsearch.space import WidthSpace
 from widthsearch.study import Budget, Data, Split, Study, settings
 from widthsearch.trial import build_space, check_data, check_targets, measure_epochs
 
-#: On the width of a probe's start.
+#: The largest factor on a width of a probe's start.
 LARGEST_FACTOR = 10**6
 
 

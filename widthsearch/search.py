@@ -190,9 +190,9 @@ def _with_rounds(optuna_study: optuna.Study, rounds: int) -> AnyPlan:
     plan = plan_of(optuna_study)
     if isinstance(plan, Comparison):
         raise UsageError(f"--rounds: {optuna_study.study_name!r} is a comparison; its rounds are fixed")
-    if isinstance(plan, Probe):
-        return replace(plan, plan=replace(plan.plan, rounds=rounds, at_least=rounds))
-    return replace(plan, rounds=rounds, at_least=rounds)
+    search = plan if isinstance(plan, Plan) else plan.plan
+    more = replace(search, rounds=rounds, at_least=rounds)
+    return replace(plan, plan=more) if isinstance(plan, Probe) else more
 
 
 def _check_more_rounds(runs: list[Run], rounds: int) -> None:
