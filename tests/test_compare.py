@@ -119,9 +119,10 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path
             changes={},
             backend=search.run_in_process,
             progress=Quiet(stop_at),
-            compare=lambda s, plan: make_comparison(
+            several=lambda s, plan: make_comparison(
                 s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=14
             ),
+            suffix="-compare",
         )
     assert (ended.name, ended.status) == (NAME, "interrupted")
     assert "interrupted" in command("show").out

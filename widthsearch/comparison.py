@@ -6,7 +6,6 @@ recommend is trained again by the one recipe, on fresh seeds that all arms share
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 from widthsearch import history
 from widthsearch.arms import ARMS, SHARED, SHARES, Arm, Point, Search
 from widthsearch.errors import UsageError
-from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait
+from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
+from widthsearch.probe import Probe
 
 REPORT = "report"  # the branch of the trainings on fresh seeds
 FreshKey = tuple[int, str, int, tuple[tuple[str, int], ...]]  # budget, kind, replica, widths
@@ -66,10 +66,9 @@ class Comparison:
     def _plan(self, budget: int, repeat: int) -> Plan:
         """One object for each, as a plan remembers what it has worked out."""
         if (budget, repeat) not in self._plans:
-            seed = self.plan.seed
-            if repeat > 0:  # the first repeat is what `launch` does
-                seed = int.from_bytes(hashlib.sha256(f"{seed} repeat {repeat}".encode()).digest()[:4], "big")
-            self._plans[budget, repeat] = replace(self.plan, budget=dict(self.budgets[budget]), seed=seed)
+            self._plans[budget, repeat] = replace(
+                self.plan.repeated(repeat), budget=dict(self.budgets[budget])
+            )
         return self._plans[budget, repeat]
 
     def limit(self, budget: int) -> float:
@@ -90,13 +89,13 @@ class Comparison:
 
     def outcomes(self, runs: Iterable[Run]) -> list[Outcome]:
         """What the arms recommend, as far as it is known: by budget, repeat and arm."""
-        by_branch = _by_branch(runs)
+        searches = by_branch(runs)
         return [
             Outcome(budget, repeat, arm, tuple(points))
             for budget in range(len(self.budgets))
             for repeat in range(self.repeats)
             for arm in self.arms
-            for _, points in [self._walk(by_branch, budget, repeat, arm)]
+            for _, points in [self._walk(searches, budget, repeat, arm)]
         ]
 
     def report_slots(self, budget: int, point: Point) -> list[Slot]:
@@ -109,7 +108,7 @@ class Comparison:
 
     def _phases(self, runs: list[Run]) -> Iterator[_Phase]:
         """All that can be trained now, in the order in which it is handed out."""
-        by_branch = _by_branch(runs)
+        searches = by_branch(runs)
         reports: dict[FreshKey, list[Run]] = {}
         for run in runs:
             if run.branch is not None and run.branch.arm == REPORT:
@@ -119,7 +118,7 @@ class Comparison:
         for repeat in range(self.repeats):
             for budget in range(len(self.budgets)):
                 for arm in self.arms:
-                    pending, points = self._walk(by_branch, budget, repeat, arm)
+                    pending, points = self._walk(searches, budget, repeat, arm)
                     if pending is not None:
                         yield pending
                         continue
@@ -130,12 +129,12 @@ class Comparison:
                         yield _Phase(slots, [history.state_of(of, self.plan.retries) for of in found])
 
     def _walk(
-        self, by_branch: Mapping[Branch, list[Run]], budget: int, repeat: int, arm: str
+        self, searches: Mapping[Branch, list[Run]], budget: int, repeat: int, arm: str
     ) -> tuple[_Phase | None, list[Point]]:
         """How far an arm's search has come: the phase that is not over yet, if any, and its points so far."""
         function, of, times = parse_arm(arm)
         key = Branch(budget, repeat, arm)
-        runs = by_branch.get(Branch(budget, repeat, of), [])
+        runs = searches.get(Branch(budget, repeat, of), [])
         content = tuple((r.key, r.state, r.value, *(r.prune_ratio or {}).values()) for r in runs)
         if self._ended.get(key, (None,))[0] == content:
             return None, self._ended[key][1]
@@ -194,14 +193,6 @@ class Comparison:
         return cls(plan, budgets, tuple(data["arms"]), data["repeats"], data["search_cost"])
 
 
-def _by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:
-    found: dict[Branch, list[Run]] = {}
-    for run in runs:
-        if run.branch is not None:
-            found.setdefault(run.branch, []).append(run)
-    return found
-
-
 def fresh_key(budget: int, kind: str, replica: int, widths: Mapping[str, int]) -> FreshKey:
     """What tells the trainings on fresh seeds apart: arms that recommend the same widths share them."""
     return budget, kind, replica, tuple(sorted(widths.items()))
@@ -232,18 +223,18 @@ def least_cost(plan: Plan, rounds: int) -> float:
 
 
 #: What a study of ours follows.
-AnyPlan = Plan | Comparison
+AnyPlan = Plan | Comparison | Probe
 
 
 def next_step(plan: AnyPlan, runs: Iterable[Run]) -> Step:
     """What a study needs next, from its plan and its runs so far alone."""
-    return plan.next_step(runs) if isinstance(plan, Comparison) else history.next_step(plan, runs)
+    return history.next_step(plan, runs) if isinstance(plan, Plan) else plan.next_step(runs)
 
 
 def read_plan(data: Mapping[str, Any]) -> AnyPlan:
-    """The inverse of both ``to_json()``.
+    """The inverse of each ``to_json()``.
 
-    One object for one content: a comparison remembers what it has worked out.
+    One object for one content: a plan remembers what it has worked out.
     """
     return _read_plan(json.dumps(data))
 
@@ -251,4 +242,6 @@ def read_plan(data: Mapping[str, Any]) -> AnyPlan:
 @lru_cache(maxsize=8)
 def _read_plan(text: str) -> AnyPlan:
     data = json.loads(text)
+    if "starts" in data:
+        return Probe.from_json(data)
     return Comparison.from_json(data) if "arms" in data else Plan.from_json(data)

@@ -6,7 +6,7 @@ that make its units: a residual width has many modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from widthsearch.errors import UsageError
@@ -28,7 +28,7 @@ def fixed_by(search: Sequence[str] | None, fix: Sequence[str], modules: Modules)
             others = [m for m in modules[touched[0]] if not fnmatchcase(m, pattern)]
             raise UsageError(
                 f"Study(search=...): {pattern!r} is a part of {touched[0]!r}, whose units are also made by "
-                f"{_several(others)}; to search it, give its name"
+                f"{several(others)}; to search it, give its name"
             )
     for pattern in fix:
         reason = f"fixed by the study (fix={pattern!r})"
@@ -65,12 +65,11 @@ def _matched(setting: str, pattern: str, modules: Modules) -> list[str]:
     text = pattern if isinstance(pattern, str) else ""  # a key of a mapping may be anything
     matched = [v for v in modules if any(fnmatchcase(m, text) for m in (v, *modules[v]))]
     if not matched and modules:
-        raise UsageError(
-            f"Study({setting}=...): no width variable {pattern!r}; there are {_several(list(modules))}"
-        )
+        raise UsageError(f"Study({setting}=...): no width variable {pattern!r}; there are {several(modules)}")
     return matched
 
 
-def _several(names: Sequence[str], limit: int = 12) -> str:
+def several(names: Collection[str], limit: int = 12) -> str:
+    """``a, b, c``, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(list(names)[:limit]) + more

@@ -6,8 +6,8 @@ The plan is written into the Optuna study once, at launch; :mod:`.history` then 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from widthsearch import rule
@@ -24,9 +24,9 @@ WORKER_DEATHS = 10
 
 
 class Branch(NamedTuple):
-    """Which search of a comparison a training run belongs to (see comparison.py)."""
+    """Which search of a comparison or probe a training run belongs to (see comparison.py, probe.py)."""
 
-    budget: int  # the comparison's first budget is 0
+    budget: int  # the comparison's first budget is 0; -1: not of one alone
     repeat: int
     arm: str
 
@@ -83,6 +83,17 @@ class Plan:
         """The baseline, as far as an over-wide network in the same proportions has the units."""
         return {v: min(w, over_wide[v]) for v, w in self.baseline().items()}
 
+    def repeated(self, repeat: int) -> Plan:
+        """The same search with random numbers of its own; repeat 0 is this one, what `launch` does."""
+        if repeat == 0:
+            return self
+        digest = hashlib.sha256(f"{self.seed} repeat {repeat}".encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:4], "big"))
+
+    def going_on(self, rounds: int) -> Plan:
+        """The same search, not ended before so many rounds."""
+        return replace(self, rounds=max(self.rounds, rounds), at_least=rounds)
+
     def plan_of(self, slot: Slot) -> Plan:
         """The plan that a slot belongs to: this one."""
         return self
@@ -117,7 +128,7 @@ class Slot:
     replica: int
     widths: Mapping[str, int]
     step: float = 0.0  # of a proposal: how far it goes along the round's direction
-    branch: Branch | None = None  # only in a comparison
+    branch: Branch | None = None  # only where a study holds several searches
 
     @property
     def key(self) -> Key:
@@ -157,6 +168,15 @@ class Run:
     prune_ratio: Mapping[str, float] | None = None
     error: str = ""
     branch: Branch | None = None
+
+
+def by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:
+    """The runs of each of a study's searches."""
+    found: dict[Branch, list[Run]] = {}
+    for run in runs:
+        if run.branch is not None:
+            found.setdefault(run.branch, []).append(run)
+    return found
 
 
 @dataclass(frozen=True)

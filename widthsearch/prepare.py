@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,12 +15,16 @@ from widthsearch.arms import ARMS
 from widthsearch.comparison import Comparison, least_cost, parse_arm
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.fingerprint import code_of
-from widthsearch.patterns import numbers_of
+from widthsearch.patterns import numbers_of, several
 from widthsearch.plan import Plan
+from widthsearch.probe import PLAIN, Probe, Start
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
 from widthsearch.study import Budget, Data, Split, Study, settings
 from widthsearch.trial import build_space, check_data, check_targets, measure_epochs
+
+#: The largest factor on a width of a probe's start.
+LARGEST_FACTOR = 10**6
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,69 @@ def make_comparison(
                 f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already"
             )
     return Comparison(replace(plan, budget=largest), tuple(budgets), tuple(arms), repeats, cost)
+
+
+def make_probe(
+    plan: Plan,
+    *,
+    inflate: Sequence[str] = (),
+    each: float | None = None,
+    scale: Sequence[str] = (),
+    constant: bool = False,
+    again: int = 0,
+    rounds: int | None = None,
+) -> Probe:
+    """A probe of a plan: its own seed network, and changed ones under the same budget in MACs and parameters.
+
+    ``inflate``: one width variable times a factor (``conv1=20``), each in a network of its own; ``each``: the
+    factor for every variable in turn; ``scale``: factors for all widths at once; ``constant``: the same width
+    everywhere; ``again``: the plain search, with other random numbers; ``rounds``: so many at least.  Raises
+    :class:`UsageError` for what is no variable or factor, and if nothing is changed.
+    """
+    factors = [_inflation(text, plan) for text in inflate]
+    if each is not None:
+        factors += [(v, _factor(str(each), f"--factor {each:g}")) for v in plan.widths]
+    starts = {PLAIN: Start(plan.widths)}
+    for layer, factor in factors:
+        widths = {**plan.widths, layer: _times(plan.widths[layer], factor)}
+        starts[f"{layer} x{factor:g}"] = Start(widths, layer)
+    for text in scale:
+        factor = _factor(text, f"--scale {text!r:.60}")
+        starts[f"all x{factor:g}"] = Start({v: _times(w, factor) for v, w in plan.widths.items()})
+    if constant:
+        starts["constant"] = Start(dict.fromkeys(plan.widths, max(plan.widths.values())))
+    if len(starts) == 1 and not again:
+        raise UsageError(
+            "nothing to probe: give --inflate LAYER=20, --each, --scale 2, --constant or --again 1"
+        )
+    if rounds is not None:
+        plan = plan.going_on(rounds)
+    return Probe(plan, starts, again)
+
+
+def _inflation(text: str, plan: Plan) -> tuple[str, float]:
+    layer, equals, factor = text.rpartition("=")
+    if not equals or not layer:
+        raise UsageError(f"--inflate {text!r:.60}: give a width variable and a factor, e.g. conv1=20")
+    if layer not in plan.widths:
+        raise UsageError(
+            f"--inflate {text!r:.60}: no width variable {layer!r:.60}; there are {several(plan.widths)}"
+        )
+    return layer, _factor(factor, f"--inflate {text!r:.60}")
+
+
+def _factor(text: str, where: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor <= LARGEST_FACTOR:
+        raise UsageError(f"{where}: the factor must be a number above 0, at most {LARGEST_FACTOR:,}, e.g. 20")
+    return factor
+
+
+def _times(width: int, factor: float) -> int:
+    return max(1, round(width * factor))
 
 
 def _data_of(data: Data) -> dict[str, str]:

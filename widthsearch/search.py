@@ -28,6 +28,7 @@ from widthsearch.ledger import Ledger, Progress
 from widthsearch.lock import driver_lock
 from widthsearch.plan import Done, Failed, Plan, Run, Slot
 from widthsearch.prepare import Prepared, fingerprint_of, prepare
+from widthsearch.probe import Probe
 from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.storage import load, plan_of, runs_of
@@ -72,20 +73,22 @@ def launch(
     backend: Backend,
     progress: Progress,
     checkpoints: str | None = None,
-    compare: Callable[[Study, Plan], Comparison] | None = None,
+    several: Callable[[Study, Plan], Comparison | Probe] | None = None,
+    suffix: str = "",
 ) -> Ended:
     """Start a new study from a study file, and run it.
 
     ``changes`` replace fields of the file's ``Study`` (budget, rounds, ...); ``checkpoints``: the folder or
-    URL that all workers share; ``compare`` makes a comparison out of its plan.  Raises :class:`UsageError`
-    for a bad study, or if the name is taken; nothing is written then.
+    URL that all workers share; ``several`` makes a plan of several searches out of its plan; ``suffix``: of
+    the name, if none is given.  Raises :class:`UsageError` for a bad study, or if the name is taken; nothing
+    is written then.
     """
     written, path, attribute = load_study(reference)
     study = replace(written, **changes)
-    name = path.stem + ("" if compare is None else "-compare") if name is None else name
+    name = path.stem + suffix if name is None else name
     check_names(url, name)
     prepared = prepare(study, path)
-    plan = prepared.plan if compare is None else compare(study, prepared.plan)
+    plan = prepared.plan if several is None else several(study, prepared.plan)
     storage = open_storage(url, create=True, patient=True)
     with driver_lock(url, name) as lock:
         refuse_existing(storage, name)  # again: somebody may have been faster
@@ -153,7 +156,7 @@ def resume(
         attrs = optuna_study.user_attrs
         runs = runs_of(optuna_study.get_trials(deepcopy=False))
         if rounds is not None:
-            _search_plan(optuna_study)
+            _with_rounds(optuna_study, rounds)  # refuses what has no more rounds
             _check_more_rounds(runs, rounds)
         elif attrs.get(names.STATUS) == "finished" and _is_done(optuna_study, runs):
             again = f"widthsearch resume {shlex.quote(name)} --rounds N"
@@ -161,8 +164,7 @@ def resume(
             return Ended(name, "finished", attrs[names.STOPPED])
         study, reference = load_again(optuna_study, file, force)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
-            more = replace(_search_plan(optuna_study), rounds=rounds, at_least=rounds)
-            optuna_study.set_user_attr(names.PLAN, more.to_json())
+            optuna_study.set_user_attr(names.PLAN, _with_rounds(optuna_study, rounds).to_json())
         if checkpoints is not None or names.CHECKPOINTS not in attrs:
             identity = attrs.get(names.IDENTITY) or uuid.uuid4().hex
             folder = _checkpoint_folder(url, checkpoints, name, identity)
@@ -190,7 +192,7 @@ def load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tup
         before, now = plan_of(optuna_study), prepared.plan
         if isinstance(before, Comparison):
             now = replace(now, budget=before.plan.budget)
-        if other := _other_search(before.plan if isinstance(before, Comparison) else before, now):
+        if other := _other_search(before if isinstance(before, Plan) else before.plan, now):
             raise UsageError(
                 f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
             )
@@ -202,7 +204,9 @@ def _kept(before: AnyPlan, now: Plan) -> AnyPlan:
     """The plan of a changed file, with what resume and compare have added to the one before."""
     if isinstance(before, Comparison):
         return replace(before, plan=now)
-    return replace(now, rounds=max(now.rounds, before.at_least), at_least=before.at_least)
+    if isinstance(before, Probe):
+        return replace(before, plan=now.going_on(before.plan.at_least))
+    return now.going_on(before.at_least)
 
 
 def _is_done(optuna_study: optuna.Study, runs: list[Run]) -> bool:
@@ -210,11 +214,14 @@ def _is_done(optuna_study: optuna.Study, runs: list[Run]) -> bool:
     return isinstance(next_step(plan_of(optuna_study), runs), Done)
 
 
-def _search_plan(optuna_study: optuna.Study) -> Plan:
+def _with_rounds(optuna_study: optuna.Study, rounds: int) -> AnyPlan:
+    """The study's plan, going on to so many rounds; :class:`UsageError` for a comparison."""
     plan = plan_of(optuna_study)
     if isinstance(plan, Comparison):
         raise UsageError(f"--rounds: {optuna_study.study_name!r} is a comparison; its rounds are fixed")
-    return plan
+    search = plan if isinstance(plan, Plan) else plan.plan
+    more = replace(search, rounds=rounds, at_least=rounds)
+    return replace(plan, plan=more) if isinstance(plan, Probe) else more
 
 
 def _check_more_rounds(runs: list[Run], rounds: int) -> None:

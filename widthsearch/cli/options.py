@@ -61,7 +61,7 @@ Plot = Annotated[
     str | None,
     typer.Option(
         help="Draw into this .html file: of a comparison loss against search cost, of a family loss against "
-        "MACs and parameters.",
+        "MACs and parameters, of a probe the way of its starts to their widths.",
         show_default=False,
     ),
 ]

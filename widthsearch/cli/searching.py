@@ -74,7 +74,7 @@ def launch(
     start = search.launch
     if budgets is not None:
         start = functools.partial(family.launch_family, shares=_parts(budgets))
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address, verbose=verbose, tensorboard=tensorboard) as (backend, progress):
         ended = start(
             study,
@@ -85,7 +85,7 @@ def launch(
             progress=progress,
             checkpoints=checkpoints,
         )
-    return _finish(ended, url)
+    return finish(ended, url)
 
 
 @app.command()
@@ -135,7 +135,7 @@ def compare(
     for option, value in (("arms", arms), ("shares", budgets)):
         if value is not None:
             options[option] = _parts(value)
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address, err if as_json else out, verbose=verbose) as (backend, progress):
         ended = search.launch(
             study,
@@ -145,9 +145,10 @@ def compare(
             backend=backend,
             progress=progress,
             checkpoints=checkpoints,
-            compare=functools.partial(make_comparison, **options),
+            several=functools.partial(make_comparison, **options),
+            suffix="-compare",
         )
-    return _finish(ended, url, as_json=as_json, plot=plot)
+    return finish(ended, url, as_json=as_json, plot=plot)
 
 
 @app.command()
@@ -181,7 +182,7 @@ def resume(
         options = {"rounds": rounds, "workers": workers, "checkpoints": checkpoints, "force": force or None}
         options["tensorboard"] = tensorboard
         return submit_job(submit, "resume", study, storage, address, options, name, *["--verbose"] * verbose)
-    url = _url(storage)
+    url = url_of(storage)
     family = family_of(name, open_storage(url, create=False, patient=True))
     if family is not None and rounds is not None:
         raise UsageError(
@@ -194,14 +195,14 @@ def resume(
         ended = go_on(
             url=url, file=study, force=force, backend=backend, progress=progress, checkpoints=checkpoints
         )
-    return _finish(ended, url)
+    return finish(ended, url)
 
 
 def _parts(option: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in option.split(","))
 
 
-def _url(option: str | None) -> str:
+def url_of(option: str | None) -> str:
     """The storage of a search; says so if its password stands where others can read it."""
     from widthsearch.database import hide_password, parse_url, url_from
 
@@ -218,7 +219,8 @@ def _url(option: str | None) -> str:
     return url
 
 
-def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+    """Print what was found, or how to go on; the exit code says how the search ended."""
     if ended.status == "interrupted":
         err.print(
             f"interrupted; nothing is lost.  Go on with: {command('resume', ended.name, url)}",

@@ -72,6 +72,13 @@ def headline(summary: Mapping[str, Any]) -> Text:
     return Text.assemble((summary["study"], "bold"), "  ", status(summary), reason(summary))
 
 
+def about(summary: Mapping[str, Any]) -> str:
+    """What a study that is no single search does, in a few words."""
+    if "starts" in summary:
+        return f"probes {len(summary['starts'])} starts"
+    return f"compares {', '.join(summary.get('arms', ()))}"
+
+
 def age(moment: str | None, now: datetime | None = None) -> str:
     """How long ago a moment (ISO, local time) was: ``12 min``, ``3 h``, ``5 days``."""
     if moment is None:

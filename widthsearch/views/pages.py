@@ -12,6 +12,8 @@ from widthsearch.views.compare_page import comparison_page
 from widthsearch.views.compare_plots import comparison_figure
 from widthsearch.views.family_page import family_page
 from widthsearch.views.family_plots import family_figure
+from widthsearch.views.probe_page import probe_page
+from widthsearch.views.probe_plots import probe_figure
 from widthsearch.views.search_page import search_page
 
 
@@ -19,6 +21,8 @@ def page_of(summary: Mapping[str, Any], columns: int = 120) -> Group:
     """What `show` prints on a terminal of so many columns."""
     if "members" in summary:
         return family_page(summary)
+    if "starts" in summary:
+        return probe_page(summary)
     return comparison_page(summary) if "comparison" in summary else search_page(summary, columns)
 
 
@@ -26,6 +30,8 @@ def figure_of(summary: Mapping[str, Any]) -> Any:
     """What ``--plot`` draws; :class:`UsageError` for a search, which has several figures."""
     if "members" in summary:
         return family_figure(summary)
+    if "starts" in summary:
+        return probe_figure(summary)
     if "comparison" in summary:
         return comparison_figure(summary)
     raise UsageError(f"--plot: {summary['study']!r} is a search; its figures: widthsearch report")

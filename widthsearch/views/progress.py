@@ -17,6 +17,7 @@ from rich.text import Text
 from widthsearch.comparison import REPORT, AnyPlan, Comparison
 from widthsearch.history import History
 from widthsearch.plan import Plan, Slot
+from widthsearch.probe import Probe
 from widthsearch.storage import KIND, SECONDS, runs_of
 from widthsearch.views.tensorboard import Board
 
@@ -169,7 +170,7 @@ class LiveTracker(Tracker):
         running = ", ".join(describe(s) for s in self.running.values()) or idle
         elapsed = duration(time.monotonic() - self.start)
         failures = f", {self.failures} failed" if self.failures else ""
-        where = "comparison"
+        where = "probe" if isinstance(self.plan, Probe) else "comparison"
         if isinstance(self.plan, Plan):
             where = f"round {self.round + 1} of at most {self.plan.rounds}"
         return Group(
@@ -186,19 +187,23 @@ def describe(slot: Slot) -> str:
         where += f"step {slot.step:g} "
     if slot.branch is not None:
         budget, repeat, arm = slot.branch
-        of = "" if arm == REPORT else f" repeat {repeat} {arm}"
-        where = f"budget {budget}{of}: {where}"
+        which = [f"budget {budget}"] if budget >= 0 else []
+        which += [f"repeat {repeat}"] if repeat >= 0 else []
+        which += [arm] if arm != REPORT else []
+        where = f"{' '.join(which)}: {where}"
     return f"{where}{LABELS[slot.kind]} {slot.replica}"
 
 
 def headline(plan: AnyPlan) -> str:
     """What a study will do, in one line."""
-    variables = f"{len(plan.plan.widths if isinstance(plan, Comparison) else plan.widths)} width variables"
+    search = plan if isinstance(plan, Plan) else plan.plan
+    variables = f"{len(search.widths)} width variables"
     if isinstance(plan, Comparison):
         budgets = " / ".join(_amounts(budget) for budget in plan.budgets)
         repeats = f"{plan.repeats} repeat{'' if plan.repeats == 1 else 's'}"
         return f"{', '.join(plan.arms)} compared, {repeats}; {variables}, budget {budgets}"
-    return f"{variables}, budget {_amounts(plan.budget)}"
+    starts = f"starts: {', '.join(plan.plans)}; " if isinstance(plan, Probe) else ""
+    return f"{starts}{variables}, budget {_amounts(search.budget)}"
 
 
 def _amounts(budget: Mapping[str, int]) -> str:

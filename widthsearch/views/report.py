@@ -38,8 +38,8 @@ def verdict(gain: dict[str, Any] | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Trials:
-    """The completed trials of a study, to be asked by kind, round and replica."""
+class Trials:
+    """The completed trials of a search, to be asked by kind, round and replica."""
 
     trials: list[FrozenTrial]
 
@@ -79,12 +79,24 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object: what ``widthsearch show --json`` prints."""
     plan = names.plan_of(study)
     if not isinstance(plan, Plan):
-        raise TypeError(f"study {study.study_name!r} is a comparison")
-    all_trials = study.get_trials(deepcopy=False)
+        raise TypeError(f"study {study.study_name!r} holds several searches")
+    trials = study.get_trials(deepcopy=False)
+    status = status_of(study, url)
+    return {
+        "study": study.study_name,
+        "status": status,
+        "storage": hide_password(url),
+        "budget": {r: plan.budget.get(r) for r in ("macs", "params")},
+        **summarise_search(plan, trials),
+        **ending(study, status, trials),
+    }
+
+
+def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """What one search found, from its trials."""
     complete = completed(all_trials)
-    trials = _Trials(complete)
-    runs = names.runs_of(all_trials)
-    history = History(plan, runs)
+    trials = Trials(complete)
+    history = History(plan, names.runs_of(all_trials))
     ended = step_after(history)
     best = history.best(plan.rounds)
     found = best if best is not None and best.round >= 0 else None
@@ -106,12 +118,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     recommended = {"round": None, **baseline} if result in (WORSE, NOTHING_BETTER) else candidate
     seed = {"widths": plan.widths, **plan.cost.at(plan.widths)}
     rounds = _rounds(plan, history, trials)
-    status = status_of(study, url)
     return {
-        "study": study.study_name,
-        "status": status,
-        "storage": hide_password(url),
-        "budget": {r: plan.budget.get(r) for r in ("macs", "params")},
         "seed": seed,
         "baseline": baseline,
         "recommended": recommended,
@@ -124,7 +131,6 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
         **pruned_most_and_least(rounds),
         "cost": _search_cost(plan, complete),
         "selection_seeds": plan.seeds,  # trainings of the baseline with fresh seeds are numbered from here
-        **ending(study, status, all_trials),
     }
 
 
@@ -140,7 +146,7 @@ def status_of(study: optuna.Study, url: str) -> str:
 
 
 def _network(
-    plan: Plan, widths: Mapping[str, int], trials: _Trials, source: Source, replicas: range
+    plan: Plan, widths: Mapping[str, int], trials: Trials, source: Source, replicas: range
 ) -> dict[str, Any]:
     def stats(attribute: str | None) -> dict[str, Any] | None:
         return mean_se(list(trials.values(source, replicas, attribute).values()))
@@ -159,7 +165,7 @@ def _source(kind: str, candidate: Candidate) -> Source:
     return (kind, candidate.round, candidate.step)
 
 
-def _rounds(plan: Plan, history: History, trials: _Trials) -> list[dict[str, Any]]:
+def _rounds(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]]:
     rounds = []
     for r in range(plan.rounds):
         ratios = history.prune_ratios(r)

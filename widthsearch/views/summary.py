@@ -1,4 +1,4 @@
-"""The summary of any study, a search or a comparison, from the database: what ``show --json`` prints."""
+"""The summary of any study (search, comparison, probe), from the database: what ``show --json`` prints."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import optuna
 
 from widthsearch.comparison import Comparison
 from widthsearch.lock import is_driven
+from widthsearch.probe import Probe
 from widthsearch.storage import Family, family_in, family_of, load, plan_of
 from widthsearch.views.compare_report import summarise_comparison
+from widthsearch.views.probe_report import summarise_probe
 from widthsearch.views.report import summarise
 
 
 def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object."""
     family = family_in(study.user_attrs)
-    summary = (summarise_comparison if isinstance(plan_of(study), Comparison) else summarise)(study, url)
+    match plan_of(study):
+        case Comparison():
+            summary = summarise_comparison(study, url)
+        case Probe():
+            summary = summarise_probe(study, url)
+        case _:
+            summary = summarise(study, url)
     return summary if family is None else {**summary, "family": family.name}
 
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.views.formats import age, bar, interval, joined, metric_form, shorten, status
+from widthsearch.views.formats import about, age, bar, interval, joined, metric_form, shorten, status
 
 _BAR = 20  # characters that stand for all MACs
 
@@ -26,8 +26,8 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
             table.add_row(Text(s["family"]), "family")
         family = s.get("family")
         name = Text(s["study"] if family is None else f"  {s['study']}")
-        rounds, found = "-", f"compares {', '.join(s.get('arms', ()))}"
-        if "comparison" not in s:
+        rounds, found = "-", about(s)
+        if "candidate" in s:
             rounds, found = str(sum(r["val_loss"] is not None for r in s["rounds"])), interval(s["gain"])
         trials = str(sum(s["trials"].values()))
         table.add_row(name, status(s), age(s["last_change"]), rounds, trials, Text(found))

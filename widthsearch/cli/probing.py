@@ -1,0 +1,91 @@
+"""The command that starts one search from many seed networks: probe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from widthsearch.cli.options import (
+    Address,
+    Checkpoints,
+    Plot,
+    Storage,
+    StudyFile,
+    Workers,
+    app,
+    one_line_errors,
+)
+from widthsearch.cli.searching import finish, url_of
+from widthsearch.cli.summaries import check_plot
+from widthsearch.terminal import display, err, out
+
+
+@app.command()
+@one_line_errors
+def probe(
+    study: StudyFile,
+    inflate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER=20", help="A start with this width variable times 20; repeatable."),
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="One start per width variable, inflated.")] = False,
+    factor: Annotated[float, typer.Option(help="By how much --each inflates.")] = 20.0,
+    scale: Annotated[
+        str | None, typer.Option(metavar="2,0.5", help="Starts with all widths times such a factor.")
+    ] = None,
+    constant: Annotated[
+        bool, typer.Option("--constant", help="A start with the same width everywhere.")
+    ] = False,
+    again: Annotated[
+        int, typer.Option(min=0, help="The plain start so often again, with other seeds: what chance does.")
+    ] = 0,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Go on to so many rounds at least, whatever would stop a search."),
+    ] = None,
+    report_seeds: Annotated[
+        int | None, typer.Option(min=2, help="Fresh seeds for every recommendation; default: the study's.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the probe; default: the file's name and -probe.")
+    ] = None,
+    storage: Storage = None,
+    plot: Plot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    checkpoints: Checkpoints = None,
+) -> None:
+    """Search from changed seed networks: does a layer that was blown up come back, are the answers the same?
+
+    All starts have the plain seed's budget, and rounds and settings of the study.  A layer is back once its
+    proposed width (of the round's best candidate) is within a factor 1.5 of what the search from the plain
+    seed recommends, and stays so.
+    """
+    from widthsearch import search
+    from widthsearch.prepare import make_probe
+
+    check_plot(plot)
+    url = url_of(storage)
+    with display(workers, address, err if as_json else out) as (backend, progress):
+        ended = search.launch(
+            study,
+            name=name,
+            url=url,
+            changes={} if report_seeds is None else {"report_seeds": report_seeds},
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
+            several=lambda _, plan: make_probe(
+                plan,
+                inflate=inflate or (),
+                each=factor if each else None,
+                scale=[part.strip() for part in scale.split(",")] if scale is not None else (),
+                constant=constant,
+                again=again,
+                rounds=rounds,
+            ),
+            suffix="-probe",
+        )
+    return finish(ended, url, as_json=as_json, plot=plot)
