@@ -19,7 +19,7 @@ from widthsearch.database import hide_password
 from widthsearch.history import Candidate, History, step_after
 from widthsearch.intervals import mean_se, paired_gain
 from widthsearch.lock import is_driven
-from widthsearch.plan import Done, Plan
+from widthsearch.plan import Done, Failed, Plan
 
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference shown", "worse"
 NOTHING_BETTER = "nothing better found"  # on the seeds that select, the baseline scored best
@@ -120,6 +120,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
         "verdict": result,
         "rounds": _rounds(plan, history, trials),
         "cost": _search_cost(plan, complete),
+        "stopped_because": ended.because if isinstance(ended, Done | Failed) else None,
     }
 
 

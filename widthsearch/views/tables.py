@@ -138,10 +138,15 @@ def show_probe(console: Console, s: dict[str, Any]) -> None:
     console.print(_courses(s["starts"], plain and plain["widths"]))
     console.print(_ends(s["starts"]))
     console.print(_spread_table(s))
+    notes: dict[str, list[str]] = {}
     for start in s["starts"]:
+        note = start["stopped_because"]
         if start["same_as"] is not None:
-            line = f"{start['start']}: the same proportions as {start['same_as']}, and so the same search"
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            note = f"the same proportions as {start['same_as']}, and so the same search"
+        if note is not None:
+            notes.setdefault(note, []).append(start["start"])
+    for note, of in notes.items():
+        console.print(f"{', '.join(of)}: {note}", highlight=False, soft_wrap=True, markup=False)
     macs = s["training_macs"]
     console.print(f"all trainings: {macs:.3g} MACs, {s['seconds']:.0f} worker seconds", highlight=False)
 
