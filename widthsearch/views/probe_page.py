@@ -21,11 +21,13 @@ def probe_page(s: Mapping[str, Any]) -> Group:
         f"budget of all starts {amounts(s['budget'])}; widths are {variables}",
         f"back: within a factor {s['within']:g} of what the plain search recommends",
     ]
-    same = [
-        f"{start['start']}: the same proportions as {start['same_as']}, and so the same search"
-        for start in s["starts"]
-        if start["same_as"] is not None
-    ]
+    notes: dict[str, list[str]] = {}
+    for start in s["starts"]:
+        note = start["stopped_because"]
+        if start["same_as"] is not None:
+            note = f"the same proportions as {start['same_as']}, and so the same search"
+        if note is not None:
+            notes.setdefault(note, []).append(start["start"])
     total = f"all trainings: {s['training_macs']:.3g} MACs, {s['seconds']:.0f} worker seconds"
     return Group(
         headline(s),
@@ -37,7 +39,8 @@ def probe_page(s: Mapping[str, Any]) -> Group:
         "",
         _spread_table(s),
         "",
-        *map(Text, [*same, total]),
+        *(Text(f"{', '.join(of)}: {note}") for note, of in notes.items()),
+        Text(total),
     )
 
 

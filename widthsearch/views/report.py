@@ -19,7 +19,7 @@ from widthsearch.database import hide_password
 from widthsearch.history import Candidate, History, step_after
 from widthsearch.intervals import mean_se, paired_gain
 from widthsearch.lock import is_driven
-from widthsearch.plan import Done, Plan
+from widthsearch.plan import Done, Failed, Plan
 from widthsearch.views.shares import pruned_most_and_least, removed
 
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference shown", "worse"
@@ -131,6 +131,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
         **pruned_most_and_least(rounds),
         "cost": _search_cost(plan, complete),
         "selection_seeds": plan.seeds,  # trainings of the baseline with fresh seeds are numbered from here
+        "stopped_because": ended.because if isinstance(ended, Done | Failed) else None,
     }
 
 
