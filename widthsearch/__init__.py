@@ -1,7 +1,10 @@
 """widthsearch: how wide should each layer be?
 
 A study file needs three names from here: ``Study``, ``Budget`` and ``Recipe``.  For work with Optuna:
-``GrowShrinkSampler``, and ``Objective`` for its other samplers.
+``GrowShrinkSampler``, and ``Objective`` for its other samplers.  For training scripts of one's own:
+``resize(model, widths, example)``, a network at the widths that a search recommends (a dictionary, or the
+``widths.json`` of ``widthsearch export``), freshly initialised; ``trace`` and ``WidthSpace`` are what it
+stands on.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from widthsearch.errors import UsageError
     from widthsearch.objective import Objective
+    from widthsearch.resized import resize
     from widthsearch.sampler import GrowShrinkSampler
     from widthsearch.space import WidthSpace, trace
     from widthsearch.study import Budget, Recipe, Study
@@ -24,6 +28,7 @@ __all__ = [
     "Study",
     "UsageError",
     "WidthSpace",
+    "resize",
     "trace",
 ]
 
@@ -35,6 +40,7 @@ _HOMES = {
     "Study": "study",
     "UsageError": "errors",
     "WidthSpace": "space",
+    "resize": "resized",
     "trace": "space",
 }
 

@@ -88,7 +88,7 @@ def launch(
     with driver_lock(url, name) as lock:
         _refuse_existing(name, storage)  # again: somebody may have been faster
         identity = uuid.uuid4().hex
-        folder = _checkpoint_folder(url, checkpoints, name, identity)
+        folder = checkpoint_folder(url, checkpoints, name, identity)
         optuna_study = optuna.create_study(
             study_name=name, storage=storage, direction="minimize", load_if_exists=True
         )
@@ -130,20 +130,28 @@ def resume(
         elif attrs.get(names.STATUS) == "finished" and _is_done(optuna_study, runs):
             progress.say(f"study {name!r} is finished; more rounds: widthsearch resume --rounds N")
             return Ended(name, "finished", attrs[names.STOPPED])
-        study, reference = _load_again(optuna_study, file, force)
+        study, path, attribute, changed = load_again(optuna_study, file, force=force)
+        if changed:
+            _follow_changes(optuna_study, study, path)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
             more = replace(_search_plan(optuna_study), rounds=rounds, at_least=rounds)
             optuna_study.set_user_attr(names.PLAN, more.to_json())
         if checkpoints is not None or names.CHECKPOINTS not in attrs:
             identity = attrs.get(names.IDENTITY) or uuid.uuid4().hex
-            folder = _checkpoint_folder(url, checkpoints, name, identity)
+            folder = checkpoint_folder(url, checkpoints, name, identity)
             optuna_study.set_user_attr(names.IDENTITY, identity)
             optuna_study.set_user_attr(names.CHECKPOINTS, folder)
-        return _run(Ledger(optuna_study, progress, lock), study, reference, backend)
+        return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
 
 
-def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tuple[Study, str]:
-    """The study's file as it was at launch, or with ``force`` as it is now; and where it is."""
+def load_again(
+    optuna_study: optuna.Study, file: str | None, *, force: bool
+) -> tuple[Study, Path, str, list[str]]:
+    """The study's file as it was at launch, or with ``force`` as it is now.
+
+    ``file``: where it is, if it was moved.  Returns what :func:`load_study` does, and what has changed since
+    launch.  Raises :class:`UsageError` if something has, without ``force``.
+    """
     attrs = optuna_study.user_attrs
     source = attrs[names.SOURCE]
     if file is None and not Path(source["file"]).is_file():
@@ -151,22 +159,26 @@ def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tu
     written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
     study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
     # Unchanged, its plan is that of the database: the network need not be traced again here.
-    if changed := changed_fields(attrs[names.FINGERPRINT], fingerprint_of(study, path)):
-        if not force:
-            raise UsageError(
-                f"{path} has changed since launch: {'; '.join(changed)}; "
-                f"undo that, launch it under a new --name, or go on all the same with --force"
-            )
-        prepared = prepare(study, path)
-        before, now = plan_of(optuna_study), prepared.plan
-        if isinstance(before, Comparison):
-            now = replace(now, budget=before.plan.budget)
-        if other := _other_search(before.plan if isinstance(before, Comparison) else before, now):
-            raise UsageError(
-                f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
-            )
-        _write_plan(optuna_study, prepared, _kept(before, now))
-    return study, f"{path}:{attribute}"
+    changed = changed_fields(attrs[names.FINGERPRINT], fingerprint_of(study, path))
+    if changed and not force:
+        raise UsageError(
+            f"{path} has changed since launch: {'; '.join(changed)}; "
+            f"undo that, launch it under a new --name, or go on all the same with --force"
+        )
+    return study, path, attribute, changed
+
+
+def _follow_changes(optuna_study: optuna.Study, study: Study, path: Path) -> None:
+    """Write the plan of a changed file, if the trials so far still belong to it."""
+    prepared = prepare(study, path)
+    before, now = plan_of(optuna_study), prepared.plan
+    if isinstance(before, Comparison):
+        now = replace(now, budget=before.plan.budget)
+    if other := _other_search(before.plan if isinstance(before, Comparison) else before, now):
+        raise UsageError(
+            f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
+        )
+    _write_plan(optuna_study, prepared, _kept(before, now))
 
 
 def _kept(before: AnyPlan, now: Plan) -> AnyPlan:
@@ -194,7 +206,7 @@ def _check_more_rounds(runs: list[Run], rounds: int) -> None:
         raise UsageError(f"--rounds {rounds}: the study has made {made} rounds already; give more than that")
 
 
-def _checkpoint_folder(url: str, given: str | None, name: str, identity: str) -> str:
+def checkpoint_folder(url: str, given: str | None, name: str, identity: str) -> str:
     """The folder of a study's checkpoints, made to see that it can be; beside an SQLite file by default."""
     base = given or os.environ.get("WIDTHSEARCH_CHECKPOINTS")
     if base is None:

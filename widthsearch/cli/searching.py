@@ -20,7 +20,7 @@ from widthsearch.cli.options import (
     app,
     one_line_errors,
 )
-from widthsearch.cli.summaries import check_plot, command, print_summary
+from widthsearch.cli.summaries import check_plot, print_summary
 from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED
 
@@ -189,7 +189,7 @@ def _url(option: str | None) -> str:
 
 
 def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
-    from widthsearch.database import open_storage
+    from widthsearch.database import command, open_storage
     from widthsearch.storage import load
 
     if ended.status == "interrupted":

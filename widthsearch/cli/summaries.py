@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import TYPE_CHECKING
 
 from widthsearch.cli.console import out
@@ -31,6 +30,7 @@ def open_study(name: str | None, storage: str | None) -> tuple[optuna.Study, str
 
 def print_summary(study: optuna.Study, url: str, as_json: bool = False, plot: str | None = None) -> None:
     """Print what is known of a study; draw it, too, where a file for the figure is given."""
+    from widthsearch.database import command
     from widthsearch.views.summary import finite, summary_of
     from widthsearch.views.tables import show_comparison, show_summary
 
@@ -46,11 +46,3 @@ def print_summary(study: optuna.Study, url: str, as_json: bool = False, plot: st
     if summary["status"] == "interrupted":
         line = f"go on with: {command('resume', summary['study'], url)}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def command(verb: str, name: str, url: str) -> str:
-    """The command line that does ``verb`` to a study; names the storage unless it is found without."""
-    from widthsearch.database import hide_password, url_from
-
-    where = "" if url == url_from(None) else f" --storage {shlex.quote(hide_password(url))}"
-    return f"widthsearch {verb} {shlex.quote(name)}{where}"
