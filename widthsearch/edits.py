@@ -78,13 +78,15 @@ def _shapes(name: str, old: nn.Module, new: nn.Module) -> Iterator[Edit]:
 
 
 def _arguments(kind: type) -> set[str]:
-    """The names of the constructor's arguments; behind ``*args, **kwargs`` (nn.LSTM), of its bases' too."""
-    return {
-        argument
-        for base in kind.__mro__
-        if base not in (nn.Module, object) and "__init__" in vars(base)
-        for argument in inspect.signature(base.__init__).parameters  # type: ignore[misc]
-    }
+    """The names of the constructor's arguments; where it takes ``*args`` (nn.LSTM), of its base's too."""
+    found: set[str] = set()
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            given = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            found |= {p.name for p in given}
+            if not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in given):
+                break
+    return found
 
 
 def _is_size(value: Any) -> bool:

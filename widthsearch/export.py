@@ -329,9 +329,9 @@ def _readme(network: Network, about: Mapping[str, str]) -> str:
     if s["verdict"]:
         lines.append(f"verdict      {s['verdict']}")
     if new["round"] is None:
-        lines.append("             so uniform scaling is recommended, and these are its widths")
+        lines.append("note         uniform scaling is what is recommended: these are its widths")
     if s["status"] != "finished":
-        lines.append("             the search has not ended: what it recommends may still change")
+        lines.append("note         the search has not ended: what it recommends may still change")
     width = max(map(len, about))
     lines += ["", *(f"{name:<{width}}   {what}" for name, what in about.items())]
     lines += [
