@@ -30,6 +30,7 @@ from commands import (
     write_study,
 )
 from networks import NETWORKS, vectors
+from test_attention import SEQUENCE, SelfAttention
 from torch import Tensor, nn
 
 from widthsearch import UsageError, resize
@@ -39,6 +40,7 @@ from widthsearch.study import Study, load_study
 from widthsearch.train import RecipeLoop
 
 pytestmark = pytest.mark.usefixtures("working_folder")
+WITHOUT_WEIGHTS = ("widths.json", "widths.md", "example.pt", "README.txt")
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 CONV = '''class Net(nn.Module):
@@ -164,6 +166,14 @@ def test_the_lines_of_the_readme_rebuild_the_network(conv: Finished, exported: t
         assert ast.literal_eval(output) == net(torch.ones(2, 8)).tolist()
 
 
+def test_the_example_is_the_first_samples_and_nothing_more(
+    conv: Finished, exported: tuple[Path, Result]
+) -> None:
+    example = torch.load(exported[0] / "example.pt", weights_only=True)
+    x = study_of(conv).data()[0][0]
+    assert torch.equal(example, x[:2]) and len(example.untyped_storage()) == 2 * 8 * 4
+
+
 def test_onnx_does_what_torch_does(conv: Finished, exported: tuple[Path, Result]) -> None:
     for package in ONNX:
         pytest.importorskip(package)
@@ -197,7 +207,7 @@ def test_exporting_changes_nothing_in_the_database_and_leaves_no_trace(
 def test_without_weights_nothing_is_trained(conv: Finished) -> None:
     result = command("export", "--storage", conv.url, "-o", "net", "--no-weights")
     assert result.code == 0 and "training" not in result.out
-    assert {p.name for p in Path("net").iterdir()} == {"widths.json", "widths.md", "README.txt"}
+    assert {p.name for p in Path("net").iterdir()} == {*WITHOUT_WEIGHTS}
     widths = json.loads(Path("net/widths.json").read_text())["widths"]
     printed = run_lines(Path("net"), "print(model.conv.out_channels)")
     assert int(printed) == widths["conv"]
@@ -209,7 +219,7 @@ def test_without_onnx_the_rest_is_written(finished: Finished, monkeypatch: pytes
     result = command("export", "--storage", finished.url, "-o", "net")
     assert result.code == 0
     assert "left out: onnx is missing: pip install 'widthsearch[onnx]'" in result.out
-    assert {p.name for p in Path("net").iterdir()} == {"widths.json", "widths.md", "model.pt", "README.txt"}
+    assert {p.name for p in Path("net").iterdir()} == {"model.pt", *WITHOUT_WEIGHTS}
 
 
 # Refusals ------------------------------------------------------------------------------------------------
@@ -223,7 +233,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(finished: Finished) -
     assert Path("net/model.onnx").exists()
     result = command("export", "--storage", finished.url, "-o", "net", "--no-weights", "--force")
     assert result.code == 0, result.err
-    assert {p.name for p in Path("net").iterdir()} == {"mine.txt", "widths.json", "widths.md", "README.txt"}
+    assert {p.name for p in Path("net").iterdir()} == {"mine.txt", *WITHOUT_WEIGHTS}
     assert {p.name for p in Path.cwd().iterdir()} == {"net"}
 
 
@@ -292,7 +302,7 @@ LOOP = """def train(model, data, report):
         loss.backward()
         optimizer.step()
     model.eval()
-    report(val_loss=nn.functional.cross_entropy(model(vx), vy) NOISE)
+    report(val_loss=nn.functional.cross_entropy(model(vx), vy).detach() NOISE)
 
 
 def model():"""
@@ -389,6 +399,13 @@ def test_resize_refuses_in_one_line(widths: Any, words: list[str]) -> None:
     with pytest.raises(UsageError) as error:
         resize(network.factory(), widths, network.example)
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
+
+
+def test_resize_keeps_the_number_of_heads_where_the_study_does() -> None:
+    model = SelfAttention("fused", heads=4)
+    assert resize(model, {"q": 5}, SEQUENCE, keep_heads=True).q.out_features == 4 * 5  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="no width variable 'v'"):
+        resize(model, {"v": 5}, SEQUENCE)  # one head is one unit, of queries, keys and values at once
 
 
 def test_resize_refuses_what_is_no_network_and_what_does_not_run() -> None:

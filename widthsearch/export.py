@@ -33,8 +33,9 @@ from widthsearch.trial import TrialRunner
 from widthsearch.views.report import completed, summarise
 from widthsearch.views.summary import finite
 
-JSON, TABLE, WEIGHTS, ONNX, README = "widths.json", "widths.md", "model.pt", "model.onnx", "README.txt"
-FILES = (JSON, TABLE, WEIGHTS, ONNX, f"{ONNX}.data", README)
+JSON, TABLE, EXAMPLE, README = "widths.json", "widths.md", "example.pt", "README.txt"
+WEIGHTS, ONNX = "model.pt", "model.onnx"
+FILES = (JSON, TABLE, EXAMPLE, WEIGHTS, ONNX, f"{ONNX}.data", README)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,12 @@ class Network:
         widths: dict[str, int] = self.summary["recommended"]["widths"]
         return widths
 
+    @property
+    def example(self) -> Any:
+        """What it was traced with, on the CPU (and without the rest of the data that it may be a view of)."""
+        example = self.runner.space.example
+        return tree_map(lambda t: t.detach().cpu().clone() if isinstance(t, Tensor) else t, example)
+
 
 def _recommendation(study: optuna.Study, url: str) -> tuple[Plan, dict[str, Any]]:
     plan, name = names.plan_of(study), study.study_name
@@ -180,7 +187,7 @@ def _threads_kept() -> Iterator[None]:
 
 
 def _write_widths(network: Network, folder: Path) -> dict[str, str]:
-    """``widths.json`` and ``widths.md``."""
+    """``widths.json``, ``widths.md`` and ``example.pt``."""
     s, new = network.summary, network.summary["recommended"]
     keys = ("round", "widths", "macs", "params", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
     content = {
@@ -193,15 +200,19 @@ def _write_widths(network: Network, folder: Path) -> dict[str, str]:
     (folder / JSON).write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
     rows = edits(network.runner.space.model, network.runner.space.resize(network.widths))
     (folder / TABLE).write_text(_table(network) + "\n" + markdown(rows))
+    # The samples themselves: what the trace makes of a network may depend on the values that it is tried on.
+    torch.save(network.example, folder / EXAMPLE)
     return {
         JSON: "widths, costs, verdict",
         TABLE: f"the {len(rows)} values to type into your own code: module, argument, old, new",
+        EXAMPLE: "the input that the network was traced with",
     }
 
 
 def _table(network: Network) -> str:
     s, modules = network.summary, network.runner.space.modules
     lines = [f"# {s['study']}: from the seed network to the recommended widths", "", _costs(s), ""]
+    lines += [f"What the lower tables say, typed into the network's own code, makes it fit `{WEIGHTS}`.", ""]
     lines += ["| width variable | old | new | layers that make its units |", "|---|---:|---:|---|"]
     for variable, width in network.widths.items():
         made_by = ", ".join(f"`{m}`" for m in modules[variable])
@@ -279,9 +290,8 @@ def _write_weights(
     torch.save(content, folder / WEIGHTS)
     about = {WEIGHTS: f"weights of the best trained network: {line}"}
     say("writing it as ONNX")
-    example = tree_map(lambda t: t.cpu() if isinstance(t, Tensor) else t, network.runner.space.example)
     try:
-        found = write_onnx(net, example, folder / ONNX)
+        found = write_onnx(net, network.example, folder / ONNX)
     except NotExportedError as error:
         for name in (ONNX, f"{ONNX}.data"):
             (folder / name).unlink(missing_ok=True)
@@ -315,7 +325,7 @@ def _readme(network: Network, about: Mapping[str, str]) -> str:
     lines = [f"What widthsearch recommends in study {s['study']!r}, written on {date.today()}", ""]
     because = f": {s['stopped_because']}" if s["stopped_because"] else ""
     lines += [f"study file   {network.reference}", f"status       {s['status']}{because}"]
-    lines += [f"widths       {', '.join(f'{v}: {w}' for v, w in network.widths.items())}"]
+    lines += [f"widths       {'-'.join(str(w) for w in network.widths.values())} ({TABLE} says of what)"]
     lines += [f"cost         {_costs(s)}"]
     if loss := new["val_loss"]:
         spread = "" if loss["se"] is None else f" ± {loss['se']:.4f}"
@@ -351,21 +361,8 @@ def _code(network: Network, about: Mapping[str, str]) -> str:
         "from widthsearch.study import load_study",
         "",
         f"study = load_study({network.reference!r})[0]",
-        f"model = resize(study.model(), {JSON!r}, {_written(network.runner.space.example)}{options})",
+        f"model = resize(study.model(), {JSON!r}, torch.load({EXAMPLE!r}){options})",
     ]
     if WEIGHTS in about:
         lines.append(f"model.load_state_dict(torch.load({WEIGHTS!r}, weights_only=True)['state_dict'])")
     return "\n".join(lines)
-
-
-def _written(example: Any) -> str:
-    """An input of the example's shapes and types, as Python."""
-    if isinstance(example, Tensor):
-        shape = ", ".join(map(str, example.shape)) or "()"
-        kind = "" if example.dtype == torch.get_default_dtype() else f", dtype={example.dtype}"
-        return f"torch.zeros({shape}{kind})"
-    if isinstance(example, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_written(v)}" for k, v in example.items()) + "}"
-    if isinstance(example, (tuple, list)):
-        return "(" + "".join(f"{_written(v)}, " for v in example).rstrip(" ") + ")"
-    return repr(example)

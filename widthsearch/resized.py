@@ -26,8 +26,8 @@ def resize(
 
     ``widths``: width variable -> units, or the path of a ``widths.json`` that ``widthsearch export`` wrote;
     variables that are not named keep their width (``widthsearch widths`` lists them).  ``example``: a batch
-    of two samples that the model is traced with: a tensor, a tuple or a dict of its arguments.  ``init`` and
-    ``keep_heads``: as in :class:`Study`.  The model itself stays as it is.
+    of two samples, like your data, that the model is traced with: a tensor, a tuple or a dict of its
+    arguments.  ``init`` and ``keep_heads``: as in :class:`Study`.  The model itself stays as it is.
 
     Weights are distributed like those of ``model``, which should be fresh, too.  Raises :class:`UsageError`
     for a variable that the model does not have, a width that is no whole number of at least 1, a file that
