@@ -347,7 +347,7 @@ def test_interrupted_it_leaves_nothing_half_written_and_goes_on(tmp_path: Path) 
     assert command("launch", file).code == 0
     process = start("export", "-o", "net")
     lines: Iterator[str] = iter(process.stdout or ())
-    assert "training the best" in next(lines)
+    assert "training the network of trial" in next(lines)
     checkpoints = tmp_path / "widthsearch.db.checkpoints"
     while not [*checkpoints.rglob("*.ckpt")]:
         assert process.poll() is None

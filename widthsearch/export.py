@@ -250,7 +250,7 @@ def _train_again(
 ) -> tuple[nn.Module, dict[str, Any], str]:
     """The network of a trial, what its training gave this time, and how that compares."""
     took = f"{trial.user_attrs[names.SECONDS]:.1f} s"
-    say(f"training the best of the recommended networks again, trial {trial.number} (it took {took})")
+    say(f"training the network of trial {trial.number}, the best of its widths, again (it took {took})")
     trained: list[nn.Module] = []
     try:
         outcome = network.runner.run(slot, trained.append)
@@ -276,7 +276,6 @@ def _write_weights(
 ) -> dict[str, str]:
     """``model.pt`` and ``model.onnx``."""
     net, outcome, line = _train_again(network, slot, trial, say)
-    say(line)
     content = {
         "state_dict": net.state_dict(),
         "widths": network.widths,
@@ -326,7 +325,7 @@ def _readme(network: Network, about: Mapping[str, str]) -> str:
     because = f": {s['stopped_because']}" if s["stopped_because"] else ""
     lines += [f"study file   {network.reference}", f"status       {s['status']}{because}"]
     lines += [f"widths       {'-'.join(str(w) for w in network.widths.values())} ({TABLE} says of what)"]
-    lines += [f"cost         {_costs(s)}"]
+    lines += [f"cost         {_costs(s)} (seed network -> this one)"]
     if loss := new["val_loss"]:
         spread = "" if loss["se"] is None else f" ± {loss['se']:.4f}"
         lines.append(f"loss         {loss['mean']:.4f}{spread} in validation, n = {loss['n']} seeds")

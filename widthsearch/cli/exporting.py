@@ -36,12 +36,10 @@ def export(
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     try:
         with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-            task = progress.add_task("tracing the network")
+            progress.add_task("exporting", total=None)
 
             def say(text: str) -> None:
-                progress.update(task, description=text)
-                if not out.is_terminal:
-                    out.print(text, markup=False, highlight=False, soft_wrap=True)
+                out.print(text, markup=False, highlight=False, soft_wrap=True)
 
             done = exporting.export(
                 name,
