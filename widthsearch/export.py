@@ -76,11 +76,12 @@ def export(
     plan, summary = _recommendation(study, url)
     target = _target(folder, force)
     own, path, attribute, _ = load_again(study, file, force=force)
-    where = study.user_attrs[names.CHECKPOINTS]
+    where, identity = study.user_attrs.get(names.CHECKPOINTS), study.user_attrs.get(names.IDENTITY, "")
     if checkpoints is not None:
-        where = checkpoint_folder(url, checkpoints, study.study_name, study.user_attrs[names.IDENTITY])
+        where = checkpoint_folder(url, checkpoints, study.study_name, identity)
     with _aside(target) as made, _threads_kept():
-        runner = TrialRunner(own, plan, (where, study.user_attrs[names.IDENTITY]))
+        # (A study from before there were checkpoints has no folder for them.)
+        runner = TrialRunner(own, plan, (where, identity) if where and weights else None)
         if set(runner.space.widths) != set(plan.widths):
             raise UsageError(f"{path}: the network has other width variables now than in the search")
         network = Network(summary, own, f"{path}:{attribute}", runner)
@@ -89,7 +90,8 @@ def export(
             best = _best_training(study, plan, summary)
             slot = _slot(best, plan)
             about |= _write_weights(network, slot, best, made, say)
-            _clear(Folder(where), summary["status"], slot)
+            if where:
+                _clear(Folder(where), summary["status"], slot)
         (made / README).write_text(_readme(network, about))
         _move(made, target)
     return Exported(target, tuple(n for n in FILES if (target / n).exists()), about)
