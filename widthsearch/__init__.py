@@ -1,8 +1,10 @@
 """widthsearch: how wide should each layer be?
 
 A study file needs three names from here: ``Study``, ``Budget`` and ``Recipe``.  ``launch``, ``resume`` and
-``load`` are the commands in Python: they return a ``Result``.  For work with Optuna: ``GrowShrinkSampler``,
-and ``Objective`` for its other samplers.
+``load`` are the commands in Python: they return a ``Result``.  For training scripts of one's own:
+``resize(model, widths, example)``, a network at the widths that a search recommends (a dictionary, or the
+``widths.json`` of ``widthsearch export``), freshly initialised; ``trace`` and ``WidthSpace`` are what it
+stands on.  For work with Optuna: ``GrowShrinkSampler``, and ``Objective`` for its other samplers.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from widthsearch.api import Result, launch, load, resume
     from widthsearch.errors import UsageError
     from widthsearch.objective import Objective
+    from widthsearch.resized import resize
     from widthsearch.sampler import GrowShrinkSampler
     from widthsearch.space import WidthSpace, trace
     from widthsearch.study import Budget, Recipe, Study
@@ -32,6 +35,7 @@ __all__ = [
     "WidthSpace",
     "launch",
     "load",
+    "resize",
     "resume",
     "trace",
 ]
@@ -48,6 +52,7 @@ _HOMES = {
     "launch": "api",
     "load": "api",
     "resume": "api",
+    "resize": "resized",
     "trace": "space",
 }
 

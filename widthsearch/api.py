@@ -114,7 +114,7 @@ class Result:
         ``file``: where the study file is now, if it was moved.  Raises :class:`UsageError` if it is gone or
         has changed since launch.
         """
-        study, _ = load_again(self.optuna_study, file, force=False)
+        study, *_ = load_again(self.optuna_study, file, force=False)
         return build_space(study, study.data()).resize(self.widths)
 
     def to_html(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,12 @@ def hide_password(url: str) -> str:
     parsed = make_url(url)
     secret = dict.fromkeys(secret_options(parsed), "hidden")
     return parsed.update_query_dict(secret).render_as_string(hide_password=True)
+
+
+def command(verb: str, name: str, url: str) -> str:
+    """The command line that does ``verb`` to a study; names the storage unless it is found without."""
+    where = "" if url == url_from(None) else f" --storage {shlex.quote(hide_password(url))}"
+    return f"widthsearch {verb} {shlex.quote(name)}{where}"
 
 
 def parse_url(url: str) -> URL:

@@ -119,7 +119,7 @@ def create(
 ) -> optuna.Study:
     """Write a study down, for :func:`resume` to run.  Called under its driver lock."""
     identity = uuid.uuid4().hex
-    folder = _checkpoint_folder(url, checkpoints, name, identity)
+    folder = checkpoint_folder(url, checkpoints, name, identity)
     study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
     study.set_user_attr(names.SOURCE, dict(source))
     study.set_user_attr(names.CHANGES, {k: _plain(v) for k, v in changes.items()})
@@ -162,19 +162,27 @@ def resume(
             again = f"widthsearch resume {shlex.quote(name)} --rounds N"
             progress.say(f"study {name!r} is finished; more rounds: {again}")
             return Ended(name, "finished", attrs[names.STOPPED])
-        study, reference = load_again(optuna_study, file, force)
+        study, path, attribute, changed = load_again(optuna_study, file, force=force)
+        if changed:
+            _follow_changes(optuna_study, study, path)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
             optuna_study.set_user_attr(names.PLAN, _with_rounds(optuna_study, rounds).to_json())
         if checkpoints is not None or names.CHECKPOINTS not in attrs:
             identity = attrs.get(names.IDENTITY) or uuid.uuid4().hex
-            folder = _checkpoint_folder(url, checkpoints, name, identity)
+            folder = checkpoint_folder(url, checkpoints, name, identity)
             optuna_study.set_user_attr(names.IDENTITY, identity)
             optuna_study.set_user_attr(names.CHECKPOINTS, folder)
-        return _run(Ledger(optuna_study, progress, lock), study, reference, backend)
+        return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
 
 
-def load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tuple[Study, str]:
-    """The study's file as it was at launch, or with ``force`` as it is now; and where it is."""
+def load_again(
+    optuna_study: optuna.Study, file: str | None, *, force: bool
+) -> tuple[Study, Path, str, list[str]]:
+    """The study's file as it was at launch, or with ``force`` as it is now.
+
+    ``file``: where it is, if it was moved.  Returns what :func:`load_study` does, and what has changed since
+    launch.  Raises :class:`UsageError` if something has, without ``force``.
+    """
     attrs = optuna_study.user_attrs
     source = attrs[names.SOURCE]
     if file is None and not Path(source["file"]).is_file():
@@ -182,22 +190,26 @@ def load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tup
     written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
     study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
     # Unchanged, its plan is that of the database: the network need not be traced again here.
-    if changed := changed_fields(attrs[names.FINGERPRINT], fingerprint_of(study, path)):
-        if not force:
-            raise UsageError(
-                f"{path} has changed since launch: {'; '.join(changed)}; "
-                f"undo that, launch it under a new --name, or go on all the same with --force"
-            )
-        prepared = prepare(study, path)
-        before, now = plan_of(optuna_study), prepared.plan
-        if isinstance(before, Comparison):
-            now = replace(now, budget=before.plan.budget)
-        if other := _other_search(before if isinstance(before, Plan) else before.plan, now):
-            raise UsageError(
-                f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
-            )
-        _write_plan(optuna_study, prepared, _kept(before, now))
-    return study, f"{path}:{attribute}"
+    changed = changed_fields(attrs[names.FINGERPRINT], fingerprint_of(study, path))
+    if changed and not force:
+        raise UsageError(
+            f"{path} has changed since launch: {'; '.join(changed)}; "
+            f"undo that, launch it under a new --name, or go on all the same with --force"
+        )
+    return study, path, attribute, changed
+
+
+def _follow_changes(optuna_study: optuna.Study, study: Study, path: Path) -> None:
+    """Write the plan of a changed file, if the trials so far still belong to it."""
+    prepared = prepare(study, path)
+    before, now = plan_of(optuna_study), prepared.plan
+    if isinstance(before, Comparison):
+        now = replace(now, budget=before.plan.budget)
+    if other := _other_search(before if isinstance(before, Plan) else before.plan, now):
+        raise UsageError(
+            f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
+        )
+    _write_plan(optuna_study, prepared, _kept(before, now))
 
 
 def _kept(before: AnyPlan, now: Plan) -> AnyPlan:
@@ -230,7 +242,7 @@ def _check_more_rounds(runs: list[Run], rounds: int) -> None:
         raise UsageError(f"--rounds {rounds}: the study has made {made} rounds already; give more than that")
 
 
-def _checkpoint_folder(url: str, given: str | None, name: str, identity: str) -> str:
+def checkpoint_folder(url: str, given: str | None, name: str, identity: str) -> str:
     """The folder of a study's checkpoints, made to see that it can be; beside an SQLite file by default."""
     base = given or os.environ.get("WIDTHSEARCH_CHECKPOINTS")
     if base is None:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,12 +94,13 @@ class TrialRunner:
             loop = RecipeLoop(study.recipe, data)
             self.loop, self.measure_loop = loop, loop.of_epochs(measure_epochs(study))
 
-    def run(self, slot: Slot) -> dict[str, Any]:
+    def run(self, slot: Slot, trained: Callable[[nn.Module], object] = lambda _: None) -> dict[str, Any]:
         """Train the slot's network, from its checkpoint if there is one.
 
-        Returns the trial's attributes and ``val_loss``; under ``warnings``, if there are any, what a person
-        should know.  Raises :class:`TrainingError` if the run ended without a finite loss, and
-        :class:`CheckpointError` if its checkpoint cannot be written.
+        ``trained`` is handed the network of a plain training at its end.  Returns the trial's attributes and
+        ``val_loss``; under ``warnings``, if there are any, what a person should know.  Raises
+        :class:`TrainingError` if the run ended without a finite loss, and :class:`CheckpointError` if its
+        checkpoint cannot be written.
         """
         start = time.perf_counter()
         checkpoint = self._checkpoint(slot)
@@ -113,7 +114,11 @@ class TrialRunner:
             elif slot.kind == "pruned":
                 outcome, samples = self._pruned(plan, widths, seed)
             else:
-                outcome, samples = self._plain(plan, slot, widths, seed, checkpoint)
+                net = self.space.resize(widths)
+                samples = self.loop.fit(net, seed, checkpoint)
+                # The test split is for the trainings of the final report alone.
+                outcome = self._evaluated(net, test=slot.kind == "report" or slot.replica >= plan.seeds)
+                trained(net)
         except (TrainingError, CheckpointError):
             raise
         except Exception as error:
@@ -182,15 +187,6 @@ class TrialRunner:
         net = space.compact(best_units(gates.log_alpha, widths, kept))
         samples += self.loop.fit(net, seed)
         return self._evaluated(net, test=True) | _kept(kept, widths), samples
-
-    def _plain(
-        self, plan: Plan, slot: Slot, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
-    ) -> tuple[dict[str, Any], int]:
-        """A plain training from scratch."""
-        net = self.space.resize(widths)
-        samples = self.loop.fit(net, seed, checkpoint)
-        # The test split is for the trainings of the final report alone.
-        return self._evaluated(net, test=slot.kind == "report" or slot.replica >= plan.seeds), samples
 
     def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:
         outcome = _losses(self.loop.evaluate(net, "validation"))

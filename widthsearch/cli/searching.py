@@ -22,7 +22,7 @@ from widthsearch.cli.options import (
     one_line_errors,
 )
 from widthsearch.cli.submitting import submit_job
-from widthsearch.cli.summaries import check_plot, command, print_named
+from widthsearch.cli.summaries import check_plot, print_named
 from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED
 from widthsearch.terminal import display, err, out
@@ -221,6 +221,8 @@ def url_of(option: str | None) -> str:
 
 def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
     """Print what was found, or how to go on; the exit code says how the search ended."""
+    from widthsearch.database import command
+
     if ended.status == "interrupted":
         err.print(
             f"interrupted; nothing is lost.  Go on with: {command('resume', ended.name, url)}",

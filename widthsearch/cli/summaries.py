@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +70,7 @@ def watch(name: str | None, url: str) -> None:
 
 def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
     """What one may want to do next with this study."""
+    from widthsearch.database import command
     from widthsearch.views.summary import name_of
 
     name = name_of(summary)
@@ -88,11 +88,3 @@ def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
 def file_name(study: str) -> str:
     """A study's name as that of a file, which needs no quotes either."""
     return "".join(c if c.isascii() and c.isalnum() or c in "-_." else "_" for c in study)
-
-
-def command(verb: str, name: str, url: str) -> str:
-    """The command line that does ``verb`` to a study; names the storage unless it is found without."""
-    from widthsearch.database import hide_password, url_from
-
-    where = "" if url == url_from(None) else f" --storage {shlex.quote(hide_password(url))}"
-    return f"widthsearch {verb} {shlex.quote(name)}{where}"
