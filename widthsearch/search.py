@@ -9,7 +9,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from widthsearch.checkpoint import OURS, Folder
 from widthsearch.comparison import AnyPlan, Comparison, next_step
 from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError, describe_error
+from widthsearch.latency import Fitted
 from widthsearch.ledger import Ledger, Progress
 from widthsearch.lock import driver_lock
 from widthsearch.plan import Done, Failed, Plan, Run, Slot
@@ -82,7 +83,11 @@ def launch(
     file = sqlite_path(url)
     if file is None or file.exists():
         _refuse_existing(name, open_storage(url, create=False))
+    if study.budget.latency is not None:
+        progress.say("measuring networks around the latency budget, before anything is trained")
     prepared = prepare(study, path)
+    if (fitted := Fitted.of(prepared.plan.latency)) is not None:
+        progress.say(str(fitted))
     plan = prepared.plan if compare is None else compare(study, prepared.plan)
     storage = open_storage(url, create=True, patient=True)
     with driver_lock(url, name) as lock:
@@ -142,14 +147,24 @@ def resume(
         return _run(Ledger(optuna_study, progress, lock), study, reference, backend)
 
 
-def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tuple[Study, str]:
-    """The study's file as it was at launch, or with ``force`` as it is now; and where it is."""
+def study_of(optuna_study: optuna.Study, file: str | None) -> tuple[Study, Path, str]:
+    """What a study's file holds now, with the command line's changes at launch; its path and its name.
+
+    ``file`` says where it is now, if it was moved.
+    """
     attrs = optuna_study.user_attrs
     source = attrs[names.SOURCE]
     if file is None and not Path(source["file"]).is_file():
         raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
     written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
-    study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
+    changes = {k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()}
+    return replace(written, **changes), path, attribute
+
+
+def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tuple[Study, str]:
+    """The study's file as it was at launch, or with ``force`` as it is now; and where it is."""
+    attrs = optuna_study.user_attrs
+    study, path, attribute = study_of(optuna_study, file)
     # Unchanged, its plan is that of the database: the network need not be traced again here.
     if changed := changed_fields(attrs[names.FINGERPRINT], fingerprint_of(study, path)):
         if not force:
@@ -157,8 +172,9 @@ def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tu
                 f"{path} has changed since launch: {'; '.join(changed)}; "
                 f"undo that, launch it under a new --name, or go on all the same with --force"
             )
-        prepared = prepare(study, path)
-        before, now = plan_of(optuna_study), prepared.plan
+        before = plan_of(optuna_study)
+        prepared = prepare(study, path, before.plan if isinstance(before, Comparison) else before)
+        now = prepared.plan
         if isinstance(before, Comparison):
             now = replace(now, budget=before.plan.budget)
         if other := _other_search(before.plan if isinstance(before, Comparison) else before, now):
@@ -251,7 +267,7 @@ def _write_plan(optuna_study: optuna.Study, prepared: Prepared, plan: AnyPlan) -
 
 
 def _plain(value: Any) -> Any:
-    return {"macs": value.macs, "params": value.params} if isinstance(value, Budget) else value
+    return asdict(value) if isinstance(value, Budget) else value
 
 
 def _from_plain(field: str, value: Any) -> Any:

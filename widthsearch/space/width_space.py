@@ -25,10 +25,10 @@ from widthsearch.space.verify import verify as find_changes
 class WidthSpace:
     """What :func:`trace` finds in a model.
 
-    ``model``: the user's own; ``widths``: variable -> width, in the order of execution; ``modules``:
-    variable -> the layers that make its units; ``frozen``: what cannot be searched, and why; ``cost``: MACs
-    per sample and parameters at any widths; ``consumers``: the weight axes that read the variables;
-    ``statistics``: the calls that compute statistics over them.
+    ``model``: the user's own; ``example``: what it was traced on; ``widths``: variable -> width, in the
+    order of execution; ``modules``: variable -> the layers that make its units; ``frozen``: what cannot be
+    searched, and why; ``cost``: MACs per sample and parameters at any widths; ``consumers``: the weight axes
+    that read the variables; ``statistics``: the calls that compute statistics over them.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class WidthSpace:
     ) -> None:
         """Not for users: call :func:`trace`."""
         self.model = model
-        self._example, self._trace = example, traced
+        self.example, self._trace = example, traced
         self._initialisation, self._changes, self._fixed = initialisation, changes, dict(fixed or {})
         self._variables: Variables = apply_changes(traced, changes).without(self._fixed)
         self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
@@ -52,6 +52,10 @@ class WidthSpace:
         batch = _batch_size(example)
         self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self._variables, batch)
         self.statistics: tuple[Statistics, ...] = statistics_of(traced, self._variables)
+
+    def layer_shapes(self) -> Cost:
+        """The cost, with the elements that operations write per sample as a third resource, ``written``."""
+        return cost_of(self._trace, self._variables, _batch_size(self.example), written=True)
 
     def resize(self, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.
@@ -74,8 +78,8 @@ class WidthSpace:
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
             before = self._trace
-            traced = _traced(seen, self._example, by_groups=before.by_groups, keep_heads=before.keep_heads)
-        space = WidthSpace(seen, self._example, traced, self._initialisation, self._changes, self._fixed)
+            traced = _traced(seen, self.example, by_groups=before.by_groups, keep_heads=before.keep_heads)
+        space = WidthSpace(seen, self.example, traced, self._initialisation, self._changes, self._fixed)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
         return space
@@ -91,7 +95,7 @@ class WidthSpace:
         if not fixed:  # the usual study: the labels need not be solved again
             return self
         fixed = {**self._fixed, **fixed}
-        return WidthSpace(self.model, self._example, self._trace, self._initialisation, self._changes, fixed)
+        return WidthSpace(self.model, self.example, self._trace, self._initialisation, self._changes, fixed)
 
     def compact(self, keep: Mapping[str, NDArray[np.bool_]]) -> nn.Module:
         """A copy of the model with only the kept units; their weights and buffers stay.

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from widthsearch.cost import shown
 from widthsearch.errors import UsageError
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -44,7 +45,7 @@ def comparison_figure(summary: Mapping[str, Any]) -> Any:
     budgets = summary["budgets"]
     units = {"macs": "MACs", "params": "parameters"}
     titles = [
-        ", ".join(f"{n:,} {units[r]}" for r, n in entry["budget"].items() if n is not None)
+        ", ".join(shown(r, n, called=units.get(r, r)) for r, n in entry["budget"].items() if n is not None)
         for entry in budgets
     ]
     figure = make_subplots(cols=len(budgets), subplot_titles=titles)

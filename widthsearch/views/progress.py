@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.comparison import REPORT, AnyPlan, Comparison
+from widthsearch.cost import shown
 from widthsearch.history import History
 from widthsearch.plan import Plan, Slot
 from widthsearch.storage import KIND, SECONDS, runs_of
@@ -192,5 +193,5 @@ def headline(plan: AnyPlan) -> str:
     return f"{variables}, budget {_amounts(plan.budget)}"
 
 
-def _amounts(budget: Mapping[str, int]) -> str:
-    return ", ".join(f"{limit:,} {resource}" for resource, limit in budget.items())
+def _amounts(budget: Mapping[str, float]) -> str:
+    return ", ".join(shown(resource, limit) for resource, limit in budget.items())

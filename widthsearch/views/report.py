@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch import rule
 from widthsearch import storage as names
+from widthsearch.cost import RESOURCES
 from widthsearch.database import hide_password
 from widthsearch.history import Candidate, History, step_after
 from widthsearch.intervals import mean_se, paired_gain
@@ -103,8 +104,9 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
         "study": study.study_name,
         "status": status,
         "storage": hide_password(url),
-        "budget": {r: plan.budget.get(r) for r in ("macs", "params")},
-        "seed": {"widths": plan.widths, **plan.cost.at(plan.widths)},
+        "budget": {r: plan.budget.get(r) for r in RESOURCES},
+        "latency_model": plan.latency,
+        "seed": {"widths": plan.widths, **plan.seed_cost()},
         "baseline": baseline,
         "recommended": {"round": None, **baseline} if keep else candidate,
         "candidate": candidate,

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from widthsearch.cost import shown
+from widthsearch.latency import Fitted
 from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 
 _BAR = 20  # characters that stand for all MACs
@@ -38,6 +40,8 @@ def show_summary(console: Console, s: dict[str, Any]) -> None:
         console.print(_before_first_score(s), highlight=False)
     console.print(_width_table(s))
     console.print(_network_table(s))
+    if (fitted := Fitted.of(s["latency_model"])) is not None:
+        console.print(str(fitted), highlight=False, soft_wrap=True, markup=False)
     if s["rounds"]:
         console.print(_round_table(s["rounds"]))
     for line in _verdict_lines(s):
@@ -55,7 +59,7 @@ def show_comparison(console: Console, s: dict[str, Any]) -> None:
     """Print a comparison: per budget, what the arms recommend, and how that fares on the same fresh seeds."""
     console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)
     for entry in s["budgets"]:
-        limits = ", ".join(f"{limit:,} {r}" for r, limit in entry["budget"].items() if limit is not None)
+        limits = ", ".join(shown(r, limit) for r, limit in entry["budget"].items() if limit is not None)
         console.print(
             f"budget {limits}; each search may cost {entry['search_cost']:.0f} uniform trainings; "
             f"{s['repeats']} repeat{'' if s['repeats'] == 1 else 's'}",
@@ -181,7 +185,18 @@ def _width_table(s: dict[str, Any]) -> Table:
 
 def _network_table(s: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = ["network", "MACs", "params", "val loss", "median", "val accuracy", "median", "n"]
+    timed = s["budget"]["latency"] is not None
+    columns = [
+        "network",
+        "MACs",
+        "params",
+        *(["latency, ms"] if timed else []),
+        "val loss",
+        "median",
+        "val accuracy",
+        "median",
+        "n",
+    ]
     rows = [("seed", s["seed"]), ("uniform baseline", s["baseline"])]
     if s["candidate"]:
         c = s["candidate"]
@@ -195,6 +210,7 @@ def _network_table(s: dict[str, Any]) -> Table:
     for name, network in rows:
         loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
         cells = [
+            *([f"{1e3 * network['latency']:.4g}"] if timed else []),
             *(_pm(loss, "{:.4f}"), _median(loss, "{:.4f}")),
             *(_pm(accuracy, share), _median(accuracy, share)),
             str(loss["n"]) if loss else "-",
