@@ -47,12 +47,9 @@ def test_blocks_alternate_and_tell_fast_from_slow() -> None:
     assert torch.get_num_threads() == threads
     assert {k: v.shape for k, v in found.items()} == {"a": (6,), "b": (6,)}
     assert found["a"].min() >= 0.002 and found["b"].min() >= 0.006
-    # Two warm-up calls and at least one timed one per block: runs of three, and both names in every pass.
-    blocks = ["".join(order)[i : i + 3] for i in range(0, len(order), 3)]
-    assert set(blocks) <= {"aaa", "bbb"}
-    assert blocks.count("aaa") == blocks.count("bbb")
-    passes = [set(pair) for pair in zip(blocks[-12::2], blocks[-11::2], strict=True)]
-    assert passes == [{"aaa", "bbb"}] * 6
+    # A block is two calls to warm up and a timed one: both names in every pass.
+    blocks = ["".join(order)[i : i + 3] for i in range(len(order) - 36, len(order), 3)]
+    assert [set(pair) for pair in zip(blocks[::2], blocks[1::2], strict=True)] == [{"aaa", "bbb"}] * 6
 
 
 def test_rows_hold_medians_and_ratios_within_a_pass() -> None:
@@ -173,23 +170,21 @@ def test_torch_compile_is_measured_too(finished: Finished) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_said_in_one_line() -> None:
-    class Untraceable(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if torch.compiler.is_compiling():
-                raise RuntimeError("not under\ntorch.compile")
-            return super().forward(x)
+    import torch._inductor.config as inductor
 
     said: list[str] = []
-    rows = bench.bench(
-        {"seed": Untraceable(4, 4)},
-        torch.zeros(2, 4),
-        batches=[1],
-        device=CPU,
-        threads=1,
-        passes=2,
-        say=said.append,
-    )
+    with inductor.patch({"cpp.cxx": ("/no/compiler",), "force_disable_caches": True}):
+        rows = bench.bench(
+            {"seed": nn.Sequential(nn.Linear(4, 4), nn.Tanh())},
+            torch.zeros(2, 4),
+            batches=[1],
+            device=CPU,
+            threads=1,
+            passes=2,
+            say=said.append,
+        )
     assert [r["mode"] for r in rows] == ["eager"]
     assert np.isfinite(rows[0]["throughput"])
-    assert "does not work" in said[-1] and "\n" not in said[-1]
+    assert "torch.compile does not work here" in said[-1] and "\n" not in said[-1]

@@ -273,7 +273,8 @@ def test_resume_has_the_model_of_the_launch(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("working_folder")
 @pytest.mark.parametrize(
-    ("latency", "says"), [("1us", ("latency=0.001ms", "too small")), ("1000s", ("'1000s'", "100 times"))]
+    ("latency", "says"),
+    [("1us", ("latency='1us'", "too small", "batch 128")), ("1000s", ("'1000s'", "100 times"))],
 )
 def test_a_latency_out_of_reach_is_refused(latency: str, says: tuple[str, ...], tmp_path: Path) -> None:
     file = write_study(tmp_path, WIDE)

@@ -97,7 +97,12 @@ def _factor(study: Study, uniform: Callable[[float], float], floor: float) -> fl
         )
     low = high = 1.0
     if seed > limit:
-        while low > floor and uniform(low) > limit:
+        while (least := uniform(low)) > limit:
+            if low <= floor:
+                raise UsageError(
+                    f"budget latency={study.budget.latency!r} is too small: the minimum widths alone take "
+                    f"{1e3 * least:.3g} ms (batch {study.budget.batch}), the seed network {1e3 * seed:.3g} ms"
+                )
             low, high = low / 2, low
     else:
         while high < LARGEST and uniform(high) <= limit:
