@@ -61,16 +61,17 @@ def alternating(
     *,
     threads: int,
     passes: int = PASSES,
+    clock: Callable[[], float] = time.perf_counter,
     synchronise: Callable[[], object] | None = None,
 ) -> dict[K, NDArray[np.float64]]:
     """Seconds per call, (passes,) for each of ``calls``: entry i of all was measured in the same pass.
 
-    ``synchronise`` waits for the device, after each call.  Blocks are timed by torch's own ``Timer``, which
-    warms up before each.
+    ``clock`` gives seconds; ``synchronise`` waits for the device, after each call.  Blocks are timed by
+    torch's own ``Timer``, which warms up before each.
     """
     stmt = "call()" if synchronise is None else "call(); synchronise()"
     timers = {
-        key: Timer(stmt, globals={"call": one, "synchronise": synchronise}, num_threads=threads)
+        key: Timer(stmt, globals={"call": one, "synchronise": synchronise}, timer=clock, num_threads=threads)
         for key, one in calls.items()
     }
     keys, random = list(calls), np.random.default_rng(0)
@@ -86,7 +87,12 @@ def alternating(
 
 
 def time_networks(
-    networks: Mapping[K, nn.Module], inputs: Any, *, threads: int, passes: int = PASSES
+    networks: Mapping[K, nn.Module],
+    inputs: Any,
+    *,
+    threads: int,
+    passes: int = PASSES,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[K, NDArray[np.float64]]:
     """Seconds of a forward pass for inference, (passes,) per network, all on the device of ``inputs``.
 
@@ -112,6 +118,7 @@ def time_networks(
             {key: forward(net) for key, net in networks.items()},
             threads=threads,
             passes=passes,
+            clock=clock,
             synchronise=torch.cuda.synchronize if device.type == "cuda" else None,
         )
 

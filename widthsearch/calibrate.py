@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -39,13 +40,16 @@ def latency_cost(
     """
     device = device_of(study.recipe)
     inputs = batch_of(space.example, study.budget.batch, device)
+    # Of one thread, the time that it computes: others who use its core do not count.
+    alone = device.type == "cpu" and study.threads == 1
+    clock = time.thread_time if alone else time.perf_counter
 
     def seconds(widths: Array, passes: int) -> Array:
         nets: dict[int, nn.Module] = {
             i: space.resize(dict(zip(space.widths, map(int, own), strict=True)))
             for i, own in enumerate(widths)
         }
-        found = time_networks(nets, inputs, threads=study.threads, passes=passes)
+        found = time_networks(nets, inputs, threads=study.threads, passes=passes, clock=clock)
         fastest: Array = np.array([own.min() for own in found.values()])
         return fastest
 
@@ -64,8 +68,8 @@ def latency_cost(
     random = np.random.default_rng(study.seed)
     spread = math.log(RANGE)
     together = random.uniform(-spread, spread, (FITTED + HELD_OUT, 1))
-    alone = random.uniform(-spread, spread, (FITTED + HELD_OUT, len(own)))
-    widths = np.concatenate([own[None], whole(factor * own * np.exp(together + alone))])
+    each = random.uniform(-spread, spread, (FITTED + HELD_OUT, len(own)))
+    widths = np.concatenate([own[None], whole(factor * own * np.exp(together + each))])
     measured = seconds(widths, passes=60)
     cost = fit(space.layer_shapes(), widths[:-HELD_OUT], measured[:-HELD_OUT])
     errors = relative_errors(cost, widths[-HELD_OUT:], measured[-HELD_OUT:])
