@@ -356,7 +356,7 @@ def test_what_was_said_at_launch_holds_at_resume(tiny: Path) -> None:
     interrupt(tiny, 3, budget=Budget(params="0.7x"), rounds=2)
     assert command("resume").code == 0
     shown = parse_strictly(command("show", "--json").out)
-    assert shown["budget"] == {"macs": None, "params": 270}
+    assert shown["budget"] == {"macs": None, "params": 270, "latency": None}
 
 
 def test_a_file_that_is_gone_or_broken_loses_nothing(tiny: Path) -> None:

@@ -70,8 +70,8 @@ def test_json_holds_what_the_table_and_the_figure_need(whole):
     url, _, _ = whole
     shown = json.loads(command("show", "--json", "--storage", url).out)
     assert [entry["budget"] for entry in shown["budgets"]] == [
-        {"macs": 89, "params": 96},
-        {"macs": 178, "params": 193},
+        {"macs": 89, "params": 96, "latency": None},
+        {"macs": 178, "params": 193, "latency": None},
     ]
     for entry in shown["budgets"]:
         assert [a["arm"] for a in entry["arms"]] == EVERY

@@ -66,7 +66,7 @@ def test_json_has_the_agreed_form(finished: Finished) -> None:
     assert shown["study"] == "tiny"
     assert shown["status"] == "finished"
     assert shown["storage"] == finished.url
-    assert shown["budget"] == {"macs": None, "params": 193}
+    assert shown["budget"] == {"macs": None, "params": 193, "latency": None}
     assert shown["seed"] == {"widths": {"fc1": 16, "fc2": 12}, "macs": 356, "params": 387}
     for network in (shown["baseline"], shown["recommended"]):
         assert set(network["widths"]) == widths

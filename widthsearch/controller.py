@@ -56,6 +56,7 @@ class BudgetController:
         counts = np.array([widths[v] for v in cost.variables])
         self._variable = np.repeat(np.arange(len(counts)), counts)  # (U,): the variable of each unit
         self._start = cost.values(counts.astype(np.float64))
+        self._fixed = {resource: cost.overhead(resource) for resource in budget}
         self._scale = self.REFERENCE_STEPS / steps
         self._integral = 0.0
         self.taken = 0  # steps
@@ -99,6 +100,7 @@ class BudgetController:
         if self.pressure == "neurons":
             return slope * log_alpha.dtype.type(self.price / units.sum())
         value, by_variable = self.cost.gradient(resource, units)
+        value -= self._fixed[resource]
         return slope * (self.price / value * by_variable).astype(log_alpha.dtype)[self._variable]
 
     def outcome(self) -> tuple[float, dict[str, float]]:
@@ -113,10 +115,11 @@ class BudgetController:
         """The resource that is most over its target, and ``log(E[cost] / target)``."""
         descent = min(1.0, self.taken / (self.DESCENT * self.steps))
         cost = self.cost.values(units)
-        errors = {
-            resource: math.log(cost[resource] / (self._start[resource] ** (1 - descent) * limit**descent))
-            for resource, limit in self.budget.items()
-        }
+        errors = {}
+        for resource, limit in self.budget.items():
+            fixed = self._fixed[resource]
+            target = (self._start[resource] - fixed) ** (1 - descent) * (limit - fixed) ** descent
+            errors[resource] = math.log((cost[resource] - fixed) / target)
         worst = max(errors, key=lambda resource: errors[resource])
         return worst, errors[worst]
 

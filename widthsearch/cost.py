@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RESOURCES = ("macs", "params")
+COUNTED = ("macs", "params")
+RESOURCES = (*COUNTED, "latency")
+
+
+def shown(resource: str, amount: float, *, called: str = "") -> str:
+    """An amount as people read it: ``65,504 macs``, ``1.25 ms latency``; ``called``: the resource's name."""
+    return f"{f'{amount:,}' if resource in COUNTED else f'{1e3 * amount:.4g} ms'} {called or resource}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +39,8 @@ class Polynomial:
 @dataclass(frozen=True, eq=False)
 class Cost:
     """MACs (one forward pass, one sample) and parameters as functions of the widths.
+
+    A ``latency`` in seconds is a third resource where one was fitted (see :mod:`.latency`).
 
     ``multiplicity``: int (F, V) and ``constant``: int (F,) are the linear forms, over the V ``variables``.
     """
@@ -73,9 +81,20 @@ class Cost:
             np.add.at(by_size, p.factors[:, k], rest)
         return float((p.coefficients * factors.prod(axis=1)).sum()), by_size @ self.multiplicity
 
-    def at(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """The cost at whole widths, as whole numbers."""
-        return {resource: round(value) for resource, value in self(widths).items()}
+    def at(self, widths: Mapping[str, int]) -> dict[str, float]:
+        """The cost at whole widths: whole numbers of what is counted, seconds of latency."""
+        return {r: value if r == "latency" else round(value) for r, value in self(widths).items()}
+
+    def overhead(self, resource: str) -> float:
+        """Of a latency, the seconds that no width changes; 0 for what is counted.
+
+        Where "four times the budget" is meant to be a wider network it does not count: calling the operations
+        of a small one takes nearly all of its time.
+        """
+        if resource in COUNTED:
+            return 0.0
+        p = self.polynomials[resource]
+        return float(p.coefficients[(p.factors == 0).all(axis=1)].sum())
 
     def share(self, resource: str, widths: Mapping[str, int], variables: Collection[str]) -> float:
         """The share of a resource that involves at least one of these variables: 0 to 1.

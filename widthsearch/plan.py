@@ -37,7 +37,7 @@ class Plan:
 
     widths: dict[str, int]  # of the seed network, in order of execution
     cost: Cost
-    budget: dict[str, int]  # per resource; resources without a budget are absent
+    budget: dict[str, Any]  # per resource (latency in seconds); resources without a budget are absent
     minimum: dict[str, int]
     multiple_of: dict[str, int]
     pressure: str
@@ -53,13 +53,15 @@ class Plan:
     step_sizes: tuple[float, ...] = (1.0,)
     measure_length: float = 1.0  # of a measure, relative to other trainings
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
+    latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def constraints(self, over: float = 1.0, minimum: int = 1) -> Constraints:
         """The constraints of a network at ``over`` times the budget, no width below ``minimum``."""
+        fixed = {resource: self.cost.overhead(resource) for resource in self.budget}
         return Constraints(
             cost=self.cost,
-            budget={resource: over * limit for resource, limit in self.budget.items()},
+            budget={r: over * limit + (1 - over) * fixed[r] for r, limit in self.budget.items()},
             minimum={v: max(m, minimum) for v, m in self.minimum.items()},
             multiple_of=self.multiple_of,
         )
@@ -70,6 +72,10 @@ class Plan:
             self.known[key] = make()
         found: T = self.known[key]
         return found
+
+    def seed_cost(self) -> dict[str, float]:
+        """The cost of the seed network; its latency is the measured one."""
+        return self.cost.at(self.widths) | ({"latency": self.latency["seed"]} if self.latency else {})
 
     def over_wide(self, relative: Mapping[str, float]) -> dict[str, int]:
         """Over-wide widths in these proportions.  At least 2: a gate needs a neighbour to compare with."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from widthsearch.arms import ARMS
+from widthsearch.calibrate import latency_cost
 from widthsearch.comparison import Comparison, least_cost, parse_arm
+from widthsearch.cost import RESOURCES, Cost
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.fingerprint import code_of
 from widthsearch.patterns import numbers_of, several
@@ -40,11 +43,12 @@ class Prepared:
     modules: tuple[tuple[str, str], ...]
 
 
-def prepare(study: Study, path: Path) -> Prepared:
+def prepare(study: Study, path: Path, before: Plan | None = None) -> Prepared:
     """Run the user's ``model()`` and ``data()`` once and make the plan.
 
     Raises :class:`UsageError` in one line for anything that would fail later: data that is no data, a model
-    that does not run on it, labels outside the classes, nothing to search, a budget too small.
+    that does not run on it, labels outside the classes, nothing to search, a budget too small.  A latency is
+    measured only if ``before``, the study's plan so far, has none that fits.
     """
     data = load_data(study)
     space = build_space(study, data)
@@ -56,7 +60,7 @@ def prepare(study: Study, path: Path) -> Prepared:
             + (f" ({reasons})" if reasons else " (it needs at least one hidden layer)")
         )
     return Prepared(
-        plan=make_plan(study, space),
+        plan=make_plan(study, space, before),
         fingerprint=_fingerprint(study, path, data),
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
@@ -83,14 +87,27 @@ def load_data(study: Study) -> Data:
     return check_data(data, study)
 
 
-def make_plan(study: Study, space: WidthSpace) -> Plan:
+def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Plan:
     """The plan of a study on a width space; :class:`UsageError` if the budget is too small."""
+    minimum = numbers_of("minimum", study.minimum, space.modules)
+    multiple_of = numbers_of("multiple_of", study.multiple_of, space.modules)
+    cost, latency = space.cost, None
+    seed = cost.at(space.widths)
+    if study.budget.latency is not None:
+        known = None if before is None else _known_latency(before, space.layer_shapes(), study)
+        if known is not None:
+            cost, latency = known
+        else:
+            cost, fitted = latency_cost(study, space, minimum=minimum, multiple_of=multiple_of)
+            latency = asdict(fitted)
+        seed["latency"] = latency["seed"]
     plan = Plan(
         widths=dict(space.widths),
-        cost=space.cost,
-        budget=study.budget.absolute(space.cost.at(space.widths)),
-        minimum=numbers_of("minimum", study.minimum, space.modules),
-        multiple_of=numbers_of("multiple_of", study.multiple_of, space.modules),
+        cost=cost,
+        budget=study.budget.absolute(seed),
+        minimum=minimum,
+        multiple_of=multiple_of,
+        latency=latency,
         pressure=study.pressure,
         over=float(study.over),
         rounds=study.rounds,
@@ -108,14 +125,24 @@ def make_plan(study: Study, space: WidthSpace) -> Plan:
     return plan
 
 
+def _known_latency(before: Plan, shapes: Cost, study: Study) -> tuple[Cost, dict[str, Any]] | None:
+    """The latency of an earlier plan of the same study, if the network still has the same layer shapes."""
+    cost, latency = before.cost, before.latency
+    if latency is None or latency["batch"] != study.budget.batch or latency["threads"] != study.threads:
+        return None
+    counted = {r: p for r, p in shapes.polynomials.items() if r != "written"}
+    now = replace(shapes, polynomials={**counted, "latency": cost.polynomials["latency"]})
+    return (now, latency) if now.to_json() == cost.to_json() else None
+
+
 def check_budget(plan: Plan) -> None:
     """:class:`UsageError` if the plan's budget is too small for its minimum widths or for a measure."""
-    asked = ", ".join(f"{r}={limit}" for r, limit in plan.budget.items())
+    asked = ", ".join(_said(r, limit) for r, limit in plan.budget.items())
     try:
         plan.baseline()
     except BudgetTooSmallError:
         least = plan.cost.at(plan.constraints().smallest())
-        needed = ", ".join(f"{r}={least[r]}" for r in plan.budget)
+        needed = ", ".join(_said(r, least[r]) for r in plan.budget)
         raise UsageError(f"budget {asked} is too small: the minimum widths alone cost {needed}") from None
     try:
         plan.over_wide(plan.widths)
@@ -126,19 +153,26 @@ def check_budget(plan: Plan) -> None:
         ) from None
 
 
+def _said(resource: str, amount: float) -> str:
+    return f"{resource}={amount}" if resource != "latency" else f"{resource}={1e3 * amount:.4g}ms"
+
+
 def budgets_of(study: Study, shares: Sequence[str]) -> list[Budget]:
     """The budgets ``1/16,1/4`` of ``--budgets``: shares of the seed's cost, of all that the study limits.
 
     Raises :class:`UsageError` for what is no share.
     """
-    resources = [f.name for f in fields(study.budget) if getattr(study.budget, f.name) is not None]
-    return [Budget(**{r: share.removesuffix("x") + "x" for r in resources}) for share in shares]
+    limited = [r for r in RESOURCES if getattr(study.budget, r) is not None]
+    changes: list[dict[str, Any]] = [
+        dict.fromkeys(limited, share.removesuffix("x") + "x") for share in shares
+    ]
+    return [replace(study.budget, **change) for change in changes]
 
 
 def under_budget(prepared: Prepared, study: Study) -> Prepared:
     """Of a study that differs in its budget alone; :class:`UsageError` if that is too small."""
     plan = prepared.plan
-    plan = replace(plan, budget=study.budget.absolute(plan.cost.at(plan.widths)))
+    plan = replace(plan, budget=study.budget.absolute(plan.seed_cost()))
     check_budget(plan)
     return replace(prepared, plan=plan, fingerprint={**prepared.fingerprint, **settings(study)})
 
@@ -161,7 +195,7 @@ def make_comparison(
         parse_arm(arm)
     if not arms or len(set(arms)) < len(arms):
         raise UsageError(f"arms {','.join(arms)!r}: give each arm once, e.g. uniform,grow-shrink,random")
-    seed = plan.cost.at(plan.widths)
+    seed = plan.seed_cost()
     budgets = [budget.absolute(seed) for budget in budgets_of(study, shares)] or [plan.budget]
     largest = {r: max(budget[r] for budget in budgets) for r in plan.budget}
     for budget in budgets:

@@ -10,7 +10,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from widthsearch.comparison import AnyPlan, Comparison, next_step
 from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError, describe_error
 from widthsearch.fingerprint import changed_fields
+from widthsearch.latency import Fitted
 from widthsearch.ledger import Ledger, Progress
 from widthsearch.lock import driver_lock
 from widthsearch.plan import Done, Failed, Plan, Run, Slot
@@ -87,7 +88,11 @@ def launch(
     study = replace(written, **changes)
     name = path.stem + suffix if name is None else name
     check_names(url, name)
+    if study.budget.latency is not None:
+        progress.say("measuring networks around the latency budget, before anything is trained")
     prepared = prepare(study, path)
+    if (fitted := Fitted.of(prepared.plan.latency)) is not None:
+        progress.say(str(fitted))
     plan = prepared.plan if several is None else several(study, prepared.plan)
     storage = open_storage(url, create=True, patient=True)
     with driver_lock(url, name) as lock:
@@ -175,22 +180,31 @@ def resume(
         return _run(Ledger(optuna_study, progress, lock), study, f"{path}:{attribute}", backend)
 
 
-def load_again(
-    optuna_study: optuna.Study, file: str | None, *, force: bool
-) -> tuple[Study, Path, str, list[str]]:
-    """The study's file as it was at launch, or with ``force`` as it is now.
+def study_of(optuna_study: optuna.Study, file: str | None) -> tuple[Study, Path, str]:
+    """What a study's file holds now, with the command line's changes at launch; its path and its name.
 
-    ``file``: where it is, if it was moved.  Returns what :func:`load_study` does, and what has changed since
-    launch.  Raises :class:`UsageError` if something has, without ``force``.
+    ``file`` says where it is now, if it was moved.
     """
     attrs = optuna_study.user_attrs
     source = attrs[names.SOURCE]
     if file is None and not Path(source["file"]).is_file():
         raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
     written, path, attribute = load_study(file or f"{source['file']}:{source['name']}")
-    study = replace(written, **{k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()})
+    changes = {k: _from_plain(k, v) for k, v in attrs[names.CHANGES].items()}
+    return replace(written, **changes), path, attribute
+
+
+def load_again(
+    optuna_study: optuna.Study, file: str | None, *, force: bool
+) -> tuple[Study, Path, str, list[str]]:
+    """The study's file as it was at launch, or with ``force`` as it is now.
+
+    ``file``: where it is, if it was moved.  Returns what :func:`study_of` does, and what has changed since
+    launch.  Raises :class:`UsageError` if something has, without ``force``.
+    """
+    study, path, attribute = study_of(optuna_study, file)
     # Unchanged, its plan is that of the database: the network need not be traced again here.
-    changed = changed_fields(attrs[names.FINGERPRINT], fingerprint_of(study, path))
+    changed = changed_fields(optuna_study.user_attrs[names.FINGERPRINT], fingerprint_of(study, path))
     if changed and not force:
         raise UsageError(
             f"{path} has changed since launch: {'; '.join(changed)}; "
@@ -201,11 +215,13 @@ def load_again(
 
 def _follow_changes(optuna_study: optuna.Study, study: Study, path: Path) -> None:
     """Write the plan of a changed file, if the trials so far still belong to it."""
-    prepared = prepare(study, path)
-    before, now = plan_of(optuna_study), prepared.plan
+    before = plan_of(optuna_study)
+    search = before if isinstance(before, Plan) else before.plan
+    prepared = prepare(study, path, search)
+    now = prepared.plan
     if isinstance(before, Comparison):
-        now = replace(now, budget=before.plan.budget)
-    if other := _other_search(before if isinstance(before, Plan) else before.plan, now):
+        now = replace(now, budget=search.budget)
+    if other := _other_search(search, now):
         raise UsageError(
             f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
         )
@@ -321,7 +337,7 @@ def _write_plan(optuna_study: optuna.Study, prepared: Prepared, plan: AnyPlan) -
 
 
 def _plain(value: Any) -> Any:
-    return {"macs": value.macs, "params": value.params} if isinstance(value, Budget) else value
+    return asdict(value) if isinstance(value, Budget) else value
 
 
 def _from_plain(field: str, value: Any) -> Any:

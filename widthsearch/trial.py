@@ -126,8 +126,7 @@ class TrialRunner:
         cost = plan.cost.at(widths)
         return {
             **outcome,
-            names.MACS: cost["macs"],
-            names.PARAMS: cost["params"],
+            **cost,  # names.MACS, names.PARAMS, and latency where there is a budget of it
             names.TRAINING_MACS: 3 * cost["macs"] * samples,  # a backward pass costs two forward passes
             names.SECONDS: round(checkpoint.seconds if checkpoint else time.perf_counter() - start, 3),
             names.HOST: socket.gethostname(),

@@ -41,6 +41,7 @@ class Op:
         self.inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         self.outputs = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
         self.keeps_values = self.name.rstrip("_") in KEEPS_VALUES and bool(self.inputs)
+        self.is_view: bool = func.is_view or self.name == "_unsafe_view"  # it computes nothing
         self.gates_output = False  # its masked form scales the output by the gates
 
     def __getitem__(self, argument: str) -> Any:

@@ -64,6 +64,9 @@ class Trace:
     macs: list[tuple[Factor, ...]] = field(
         default_factory=list
     )  # each a product of sizes, for the whole batch
+    written: list[tuple[Factor, ...]] = field(
+        default_factory=list
+    )  # likewise: the elements that operations write, one entry per tensor; views write nothing
     sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
     by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
@@ -179,6 +182,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._freeze_unknown(op)
         for i, tensor in enumerate(op.outputs):
             known = dims[i] if i < len(dims) else constants(tensor.shape)
+            if self.counts_macs and not op.is_view:
+                self.trace.written.append(tuple(factor for dim in known for factor in dim))
             self.set_label(tensor, Label(known, source, live, gated or op.gates_output))
 
     def _dims_by_rule(self, op: Op) -> Sequence[Dims]:

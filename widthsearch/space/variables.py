@@ -198,14 +198,20 @@ def _positions(solution: Solution, components: Sequence[Ids]) -> tuple[Ids, Ids]
     return position[solution.component], variable[solution.component]
 
 
-def cost_of(trace: Trace, variables: Variables, batch: int) -> Cost:
-    """The cost polynomials: MACs per sample and unique parameters."""
+def cost_of(trace: Trace, variables: Variables, batch: int, *, written: bool = False) -> Cost:
+    """The cost polynomials: MACs per sample and unique parameters.
+
+    ``written``: as a third resource, the elements that operations write per sample.
+    """
     builder = _CostBuilder(variables)
     macs = builder.polynomial((1.0 / batch, product) for product in trace.macs)
     params = builder.polynomial(
         (1.0, tuple(trace.axes.get((name, dim), size) for dim, size in enumerate(trace.shapes[name])))
         for name in trace.parameters
     )
+    polynomials = {"macs": macs, "params": params}
+    if written:
+        polynomials["written"] = builder.polynomial((1.0 / batch, product) for product in trace.written)
     count = len(variables.names)
     return Cost(
         variables=variables.names,
@@ -213,7 +219,7 @@ def cost_of(trace: Trace, variables: Variables, batch: int) -> Cost:
             len(builder.forms), count
         ),
         constant=np.array([c for _, c in builder.forms], dtype=np.float64),
-        polynomials={"macs": macs, "params": params},
+        polynomials=polynomials,
     )
 
 

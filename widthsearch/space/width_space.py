@@ -57,6 +57,10 @@ class WidthSpace:
         self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self._variables, batch)
         self.statistics: tuple[Statistics, ...] = statistics_of(traced, self._variables)
 
+    def layer_shapes(self) -> Cost:
+        """The cost, with the elements that operations write per sample as a third resource, ``written``."""
+        return cost_of(self._trace, self._variables, _batch_size(self.example), written=True)
+
     def resize(self, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.
 

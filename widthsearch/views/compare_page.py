@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from widthsearch.views.formats import (
     amounts,
@@ -28,13 +27,13 @@ def comparison_page(s: Mapping[str, Any]) -> Group:
     for entry in s["budgets"]:
         repeats = f"{s['repeats']} repeat{'' if s['repeats'] == 1 else 's'}"
         cost = f"each search may cost {entry['search_cost']:.0f} uniform trainings"
-        parts += ["", Text(f"budget {amounts(entry['budget'])}; {cost}; {repeats}")]
+        parts += ["", line(f"budget {amounts(entry['budget'])}; {cost}; {repeats}")]
         if entry["arms"]:
             parts += [_recommendations(entry["arms"], s["metric"]), "", _gains(entry["arms"])]
         else:
             parts.append("no arm recommends anything yet")
     total = f"all trainings: {s['training_macs']:.3g} MACs, {s['seconds']:.0f} worker seconds"
-    return Group(*parts, "", Text(total))
+    return Group(*parts, "", line(total))
 
 
 def _recommendations(arms: Sequence[Mapping[str, Any]], metric: str) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
+from widthsearch.views.formats import amounts
 from widthsearch.views.style import COLOURS, layout
 
 
@@ -17,11 +18,7 @@ def comparison_figure(summary: Mapping[str, Any]) -> Any:
     from plotly.subplots import make_subplots  # here: it takes a second
 
     budgets = summary["budgets"]
-    units = {"macs": "MACs", "params": "parameters"}
-    titles = [
-        ", ".join(f"{n:,} {units[r]}" for r, n in entry["budget"].items() if n is not None)
-        for entry in budgets
-    ]
+    titles = [amounts(entry["budget"]) for entry in budgets]
     figure = make_subplots(cols=len(budgets), subplot_titles=titles)
     colours = dict(zip(summary["arms"], COLOURS * len(summary["arms"]), strict=False))
     for column, entry in enumerate(budgets, start=1):

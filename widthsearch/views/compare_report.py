@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from widthsearch import storage as names
 from widthsearch.arms import Point
 from widthsearch.comparison import Comparison, FreshKey, Outcome, fresh_key
+from widthsearch.cost import RESOURCES
 from widthsearch.database import hide_password
 from widthsearch.intervals import crossed
 from widthsearch.views.report import completed, ending, status_of
@@ -44,10 +45,10 @@ def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
         "storage": hide_password(url),
         "arms": list(plan.arms),
         "repeats": plan.repeats,
-        "seed": {"widths": plan.plan.widths, **plan.plan.cost.at(plan.plan.widths)},
+        "seed": {"widths": plan.plan.widths, **plan.plan.seed_cost()},
         "budgets": [
             {
-                "budget": {r: limit.get(r) for r in ("macs", "params")},
+                "budget": {r: limit.get(r) for r in RESOURCES},
                 "search_cost": plan.limit(b),
                 "arms": _arms(plan, b, [o for o in outcomes if o.budget == b], found),
             }

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.text import Text
 
+from widthsearch.cost import shown
+
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 
 Stats = Mapping[str, Any] | None  # {"mean", "se", "median", "n"}
@@ -51,15 +53,21 @@ def joined(widths: Mapping[str, int]) -> str:
 
 
 def amounts(budget: Mapping[str, float | None]) -> str:
-    """``32,752 MACs, 3,037 parameters``."""
-    units = {"macs": "MACs", "params": "parameters"}
-    return ", ".join(f"{limit:,} {units[r]}" for r, limit in budget.items() if limit is not None)
+    """``32,752 MACs, 3,037 parameters``, ``1.2 ms latency``."""
+    units = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+    known = {r: limit for r, limit in budget.items() if limit is not None}
+    return ", ".join(shown(r, limit, called=units[r]) for r, limit in known.items())
 
 
 def reason(summary: Mapping[str, Any]) -> str:
     """Why a study that has ended did."""
     ended = summary["status"] in ("finished", "failed") and summary.get("stopped_because")
     return f": {summary['stopped_because']}" if ended else ""
+
+
+def line(text: str) -> Text:
+    """A line that no table squeezes and no console wraps: what is searched for in a log stays in one piece."""
+    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def status(summary: Mapping[str, Any]) -> Text:
@@ -69,7 +77,8 @@ def status(summary: Mapping[str, Any]) -> Text:
 
 def headline(summary: Mapping[str, Any]) -> Text:
     """Name, status, and why a study that has ended did."""
-    return Text.assemble((summary["study"], "bold"), "  ", status(summary), reason(summary))
+    parts = ((summary["study"], "bold"), "  ", status(summary), reason(summary))
+    return Text.assemble(*parts, no_wrap=True, overflow="ignore")
 
 
 def about(summary: Mapping[str, Any]) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from widthsearch.views.formats import amounts, count, headline, interval, joined, plus_minus
+from widthsearch.views.formats import amounts, count, headline, interval, joined, line, plus_minus
 
 
 def probe_page(s: Mapping[str, Any]) -> Group:
@@ -31,7 +30,7 @@ def probe_page(s: Mapping[str, Any]) -> Group:
     total = f"all trainings: {s['training_macs']:.3g} MACs, {s['seconds']:.0f} worker seconds"
     return Group(
         headline(s),
-        *map(Text, lines),
+        *map(line, lines),
         "",
         _courses(s["starts"], plain and plain["widths"]),
         "",
@@ -39,8 +38,8 @@ def probe_page(s: Mapping[str, Any]) -> Group:
         "",
         _spread_table(s),
         "",
-        *(Text(f"{', '.join(of)}: {note}") for note, of in notes.items()),
-        Text(total),
+        *(line(f"{', '.join(of)}: {note}") for note, of in notes.items()),
+        line(total),
     )
 
 

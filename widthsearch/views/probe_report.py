@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from widthsearch import storage as names
+from widthsearch.cost import RESOURCES
 from widthsearch.database import hide_password
 from widthsearch.intervals import mean_se, paired_gain
 from widthsearch.plan import Plan
@@ -49,7 +50,7 @@ def summarise_probe(study: optuna.Study, url: str) -> dict[str, Any]:
         "probe": True,
         "status": status,
         "storage": hide_password(url),
-        "budget": {r: plan.plan.budget.get(r) for r in ("macs", "params")},
+        "budget": {r: plan.plan.budget.get(r) for r in RESOURCES},
         "within": WITHIN,
         "starts": starts,
         "spread": _spreads(found, [s for s in plan.searches if s in plan.starts]),

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.comparison import REPORT, AnyPlan, Comparison
+from widthsearch.cost import shown
 from widthsearch.history import History
 from widthsearch.plan import Plan, Slot
 from widthsearch.probe import Probe
@@ -206,5 +207,5 @@ def headline(plan: AnyPlan) -> str:
     return f"{starts}{variables}, budget {_amounts(search.budget)}"
 
 
-def _amounts(budget: Mapping[str, int]) -> str:
-    return ", ".join(f"{limit:,} {resource}" for resource, limit in budget.items())
+def _amounts(budget: Mapping[str, float]) -> str:
+    return ", ".join(shown(resource, limit) for resource, limit in budget.items())

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch import rule
 from widthsearch import storage as names
+from widthsearch.cost import RESOURCES
 from widthsearch.database import hide_password
 from widthsearch.history import Candidate, History, step_after
 from widthsearch.intervals import mean_se, paired_gain
@@ -86,7 +87,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
         "study": study.study_name,
         "status": status,
         "storage": hide_password(url),
-        "budget": {r: plan.budget.get(r) for r in ("macs", "params")},
+        "budget": {r: plan.budget.get(r) for r in RESOURCES},
         **summarise_search(plan, trials),
         **ending(study, status, trials),
     }
@@ -116,9 +117,10 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
     elif found is None and isinstance(ended, Done):
         gain, result = paired_gain(own, own), NOTHING_BETTER
     recommended = {"round": None, **baseline} if result in (WORSE, NOTHING_BETTER) else candidate
-    seed = {"widths": plan.widths, **plan.cost.at(plan.widths)}
+    seed = {"widths": plan.widths, **plan.seed_cost()}
     rounds = _rounds(plan, history, trials)
     return {
+        "latency_model": plan.latency,
         "seed": seed,
         "baseline": baseline,
         "recommended": recommended,

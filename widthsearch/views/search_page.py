@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.views.formats import bar, count, headline, joined, median, metric_form, plus_minus
+from widthsearch.latency import Fitted
+from widthsearch.views.formats import bar, count, headline, joined, line, median, metric_form, plus_minus
 from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 from widthsearch.views.shares import pruned_line, removed_line
 
@@ -41,15 +42,19 @@ def opening(s: Mapping[str, Any]) -> list[Text]:
     if recommended is None or recommended["val_loss"] is None:
         done = s["trials"].get("COMPLETE", 0)
         note = f"no round is scored yet ({done} trials finished): this is where the search starts"
-        return [headline(s), Text(note)]
+        return [headline(s), line(note)]
     shares = (
         f"{recommended[r]:,} {unit} ({recommended[r] / s['seed'][r]:.1%} of the seed network's)"
         for r, unit in (("macs", "MACs"), ("params", "parameters"))
     )
     return [
         headline(s),
-        Text.assemble("recommended  ", (joined(recommended["widths"]), "bold"), "  ", ", ".join(shares)),
-        *(Text(line) for line in _verdict(s)),
+        Text.assemble(
+            *("recommended  ", (joined(recommended["widths"]), "bold"), "  ", ", ".join(shares)),
+            no_wrap=True,
+            overflow="ignore",
+        ),
+        *map(line, _verdict(s)),
     ]
 
 
@@ -71,7 +76,9 @@ def _verdict(s: Mapping[str, Any]) -> list[str]:
 
 def closing(s: Mapping[str, Any]) -> list[Text]:
     """What was removed, which layers were pruned most, what the search cost, and what it left out."""
-    lines = [line for line in (removed_line(s), pruned_line(s)) if line is not None]
+    fitted = Fitted.of(s["latency_model"])
+    lines = [] if fitted is None else [str(fitted)]
+    lines += [text for text in (removed_line(s), pruned_line(s)) if text is not None]
     cost = s["cost"]
     if cost["in_uniform_trainings"] is not None:
         lines.append(
@@ -80,7 +87,7 @@ def closing(s: Mapping[str, Any]) -> list[Text]:
             f"{cost['seconds']:.0f} worker seconds with the verdict"
         )
     lines += [f"not searched: {f['name']} (width {f['width']}): {f['reason']}" for f in s["not_searched"]]
-    return [Text(line) for line in lines]
+    return [line(text) for text in lines]
 
 
 def width_table(s: Mapping[str, Any], columns: int = _WIDE) -> Table:
@@ -128,7 +135,9 @@ def network_table(s: Mapping[str, Any]) -> Table:
     """Seed network, uniform baseline and the best candidate: cost, loss, metric."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = escape(s["metric"])
-    headers = ["network", "MACs", "params", "val loss", "median", f"val {metric}", "median", "n"]
+    timed = s["budget"]["latency"] is not None
+    headers = ["network", "MACs", "params", *(["latency, ms"] if timed else [])]
+    headers += ["val loss", "median", f"val {metric}", "median", "n"]
     rows = [("seed", s["seed"]), ("uniform baseline", s["baseline"])]
     if s["candidate"]:
         c = s["candidate"]
@@ -141,6 +150,7 @@ def network_table(s: Mapping[str, Any]) -> Table:
     for name, network in rows:
         loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
         cells = [
+            *([f"{1e3 * network['latency']:.4g}"] if timed else []),
             *(plus_minus(loss), median(loss)),
             *(plus_minus(accuracy, form), median(accuracy, form)),
             count(loss),

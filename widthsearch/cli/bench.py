@@ -1,0 +1,145 @@
+"""The command that measures: bench."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from widthsearch.cli.options import AsJson, Name, Storage, app, one_line_errors
+from widthsearch.cli.summaries import open_study
+from widthsearch.errors import UsageError
+from widthsearch.terminal import err, out
+
+if TYPE_CHECKING:
+    import torch
+
+    from widthsearch.study import Study
+
+
+@app.command()
+@one_line_errors
+def bench(
+    name: Name = None,
+    storage: Storage = None,
+    study: Annotated[str | None, typer.Option(help="The study file, if it was moved.")] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,32,256",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: where the study trains.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="torch's threads; default: the study's.", show_default=False)
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Also measure under torch.compile.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast the seed, uniform and recommended networks run, beside MACs and parameters."""
+    from widthsearch.views.bench_table import show_bench
+
+    sizes = _batches(batch)
+    measured = _bench(*open_study(name, storage), study, sizes, device, threads, compile)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+    else:
+        show_bench(out, measured)
+
+
+def _batches(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts) or len(set(parts)) < len(parts):
+        raise UsageError(f"--batch {text!r}: give batch sizes once each, e.g. 1,32,256")
+    return [int(part) for part in parts]
+
+
+def _bench(
+    optuna_study: Any,
+    url: str,
+    file: str | None,
+    batches: list[int],
+    device: str,
+    threads: int | None,
+    compile: bool,
+) -> dict[str, Any]:
+    """What ``bench --json`` prints."""
+    import torch
+
+    from widthsearch import bench as measuring
+    from widthsearch.prepare import load_data
+    from widthsearch.search import study_of
+    from widthsearch.trial import build_space
+    from widthsearch.views.summary import summary_of
+
+    s = summary_of(optuna_study, url)
+    if "comparison" in s:
+        raise UsageError(f"study {s['study']!r} is a comparison; bench measures the networks of a search")
+    study, path, _ = study_of(optuna_study, file)
+    where = _device(study, device)
+    space = build_space(study, load_data(study))
+    seed = s["seed"]
+    now = space.cost.at(space.widths)
+    if dict(space.widths) != seed["widths"] or any(now[r] != seed[r] for r in ("macs", "params")):
+        raise UsageError(f"{path}: its network is not the one of study {s['study']!r} any more")
+    networks = _networks(s)
+    notes: list[str] = []
+
+    def say(text: str) -> None:
+        err.print(text, markup=False, highlight=False, soft_wrap=True)
+        if "does not work" in text:
+            notes.append(text)
+
+    threads = threads or study.threads
+    return {
+        "study": s["study"],
+        "device": where.type,
+        "machine": measuring.hardware(where),
+        "threads": threads,
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "networks": [
+            {
+                "name": label,
+                "widths": n["widths"],
+                "macs": n["macs"],
+                "params": n["params"],
+                "macs_ratio": n["macs"] / seed["macs"],
+                "params_ratio": n["params"] / seed["params"],
+            }
+            for label, n in networks.items()
+        ],
+        "timings": measuring.bench(
+            {label: space.resize(n["widths"]) for label, n in networks.items()},
+            space.example,
+            batches=batches,
+            device=where,
+            threads=threads,
+            compile=compile,
+            say=say,
+        ),
+        "notes": notes,
+    }
+
+
+def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
+    found, baseline = s["candidate"], s["baseline"]
+    networks = {"seed": s["seed"], "uniform baseline": baseline}
+    if found is not None:
+        kept = s["recommended"]["widths"] == found["widths"]
+        label = "recommended" if kept else f"best: round {found['round']}, step {found['step']:g}"
+        networks[label] = found
+    return networks
+
+
+def _device(study: Study, name: str) -> torch.device:
+    import torch
+
+    from widthsearch.train import device_of
+
+    if name == "auto":
+        return device_of(study.recipe)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no GPU here; try cpu")
+    return torch.device(name)
