@@ -46,7 +46,7 @@ def print_named(
     if as_json:
         print(json.dumps(finite(summary), indent=2, allow_nan=False))
         return
-    out.print(page_of(summary, out.width))
+    out.print(page_of(summary, out.width), crop=False)
     for line in _next_lines(summary, url):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from widthsearch.views.formats import (
     headline,
     interval,
     joined,
+    line,
     median,
     metric_form,
     plus_minus,

@@ -66,7 +66,7 @@ def reason(summary: Mapping[str, Any]) -> str:
 
 
 def line(text: str) -> Text:
-    """A line that no table squeezes and no console wraps: what is searched for in a log stays in one piece."""
+    """A line that no console wraps: what is searched for in a log stays in one piece."""
     return Text(text, no_wrap=True, overflow="ignore")
 
 
