@@ -6,16 +6,18 @@ import ast
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from widthsearch.arms import ARMS
-from widthsearch.comparison import Comparison, least_cost, parse_arm
+from widthsearch.comparison import Comparison, least_cost, parse_arm, pruner_of
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.patterns import numbers_of
 from widthsearch.plan import Plan
+from widthsearch.pruner_plan import LEVELS, PRUNERS, PrunerPlan
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
 from widthsearch.study import Budget, Data, Split, Study, settings
@@ -82,6 +84,7 @@ def make_plan(study: Study, space: WidthSpace) -> Plan:
         minimum=numbers_of("minimum", study.minimum, space.modules),
         multiple_of=numbers_of("multiple_of", study.multiple_of, space.modules),
         pressure=study.pressure,
+        pruner=study.pruner,
         over=float(study.over),
         rounds=study.rounds,
         replicas=study.replicas,
@@ -132,6 +135,8 @@ def make_comparison(
     """
     for arm in arms:
         parse_arm(arm)
+        if pruner := pruner_of(arm):
+            replace(study, pruner=pruner)  # type: ignore[arg-type]  # refused where that cannot be
     if not arms or len(set(arms)) < len(arms):
         raise UsageError(f"arms {','.join(arms)!r}: give each arm once, e.g. uniform,grow-shrink,random")
     seed = plan.cost.at(plan.widths)
@@ -149,6 +154,39 @@ def make_comparison(
                 f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already"
             )
     return Comparison(replace(plan, budget=largest), tuple(budgets), tuple(arms), repeats, cost)
+
+
+def make_pruner_plan(
+    study: Study, plan: Plan, *, pruners: Sequence[str] = PRUNERS, levels: Sequence[str] = ()
+) -> PrunerPlan:
+    """A comparison of ``pruners`` at ``levels``, shares of the over-wide network's MACs such as ``1/4``.
+
+    Raises :class:`UsageError` for a pruner or level that is none, and for a study that has no recipe.
+    """
+    if study.train is not None:
+        raise UsageError("pruners are compared by the recipe: a study with an own training loop has none")
+    if not pruners or len(set(pruners)) < len(pruners) or not set(pruners) <= set(PRUNERS):
+        raise UsageError(f"pruners {','.join(pruners)!r}: give some of {', '.join(PRUNERS)}, each once")
+    shares = sorted({_level(text) for text in levels} or LEVELS, reverse=True)
+    made = PrunerPlan(plan, tuple(pruners), tuple(shares))
+    constraints = made.constraints(shares[-1])
+    if not constraints.allow(constraints.smallest()):
+        least = made.share({v: int(w) for v, w in constraints.smallest().items()})
+        raise UsageError(
+            f"level {shares[-1]:.4g}: two units per variable (or its minimum) alone have {least:.4g} of the "
+            "over-wide network's MACs"
+        )
+    return made
+
+
+def _level(text: str) -> float:
+    try:
+        share = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        share = 0.0
+    if not 0 < share < 1:
+        raise UsageError(f"level {text!r:.60}: give a share that is kept, above 0 and below 1, e.g. 1/4")
+    return share
 
 
 def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

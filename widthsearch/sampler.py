@@ -10,15 +10,15 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from widthsearch import rule
-from widthsearch.comparison import AnyPlan, Comparison, next_step
+from widthsearch.comparison import AnyPlan, next_step
 from widthsearch.history import History
-from widthsearch.plan import Done, Failed, Slot, Wait
+from widthsearch.plan import Done, Failed, Plan, Slot, Wait
 from widthsearch.storage import PLAN, plan_of, runs_of
 
 
 def search_space(plan: AnyPlan) -> dict[str, BaseDistribution]:
     """One integer parameter per width variable, up to the largest width that any network could have."""
-    plan = plan.plan if isinstance(plan, Comparison) else plan
+    plan = plan if isinstance(plan, Plan) else plan.plan
     constraints = plan.constraints(max(plan.over, 1.0))
     largest = rule.largest_widths(constraints)
     return {v: IntDistribution(1, largest[v]) for v in plan.widths}
@@ -73,8 +73,8 @@ class GrowShrinkSampler(BaseSampler):
             case Slot():
                 return dict(step.widths)
             case Done():
-                if isinstance(plan, Comparison):
-                    raise RuntimeError("every arm is compared: there is nothing left to train")
+                if not isinstance(plan, Plan):
+                    raise RuntimeError(f"{step.because}: there is nothing left to train")
                 best = History(plan, runs).best(plan.rounds)
                 return dict(best.widths) if best is not None else plan.baseline()
             case Wait():

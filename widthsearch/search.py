@@ -67,17 +67,18 @@ def launch(
     backend: Backend,
     progress: Progress,
     checkpoints: str | None = None,
-    compare: Callable[[Study, Plan], Comparison] | None = None,
+    compare: Callable[[Study, Plan], AnyPlan] | None = None,
+    suffix: str = "-compare",
 ) -> Ended:
     """Start a new study from a study file, and run it.
 
     ``changes`` replace fields of the file's ``Study`` (budget, rounds, ...); ``checkpoints``: the folder or
-    URL that all workers share; ``compare`` makes a comparison out of its plan.  Raises :class:`UsageError`
-    for a bad study, or if the name is taken; nothing is written then.
+    URL that all workers share; ``compare`` makes a comparison out of its plan, called like the file with a
+    ``suffix``.  Raises :class:`UsageError` for a bad study, or if the name is taken; nothing is written then.
     """
     written, path, attribute = load_study(reference)
     study = replace(written, **changes)
-    name = path.stem + ("" if compare is None else "-compare") if name is None else name
+    name = path.stem + ("" if compare is None else suffix) if name is None else name
     _check_name(name)
     file = sqlite_path(url)
     if file is None or file.exists():
@@ -161,7 +162,7 @@ def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tu
         before, now = plan_of(optuna_study), prepared.plan
         if isinstance(before, Comparison):
             now = replace(now, budget=before.plan.budget)
-        if other := _other_search(before.plan if isinstance(before, Comparison) else before, now):
+        if other := _other_search(before if isinstance(before, Plan) else before.plan, now):
             raise UsageError(
                 f"{path}: {other}; the trials so far say nothing about that: launch it as a new study"
             )
@@ -171,7 +172,7 @@ def _load_again(optuna_study: optuna.Study, file: str | None, force: bool) -> tu
 
 def _kept(before: AnyPlan, now: Plan) -> AnyPlan:
     """The plan of a changed file, with what resume and compare have added to the one before."""
-    if isinstance(before, Comparison):
+    if not isinstance(before, Plan):
         return replace(before, plan=now)
     return replace(now, rounds=max(now.rounds, before.at_least), at_least=before.at_least)
 
@@ -183,7 +184,7 @@ def _is_done(optuna_study: optuna.Study, runs: list[Run]) -> bool:
 
 def _search_plan(optuna_study: optuna.Study) -> Plan:
     plan = plan_of(optuna_study)
-    if isinstance(plan, Comparison):
+    if not isinstance(plan, Plan):
         raise UsageError(f"--rounds: {optuna_study.study_name!r} is a comparison; its rounds are fixed")
     return plan
 
@@ -220,7 +221,18 @@ def _other_search(before: Plan, now: Plan) -> str:
         return "the network has other width variables now"
     old, new = before.to_json(), now.to_json()
     what = {"cost": "layers", "widths": "widths"}
-    fixed = ("cost", "widths", "budget", "minimum", "multiple_of", "pressure", "over", "seeds", "seed")
+    fixed = (
+        "cost",
+        "widths",
+        "budget",
+        "minimum",
+        "multiple_of",
+        "pressure",
+        "pruner",
+        "over",
+        "seeds",
+        "seed",
+    )
     changed = [what.get(name, name) for name in fixed if old[name] != new[name]]
     return f"the search has other {', '.join(changed)} now" if changed else ""
 

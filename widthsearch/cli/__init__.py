@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from widthsearch.cli import searching, viewing  # their commands
+from widthsearch.cli import pruning, searching, viewing  # their commands
 from widthsearch.cli.options import app
 from widthsearch.stopping import INTERRUPTED, leave_on_signals
 
-__all__ = ["app", "main", "searching", "viewing"]
+__all__ = ["app", "main", "pruning", "searching", "viewing"]
 
 
 def main() -> None:

@@ -59,9 +59,7 @@ Submit = Annotated[
 ]
 Plot = Annotated[
     str | None,
-    typer.Option(
-        help="Of a comparison: draw loss against search cost into this .html file.", show_default=False
-    ),
+    typer.Option(help="Of a comparison: draw what it found into this .html file.", show_default=False),
 ]
 F = TypeVar("F", bound=Callable[..., None])
 

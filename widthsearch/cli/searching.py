@@ -39,6 +39,10 @@ def launch(
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Gated trainings per round.")] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(help="What measures prune ratios: l0 (gates), l1 or taylor; default: the study's."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per round.")] = None,
     workers: Workers = None,
     address: Address = None,
@@ -49,14 +53,14 @@ def launch(
     from widthsearch import search
     from widthsearch.study import Budget
 
-    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
+    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds, "pruner": pruner}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget)
     if submit is not None:
         options = {**given, "name": name, "budget": budget, "workers": workers, "checkpoints": checkpoints}
         return submit_job(submit, "launch", study, storage, address, options)
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address) as (backend, progress):
         ended = search.launch(
             study,
@@ -67,7 +71,7 @@ def launch(
             progress=progress,
             checkpoints=checkpoints,
         )
-    return _finish(ended, url)
+    return finish(ended, url)
 
 
 @app.command()
@@ -77,7 +81,8 @@ def compare(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="What to compare, comma-separated; tpe*10: at ten times the search cost.  Default: "
+            help="What to compare, comma-separated; tpe*10: at ten times the search cost; grow-shrink:l1: "
+            "measured by another pruner (l1, taylor).  Default: "
             "grow-shrink, uniform, constant, equal-ratio, one-shot, random, tpe, gp.",
             show_default=False,
         ),
@@ -116,7 +121,7 @@ def compare(
     for option, value in (("arms", arms), ("shares", budgets)):
         if value is not None:
             options[option] = tuple(part.strip() for part in value.split(","))
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address, err if as_json else out) as (backend, progress):
         ended = search.launch(
             study,
@@ -128,7 +133,7 @@ def compare(
             checkpoints=checkpoints,
             compare=functools.partial(make_comparison, **options),
         )
-    return _finish(ended, url, as_json=as_json, plot=plot)
+    return finish(ended, url, as_json=as_json, plot=plot)
 
 
 @app.command()
@@ -156,7 +161,7 @@ def resume(
             )
         options = {"rounds": rounds, "workers": workers, "checkpoints": checkpoints, "force": force or None}
         return submit_job(submit, "resume", study, storage, address, options, name)
-    url = _url(storage)
+    url = url_of(storage)
     with display(workers, address) as (backend, progress):
         ended = search.resume(
             name,
@@ -168,10 +173,10 @@ def resume(
             rounds=rounds,
             checkpoints=checkpoints,
         )
-    return _finish(ended, url)
+    return finish(ended, url)
 
 
-def _url(option: str | None) -> str:
+def url_of(option: str | None) -> str:
     """The storage of a search; says so if its password stands where others can read it."""
     from widthsearch.database import hide_password, parse_url, url_from
 
@@ -188,7 +193,8 @@ def _url(option: str | None) -> str:
     return url
 
 
-def _finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+    """End a command that trained: print what was found, or how to go on."""
     from widthsearch.database import open_storage
     from widthsearch.storage import load
 

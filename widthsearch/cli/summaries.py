@@ -31,18 +31,26 @@ def open_study(name: str | None, storage: str | None) -> tuple[optuna.Study, str
 
 def print_summary(study: optuna.Study, url: str, as_json: bool = False, plot: str | None = None) -> None:
     """Print what is known of a study; draw it, too, where a file for the figure is given."""
+    from widthsearch.views.pruner_tables import show_pruners
     from widthsearch.views.summary import finite, summary_of
     from widthsearch.views.tables import show_comparison, show_summary
 
     summary = summary_of(study, url)
     if plot is not None:
-        from widthsearch.views.compare_plots import write_comparison
+        from widthsearch.views.compare_plots import write, write_comparison
+        from widthsearch.views.pruner_plots import pruner_figure
 
-        write_comparison(summary, plot)
+        if "pruners" in summary:
+            write(pruner_figure(summary), plot)
+        else:
+            write_comparison(summary, plot)
     if as_json:
         print(json.dumps(finite(summary), indent=2, allow_nan=False))
         return
-    (show_comparison if "comparison" in summary else show_summary)(out, summary)
+    if "pruners" in summary:
+        show_pruners(out, summary)
+    else:
+        (show_comparison if "comparison" in summary else show_summary)(out, summary)
     if summary["status"] == "interrupted":
         line = f"go on with: {command('resume', summary['study'], url)}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -18,8 +18,12 @@ def write_comparison(summary: Mapping[str, Any], file: str) -> None:
     """Draw a comparison into an HTML file that needs no network; :class:`UsageError` where that cannot be."""
     if "comparison" not in summary:
         raise UsageError(f"--plot: study {summary['study']!r} is no comparison")
+    write(comparison_figure(summary), file)
+
+
+def write(figure: Any, file: str) -> None:
+    """Write a figure as an HTML file that needs no network; :class:`UsageError` where that cannot be."""
     check(file)
-    figure = comparison_figure(summary)
     try:
         Path(file).write_text(figure.to_html(include_plotlyjs=True, config={"displaylogo": False}), "utf-8")
     except OSError as error:

@@ -17,6 +17,7 @@ from rich.text import Text
 from widthsearch.comparison import REPORT, AnyPlan, Comparison
 from widthsearch.history import History
 from widthsearch.plan import Plan, Slot
+from widthsearch.pruner_plan import PrunerPlan
 from widthsearch.storage import KIND, SECONDS, runs_of
 
 #: What the kinds of trials are called on the screen.
@@ -26,6 +27,7 @@ LABELS = {
     "baseline": "uniform baseline",
     "report": "fresh seed",
     "pruned": "cut and trained on",
+    "sweep": "pruned step by step",
 }
 
 
@@ -175,7 +177,9 @@ def describe(slot: Slot) -> str:
     where = f"round {slot.round} " if slot.kind in ("measure", "score") else ""
     if slot.kind == "score" and slot.step:
         where += f"step {slot.step:g} "
-    if slot.branch is not None:
+    if slot.kind == "sweep" and slot.branch is not None:
+        where = f"{slot.branch.arm} "
+    elif slot.branch is not None:
         budget, repeat, arm = slot.branch
         of = "" if arm == REPORT else f" repeat {repeat} {arm}"
         where = f"budget {budget}{of}: {where}"
@@ -184,7 +188,10 @@ def describe(slot: Slot) -> str:
 
 def headline(plan: AnyPlan) -> str:
     """What a study will do, in one line."""
-    variables = f"{len(plan.plan.widths if isinstance(plan, Comparison) else plan.widths)} width variables"
+    variables = f"{len((plan if isinstance(plan, Plan) else plan.plan).widths)} width variables"
+    if isinstance(plan, PrunerPlan):
+        levels = ", ".join(f"{level:.3g}" for level in plan.levels)
+        return f"{', '.join(plan.pruners)} at levels {levels} of the over-wide network; {variables}"
     if isinstance(plan, Comparison):
         budgets = " / ".join(_amounts(budget) for budget in plan.budgets)
         repeats = f"{plan.repeats} repeat{'' if plan.repeats == 1 else 's'}"

@@ -73,7 +73,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object: what ``widthsearch show --json`` prints."""
     plan = names.plan_of(study)
     if not isinstance(plan, Plan):
-        raise TypeError(f"study {study.study_name!r} is a comparison")
+        raise TypeError(f"study {study.study_name!r} is no search")
     all_trials = study.get_trials(deepcopy=False)
     complete = completed(all_trials)
     trials = _Trials(complete)

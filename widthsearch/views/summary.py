@@ -1,4 +1,4 @@
-"""The summary of any study, a search or a comparison, from the database: what ``show --json`` prints."""
+"""The summary of any study, whatever it follows, from the database: what ``show --json`` prints."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import Any
 import optuna
 
 from widthsearch.comparison import Comparison
+from widthsearch.pruner_plan import PrunerPlan
 from widthsearch.storage import plan_of
 from widthsearch.views.compare_report import summarise_comparison
+from widthsearch.views.pruner_report import summarise_pruners
 from widthsearch.views.report import summarise
 
 
 def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object."""
-    return (summarise_comparison if isinstance(plan_of(study), Comparison) else summarise)(study, url)
+    plan = plan_of(study)
+    if isinstance(plan, PrunerPlan):
+        return summarise_pruners(study, url)
+    return (summarise_comparison if isinstance(plan, Comparison) else summarise)(study, url)
 
 
 def finite(value: Any) -> Any:

@@ -20,9 +20,10 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
     for column in ("study", "status", "rounds", "trials", "gain (95 % interval)"):
         table.add_column(column)
     for s in summaries:
-        if "comparison" in s:
+        if "comparison" in s or "pruners" in s:
             done = str(sum(s["trials"].values()))
-            table.add_row(escape(s["study"]), s["status"], "-", done, f"compares {', '.join(s['arms'])}")
+            what = s["arms"] if "comparison" in s else [p["pruner"] for p in s["pruners"]]
+            table.add_row(escape(s["study"]), s["status"], "-", done, f"compares {', '.join(what)}")
             continue
         gain = s["gain"]
         shown = f"{gain['mean']:+.4f} ({gain['ci95'][0]:+.4f} to {gain['ci95'][1]:+.4f})" if gain else "-"
@@ -33,7 +34,7 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
 
 def show_summary(console: Console, s: dict[str, Any]) -> None:
     """Print one study: headline, widths, networks, rounds, cost, what was left out."""
-    console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)
+    console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(why(s)), highlight=False)
     if not any(r["val_loss"] for r in s["rounds"]) and s["status"] != "finished":
         console.print(_before_first_score(s), highlight=False)
     console.print(_width_table(s))
@@ -53,7 +54,7 @@ def show_summary(console: Console, s: dict[str, Any]) -> None:
 
 def show_comparison(console: Console, s: dict[str, Any]) -> None:
     """Print a comparison: per budget, what the arms recommend, and how that fares on the same fresh seeds."""
-    console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(_why(s)), highlight=False)
+    console.print(f"[bold]{escape(s['study'])}[/]  {s['status']}" + escape(why(s)), highlight=False)
     for entry in s["budgets"]:
         limits = ", ".join(f"{limit:,} {r}" for r, limit in entry["budget"].items() if limit is not None)
         console.print(
@@ -85,8 +86,8 @@ def _recommendations(arms: Sequence[dict[str, Any]]) -> Table:
             "-".join(str(w) for w in a["widths"][0].values()),
             f"{a['macs'][0]:,}",
             f"{a['params'][0]:,}",
-            *(_pm(loss, "{:.4f}"), _median(loss, "{:.4f}"), str(loss["n"]) if loss else "-"),
-            _pm(a["val_accuracy"], share),
+            *(mean_and_error(loss, "{:.4f}"), _median(loss, "{:.4f}"), str(loss["n"]) if loss else "-"),
+            mean_and_error(a["val_accuracy"], share),
         )
     return table
 
@@ -151,7 +152,8 @@ def show_widths(console: Console, d: dict[str, Any]) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _why(s: dict[str, Any]) -> str:
+def why(s: dict[str, Any]) -> str:
+    """Why a study ended, where it did."""
     return (
         f": {s['stopped_because']}" if s["stopped_because"] and s["status"] in ("finished", "failed") else ""
     )
@@ -195,10 +197,10 @@ def _network_table(s: dict[str, Any]) -> Table:
     for name, network in rows:
         loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
         cells = [
-            *(_pm(loss, "{:.4f}"), _median(loss, "{:.4f}")),
-            *(_pm(accuracy, share), _median(accuracy, share)),
+            *(mean_and_error(loss, "{:.4f}"), _median(loss, "{:.4f}")),
+            *(mean_and_error(accuracy, share), _median(accuracy, share)),
             str(loss["n"]) if loss else "-",
-            *([_pm(test, share)] if tested else []),
+            *([mean_and_error(test, share)] if tested else []),
         ]
         table.add_row(name, f"{network['macs']:,}", f"{network['params']:,}", *cells)
     return table
@@ -214,7 +216,7 @@ def _round_table(rounds: Sequence[dict[str, Any]]) -> Table:
             table.add_row(*head, "-", "-", "nothing new" if r["balanced"] else "being measured")
         for step in r["steps"]:
             proposal = "-".join(map(str, step["widths"].values()))
-            table.add_row(*head, f"{step['step']:g}", _pm(step["val_loss"], "{:.4f}"), proposal)
+            table.add_row(*head, f"{step['step']:g}", mean_and_error(step["val_loss"], "{:.4f}"), proposal)
             head = ["", "", ""]
     return table
 
@@ -248,7 +250,8 @@ def _verdict_lines(s: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _pm(stats: dict[str, Any] | None, form: str) -> str:
+def mean_and_error(stats: dict[str, Any] | None, form: str) -> str:
+    """``0.1 ± 0.02``; a dash where nothing is known."""
     if stats is None:
         return "-"
     mean = form.format(stats["mean"])
