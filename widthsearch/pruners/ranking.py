@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ from widthsearch.plan import Plan
 from widthsearch.pruners.group_l1 import GroupL1
 from widthsearch.pruners.groups import Groups
 from widthsearch.pruners.saliency import fisher_diagonal, obd, taylor
+from widthsearch.rule import Constraints
 from widthsearch.space import WidthSpace
 from widthsearch.train import RecipeLoop, batches, loss_function, moved
 
@@ -28,16 +29,16 @@ SCORING_BATCHES = 16
 
 @dataclass(frozen=True)
 class Aim:
-    """What is pruned for: a budget per resource, and what an open unit pays for (see ``Study.pressure``)."""
+    """What is pruned for: constraints, and what an open unit pays for (see ``Study.pressure``)."""
 
     cost: Cost
-    budget: Mapping[str, float]
+    constraints: Constraints
     pressure: str
 
     @classmethod
     def of(cls, plan: Plan) -> Aim:
         """What the measures of a search aim at."""
-        return cls(plan.cost, plan.budget, plan.pressure)
+        return cls(plan.cost, plan.constraints(), plan.pressure)
 
 
 def train_under(
@@ -55,7 +56,12 @@ def train_under(
     if pruner == "l0":
         gates = Gates(space)
         controller = BudgetController(
-            gates.log_alpha, space.widths, aim.cost, aim.budget, steps=loop.steps, pressure=aim.pressure
+            gates.log_alpha,
+            space.widths,
+            aim.cost,
+            aim.constraints.budget,
+            steps=loop.steps,
+            pressure=aim.pressure,
         )
         if checkpoint is not None:
             checkpoint.parts.update(gates=gates, controller=controller)
@@ -66,7 +72,7 @@ def train_under(
         raise ValueError(f"{pruner} cannot prune in an own training loop")
     if pruner == "l1":
         space.model.to(loop.device)
-        l1 = GroupL1(space, aim.cost, aim.budget, steps=loop.steps, pressure=aim.pressure)
+        l1 = GroupL1(space, aim.cost, aim.constraints, steps=loop.steps)
         if checkpoint is not None:
             checkpoint.parts.update(l1=l1)
         samples = loop.fit(space.model, seed, checkpoint, l1.after_step)
@@ -90,7 +96,8 @@ def scores(pruner: str, space: WidthSpace, loop: RecipeLoop, aim: Aim, seed: int
     else:
         raise ValueError(f"{pruner} gives no score without a training of its own")
     counts = np.array(list(space.widths.values()), dtype=np.float64)
-    over = {r: aim.cost.values(counts)[r] / limit for r, limit in aim.budget.items()}
+    budget = aim.constraints.budget
+    over = {r: aim.cost.values(counts)[r] / limit for r, limit in budget.items()}
     pays = per_unit(aim.cost, max(over, key=lambda r: over[r]), counts, aim.pressure)
     ranked: Vector = found / np.repeat(pays, counts.astype(int))
     return ranked

@@ -70,7 +70,7 @@ def prune_units(
     )
     for share, after in steps:
         constraints = plan.constraints(share)
-        aim = Aim(plan.plan.cost, constraints.budget, plan.plan.pressure)
+        aim = Aim(plan.plan.cost, constraints, plan.plan.pressure)
         if under_pressure:
             ranks, samples = train_under(pruner, space, loop.of_epochs(epochs // 2), aim, seed)
         else:
