@@ -138,9 +138,8 @@ class Study:
     ``rounds`` at most, each a measure and a score.  The measure, ``replicas`` gated trainings at ``over``
     times the budget, says in which direction to change the widths; under the ``pressure`` of ``cost`` a gate
     pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same.  With the
-    ``pruner`` ``l1`` (a group lasso on units, which knows no pressure but the budget) or ``taylor``
-    (first-order scores) in the place of gates (``l0``), a measure trains the same network and cuts it to the
-    same budget by their ranks.  It takes
+    ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the place of gates
+    (``l0``), a measure trains the same network and cuts it to the same budget by their ranks.  It takes
     ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
     ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction.  The
     next round starts from the best network so far.  The search stops early when the layers are balanced

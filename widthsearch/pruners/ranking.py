@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,7 +19,6 @@ from widthsearch.plan import Plan
 from widthsearch.pruners.group_l1 import GroupL1
 from widthsearch.pruners.groups import Groups
 from widthsearch.pruners.saliency import fisher_diagonal, obd, taylor
-from widthsearch.rule import Constraints
 from widthsearch.space import WidthSpace
 from widthsearch.train import RecipeLoop, batches, loss_function, moved
 
@@ -29,16 +28,16 @@ SCORING_BATCHES = 16
 
 @dataclass(frozen=True)
 class Aim:
-    """What is pruned for: constraints, and what an open unit pays for (see ``Study.pressure``)."""
+    """What is pruned for: a budget per resource, and what an open unit pays for (see ``Study.pressure``)."""
 
     cost: Cost
-    constraints: Constraints
+    budget: Mapping[str, float]
     pressure: str
 
     @classmethod
     def of(cls, plan: Plan) -> Aim:
         """What the measures of a search aim at."""
-        return cls(plan.cost, plan.constraints(), plan.pressure)
+        return cls(plan.cost, plan.budget, plan.pressure)
 
 
 def train_under(
@@ -59,7 +58,7 @@ def train_under(
             gates.log_alpha,
             space.widths,
             aim.cost,
-            aim.constraints.budget,
+            aim.budget,
             steps=loop.steps,
             pressure=aim.pressure,
         )
@@ -72,7 +71,7 @@ def train_under(
         raise ValueError(f"{pruner} cannot prune in an own training loop")
     if pruner == "l1":
         space.model.to(loop.device)
-        l1 = GroupL1(space, aim.cost, aim.constraints, steps=loop.steps)
+        l1 = GroupL1(space, aim.cost, aim.budget, steps=loop.steps, pressure=aim.pressure)
         if checkpoint is not None:
             checkpoint.parts.update(l1=l1)
         samples = loop.fit(space.model, seed, checkpoint, l1.after_step)
@@ -96,8 +95,7 @@ def scores(pruner: str, space: WidthSpace, loop: RecipeLoop, aim: Aim, seed: int
     else:
         raise ValueError(f"{pruner} gives no score without a training of its own")
     counts = np.array(list(space.widths.values()), dtype=np.float64)
-    budget = aim.constraints.budget
-    over = {r: aim.cost.values(counts)[r] / limit for r, limit in budget.items()}
+    over = {r: aim.cost.values(counts)[r] / limit for r, limit in aim.budget.items()}
     pays = per_unit(aim.cost, max(over, key=lambda r: over[r]), counts, aim.pressure)
     ranked: Vector = found / np.repeat(pays, counts.astype(int))
     return ranked

@@ -70,7 +70,7 @@ def prune_units(
     )
     for share, after in steps:
         constraints = plan.constraints(share)
-        aim = Aim(plan.plan.cost, constraints, plan.plan.pressure)
+        aim = Aim(plan.plan.cost, constraints.budget, plan.plan.pressure)
         if under_pressure:
             ranks, samples = train_under(pruner, space, loop.of_epochs(epochs // 2), aim, seed)
         else:
@@ -126,12 +126,13 @@ class Weights:
 
     def keep_best(self, saliency: Mapping[str, Tensor], share: float) -> None:
         """Keep this share of all weights, those with the largest saliency; removed ones stay removed."""
-        ranked = {n: saliency[n] * mask for n, mask in self.masks.items()}
+        ranked = {n: torch.where(mask > 0, saliency[n], -1.0) for n, mask in self.masks.items()}
         for name, dim in self._outputs:
             rows = ranked[name].movedim(dim, 0)
             best = rows.flatten(1).topk(min(OUTPUTS_KEEP, rows[0].numel()), dim=1).indices
             raised = rows.flatten(1).scatter(1, best, math.inf)
-            ranked[name] = raised.view(rows.shape).movedim(0, dim)
+            raised = raised.view(rows.shape).movedim(0, dim)
+            ranked[name] = torch.where(self.masks[name] > 0, raised, -1.0)
         flat = torch.cat([values.flatten() for values in ranked.values()])
         kept = torch.zeros_like(flat)
         kept[flat.topk(int(share * len(flat))).indices] = 1.0
