@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "widthsearch"
 
 
-PACKAGES = ("space", "views", "cli")
+PACKAGES = ("space", "pruners", "views", "cli")
 
 
 def listed(section):

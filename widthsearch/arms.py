@@ -232,3 +232,5 @@ ARMS: dict[str, Arm] = {
     "gp": sampled(lambda seed: optuna.samplers.GPSampler(seed=seed)),
 }
 SHARED = {"one-shot": "grow-shrink"}
+#: Those that go by measures, which may be another pruner's.
+MEASURED = ("grow-shrink", "one-shot")

@@ -13,10 +13,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from widthsearch import history
-from widthsearch.arms import ARMS, SHARED, SHARES, Arm, Point, Search
+from widthsearch.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search
 from widthsearch.errors import UsageError
 from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
 from widthsearch.probe import Probe
+from widthsearch.pruner_plan import MEASURES, PrunerPlan
 
 REPORT = "report"  # the branch of the trainings on fresh seeds
 FreshKey = tuple[int, str, int, tuple[tuple[str, int], ...]]  # budget, kind, replica, widths
@@ -42,8 +43,9 @@ class _Phase(NamedTuple):
 class Comparison:
     """What a comparison will do.  ``plan`` is that of the study; its budget is the largest of ``budgets``.
 
-    ``arms``: names, with ``*10`` for ten times the search cost; ``cost``: of one search, in uniform
-    trainings (``None``: what the width search needs if it makes all of its rounds).
+    ``arms``: names, with ``:l1`` for a measure by another pruner and ``*10`` for ten times the search cost;
+    ``cost``: of one search, in uniform trainings (``None``: what the width search needs if it makes all of
+    its rounds).
     """
 
     plan: Plan
@@ -51,7 +53,9 @@ class Comparison:
     arms: tuple[str, ...]
     repeats: int
     cost: float | None = None
-    _plans: dict[tuple[int, int], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _plans: dict[tuple[int, int, str], Plan] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _searches: dict[Branch, Search] = field(default_factory=dict, init=False, repr=False, compare=False)
     _ended: dict[Branch, tuple[Content, list[Point]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -61,15 +65,15 @@ class Comparison:
         """The plan that a slot belongs to: with the budget of its branch, and the seed of its repeat."""
         if slot.branch is None:
             raise ValueError(f"{slot} belongs to no comparison")
-        return self._plan(slot.branch.budget, slot.branch.repeat)
+        return self._plan(*slot.branch)
 
-    def _plan(self, budget: int, repeat: int) -> Plan:
+    def _plan(self, budget: int, repeat: int, arm: str = "") -> Plan:
         """One object for each, as a plan remembers what it has worked out."""
-        if (budget, repeat) not in self._plans:
-            self._plans[budget, repeat] = replace(
-                self.plan.repeated(repeat), budget=dict(self.budgets[budget])
-            )
-        return self._plans[budget, repeat]
+        pruner = pruner_of(arm) or self.plan.pruner
+        if (budget, repeat, pruner) not in self._plans:
+            own = replace(self.plan.repeated(repeat), budget=dict(self.budgets[budget]), pruner=pruner)
+            self._plans[budget, repeat, pruner] = own
+        return self._plans[budget, repeat, pruner]
 
     def limit(self, budget: int) -> float:
         """What one search may cost under this budget, in uniform trainings."""
@@ -140,7 +144,7 @@ class Comparison:
             return None, self._ended[key][1]
         if key not in self._searches:
             branch = Branch(budget, repeat, of)
-            self._searches[key] = Search(branch, self._plan(budget, repeat), times * self.limit(budget))
+            self._searches[key] = Search(branch, self._plan(*branch), times * self.limit(budget))
         search = self._searches[key]
         search.look_at(runs)
         points: list[Point] = []
@@ -164,8 +168,8 @@ class Comparison:
         searches = self.repeats * len(self.budgets)
         for of, factor in times.items():
             candidates = round(factor * sum(self.limit(b) for b in range(len(self.budgets))) * self.repeats)
-            if of == "grow-shrink":
-                one_shot = "grow-shrink" not in self.arms
+            if of.startswith("grow-shrink"):
+                one_shot = of not in (arm.partition("*")[0] for arm in self.arms)
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
                 scores = rounds * plan.seeds * len(plan.step_sizes)
@@ -199,20 +203,31 @@ def fresh_key(budget: int, kind: str, replica: int, widths: Mapping[str, int]) -
 
 
 def parse_arm(name: str) -> tuple[Arm, str, float]:
-    """The arm of ``tpe`` or ``tpe*10``: its function, whose runs it goes by, and the factor on its cost.
+    """The arm of ``tpe``, ``tpe*10`` or ``grow-shrink:l1``: its function, whose runs it goes by, and the
+    factor on its cost.
 
     Raises :class:`UsageError` for a name that is no arm.
     """
-    base, star, factor = name.partition("*")
+    whole, star, factor = name.partition("*")
+    base, colon, pruner = whole.partition(":")
     if base not in ARMS:
         raise UsageError(f"no arm {name!r:.60}; known are {', '.join(ARMS)}")
+    if colon and (base not in MEASURED or pruner not in MEASURES):
+        raise UsageError(
+            f"arm {name!r:.60}: a pruner, one of {', '.join(MEASURES)}, goes with {' and '.join(MEASURED)}"
+        )
     try:
         times = float(factor) if star else 1.0
     except ValueError:
         times = 0.0
     if not 1 <= times <= 1000:
         raise UsageError(f"arm {name!r:.60}: give a factor of 1 to 1000 on its search cost, e.g. {base}*10")
-    return ARMS[base], SHARED.get(base, base), times
+    return ARMS[base], SHARED.get(base, base) + colon + pruner, times
+
+
+def pruner_of(arm: str) -> str:
+    """``l1`` of ``grow-shrink:l1``; empty where the arm names none."""
+    return arm.partition("*")[0].partition(":")[2]
 
 
 def least_cost(plan: Plan, rounds: int) -> float:
@@ -223,7 +238,7 @@ def least_cost(plan: Plan, rounds: int) -> float:
 
 
 #: What a study of ours follows.
-AnyPlan = Plan | Comparison | Probe
+AnyPlan = Plan | Comparison | Probe | PrunerPlan
 
 
 def next_step(plan: AnyPlan, runs: Iterable[Run]) -> Step:
@@ -244,4 +259,6 @@ def _read_plan(text: str) -> AnyPlan:
     data = json.loads(text)
     if "starts" in data:
         return Probe.from_json(data)
-    return Comparison.from_json(data) if "arms" in data else Plan.from_json(data)
+    if "arms" in data:
+        return Comparison.from_json(data)
+    return PrunerPlan.from_json(data) if "pruners" in data else Plan.from_json(data)

@@ -14,7 +14,7 @@ from widthsearch import rule
 from widthsearch.cost import Cost
 from widthsearch.rule import Constraints
 
-Kind = Literal["measure", "score", "baseline", "report", "pruned"]
+Kind = Literal["measure", "score", "baseline", "report", "pruned", "sweep"]
 
 Key = tuple[str, int, int, float]  # kind, round, replica, step
 T = TypeVar("T")
@@ -24,7 +24,7 @@ WORKER_DEATHS = 10
 
 
 class Branch(NamedTuple):
-    """Which search of a comparison or probe a training run belongs to (see comparison.py, probe.py)."""
+    """Which search of a comparison or probe, or which pruner, a training run belongs to."""
 
     budget: int  # the comparison's first budget is 0; -1: not of one alone
     repeat: int
@@ -52,6 +52,7 @@ class Plan:
     seed: int
     step_sizes: tuple[float, ...] = (1.0,)
     measure_length: float = 1.0  # of a measure, relative to other trainings
+    pruner: str = "l0"  # of a measure
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from widthsearch.arms import ARMS
 from widthsearch.calibrate import latency_cost
-from widthsearch.comparison import Comparison, least_cost, parse_arm
+from widthsearch.comparison import Comparison, least_cost, parse_arm, pruner_of
 from widthsearch.cost import RESOURCES, Cost
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.fingerprint import code_of
 from widthsearch.patterns import numbers_of, several
 from widthsearch.plan import Plan
 from widthsearch.probe import PLAIN, Probe, Start
+from widthsearch.pruner_plan import LEVELS, PRUNERS, PrunerPlan
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
 from widthsearch.study import Budget, Data, Split, Study, settings
@@ -109,6 +111,7 @@ def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Pl
         multiple_of=multiple_of,
         latency=latency,
         pressure=study.pressure,
+        pruner=study.pruner,
         over=float(study.over),
         rounds=study.rounds,
         replicas=study.replicas,
@@ -193,6 +196,8 @@ def make_comparison(
     """
     for arm in arms:
         parse_arm(arm)
+        if pruner := pruner_of(arm):
+            replace(study, pruner=pruner)  # type: ignore[arg-type]  # refused where that cannot be
     if not arms or len(set(arms)) < len(arms):
         raise UsageError(f"arms {','.join(arms)!r}: give each arm once, e.g. uniform,grow-shrink,random")
     seed = plan.seed_cost()
@@ -206,6 +211,39 @@ def make_comparison(
                 f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already"
             )
     return Comparison(replace(plan, budget=largest), tuple(budgets), tuple(arms), repeats, cost)
+
+
+def make_pruner_plan(
+    study: Study, plan: Plan, *, pruners: Sequence[str] = PRUNERS, levels: Sequence[str] = ()
+) -> PrunerPlan:
+    """A comparison of ``pruners`` at ``levels``, shares of the over-wide network's MACs such as ``1/4``.
+
+    Raises :class:`UsageError` for a pruner or level that is none, and for a study that has no recipe.
+    """
+    if study.train is not None:
+        raise UsageError("pruners are compared by the recipe: a study with an own training loop has none")
+    if not pruners or len(set(pruners)) < len(pruners) or not set(pruners) <= set(PRUNERS):
+        raise UsageError(f"pruners {','.join(pruners)!r}: give some of {', '.join(PRUNERS)}, each once")
+    shares = sorted({_level(text) for text in levels} or LEVELS, reverse=True)
+    made = PrunerPlan(plan, tuple(pruners), tuple(shares))
+    constraints = made.constraints(shares[-1])
+    if not constraints.allow(constraints.smallest()):
+        least = made.share({v: int(w) for v, w in constraints.smallest().items()})
+        raise UsageError(
+            f"level {shares[-1]:.4g}: two units per variable (or its minimum) alone have {least:.4g} of the "
+            "over-wide network's MACs"
+        )
+    return made
+
+
+def _level(text: str) -> float:
+    try:
+        share = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        share = 0.0
+    if not 0 < share < 1:
+        raise UsageError(f"level {text!r:.60}: give a share that is kept, above 0 and below 1, e.g. 1/4")
+    return share
 
 
 def make_probe(

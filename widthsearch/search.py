@@ -74,7 +74,7 @@ def launch(
     backend: Backend,
     progress: Progress,
     checkpoints: str | None = None,
-    several: Callable[[Study, Plan], Comparison | Probe] | None = None,
+    several: Callable[[Study, Plan], AnyPlan] | None = None,
     suffix: str = "",
 ) -> Ended:
     """Start a new study from a study file, and run it.
@@ -230,11 +230,9 @@ def _follow_changes(optuna_study: optuna.Study, study: Study, path: Path) -> Non
 
 def _kept(before: AnyPlan, now: Plan) -> AnyPlan:
     """The plan of a changed file, with what resume and compare have added to the one before."""
-    if isinstance(before, Comparison):
-        return replace(before, plan=now)
-    if isinstance(before, Probe):
-        return replace(before, plan=now.going_on(before.plan.at_least))
-    return now.going_on(before.at_least)
+    if isinstance(before, Plan):
+        return now.going_on(before.at_least)
+    return replace(before, plan=now.going_on(before.plan.at_least))
 
 
 def _is_done(optuna_study: optuna.Study, runs: list[Run]) -> bool:
@@ -243,9 +241,9 @@ def _is_done(optuna_study: optuna.Study, runs: list[Run]) -> bool:
 
 
 def _with_rounds(optuna_study: optuna.Study, rounds: int) -> AnyPlan:
-    """The study's plan, going on to so many rounds; :class:`UsageError` for a comparison."""
+    """The study's plan, going on to so many rounds; :class:`UsageError` where rounds are fixed."""
     plan = plan_of(optuna_study)
-    if isinstance(plan, Comparison):
+    if not isinstance(plan, Plan | Probe):
         raise UsageError(f"--rounds: {optuna_study.study_name!r} is a comparison; its rounds are fixed")
     search = plan if isinstance(plan, Plan) else plan.plan
     more = replace(search, rounds=rounds, at_least=rounds)
@@ -283,7 +281,18 @@ def _other_search(before: Plan, now: Plan) -> str:
         return "the network has other width variables now"
     old, new = before.to_json(), now.to_json()
     what = {"cost": "layers", "widths": "widths"}
-    fixed = ("cost", "widths", "budget", "minimum", "multiple_of", "pressure", "over", "seeds", "seed")
+    fixed = (
+        "cost",
+        "widths",
+        "budget",
+        "minimum",
+        "multiple_of",
+        "pressure",
+        "pruner",
+        "over",
+        "seeds",
+        "seed",
+    )
     changed = [what.get(name, name) for name in fixed if old[name] != new[name]]
     return f"the search has other {', '.join(changed)} now" if changed else ""
 

@@ -39,6 +39,7 @@ KEPT, PRUNE_RATIO = "kept", "prune_ratio"
 MACS, PARAMS, TRAINING_MACS = "macs", "params", "training_macs"
 ACCURACY, TEST_LOSS, TEST_ACCURACY = "accuracy", "test_loss", "test_accuracy"
 SECONDS, HOST = "seconds", "host"
+LEVELS = "levels"  # of a pruner's run: one dictionary per network, see pruners/sweep.py
 ERROR, INTERRUPTED, DIED = "error", "interrupted", "worker_died"
 ARM, REPEAT, BUDGET = "arm", "repeat", "budget"  # of a comparison's trials: their branch
 CHECKPOINT = "checkpoint"  # the file's name in the study's folder, as long as the trial runs

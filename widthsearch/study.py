@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from widthsearch.cost import RESOURCES
 from widthsearch.errors import UsageError, describe_error
+from widthsearch.pruner_plan import MEASURES
 
 #: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs, whose
 #: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
@@ -170,7 +171,9 @@ class Study:
 
     ``rounds`` at most, each a measure and a score.  The measure, ``replicas`` gated trainings at ``over``
     times the budget, says in which direction to change the widths; under the ``pressure`` of ``cost`` a gate
-    pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same.  It takes
+    pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same.  With the
+    ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the place of gates
+    (``l0``), a measure trains the same network and cuts it to the same budget by their ranks.  It takes
     ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
     ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction.  The
     next round starts from the best network so far.  The search stops early when the layers are balanced
@@ -219,6 +222,7 @@ class Study:
     measure_length: float = 0.5
     step_sizes: Sequence[float] = (0.25, 0.5, 1.0)
     pressure: Literal["neurons", "cost"] = "cost"
+    pruner: Literal["l0", "l1", "taylor"] = "l0"
     search: Sequence[str] | None = None
     fix: Sequence[str] = ()
     keep_heads: bool = False
@@ -259,6 +263,7 @@ class Study:
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
         _check_positive(self, whole=whole, real=("over", "measure_length"))
         _check_choice(self, "pressure", ("neurons", "cost"))
+        _check_choice(self, "pruner", MEASURES)
         _check_range(self, "tolerance")
         _check_range(self, "gpus")
         if self.cpus is not None:
@@ -297,6 +302,10 @@ class Study:
                 if getattr(self, name) is not None:
                     raise UsageError(f"Study({name}=...) belongs to an own training loop: give train= too")
             return
+        if self.pruner != "l0":
+            raise UsageError(
+                f"Study(pruner={self.pruner!r}, train=...): only gates, 'l0', work in an own training loop"
+            )
         if self.recipe != Recipe():
             raise UsageError("Study(train=..., recipe=...): give one, an own training loop has no recipe")
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:

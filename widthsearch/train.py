@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1024
 
+#: What a pruner does to the weights after each step of the optimizer, given its learning rate.
+AfterStep = Callable[[float], None]
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -70,10 +73,16 @@ class RecipeLoop:
         other.steps = epochs * steps_per_epoch(self.splits["train"], self.recipe)
         return other
 
-    def fit(self, net: nn.Module, seed: int, checkpoint: Checkpoint | None = None) -> int:
+    def fit(
+        self,
+        net: nn.Module,
+        seed: int,
+        checkpoint: Checkpoint | None = None,
+        after_step: AfterStep | None = None,
+    ) -> int:
         """Train ``net`` in place, from its checkpoint if it has one; returns how many samples it has seen."""
-        split = self.splits["train"]
-        train(net.to(self.device), split, self.recipe, seed=seed, checkpoint=checkpoint)
+        split, net = self.splits["train"], net.to(self.device)
+        train(net, split, self.recipe, seed=seed, checkpoint=checkpoint, after_step=after_step)
         return self.steps * min(self.recipe.batch_size, size_of(self.splits["train"]))
 
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
@@ -116,7 +125,13 @@ def steps_per_epoch(split: Split, recipe: Recipe) -> int:
 
 
 def train(
-    net: nn.Module, split: Split, recipe: Recipe, *, seed: int, checkpoint: Checkpoint | None = None
+    net: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    after_step: AfterStep | None = None,
 ) -> None:
     """Train ``net`` in place, and its gates, if any are attached to it.
 
@@ -149,6 +164,8 @@ def train(
             net.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if after_step is not None:
+                after_step(float(optimizer.param_groups[0]["lr"]))
             if schedule is not None:
                 schedule.step()
         # Once an epoch is enough: a loss that became NaN stays NaN.

@@ -28,6 +28,9 @@ from widthsearch.gates import Gates
 from widthsearch.own_loop import OwnLoop
 from widthsearch.patterns import fixed_by
 from widthsearch.plan import Plan, Slot
+from widthsearch.pruner_plan import PrunerPlan
+from widthsearch.pruners.ranking import Aim, train_under
+from widthsearch.pruners.sweep import sweep
 from widthsearch.space import WidthSpace, call, trace
 from widthsearch.study import Data, Split, Study
 from widthsearch.train import Evaluation, RecipeLoop, loss_function, seed_everything, size_of
@@ -108,11 +111,14 @@ class TrialRunner:
         seed = slot.random_seed(plan.seed)
         widths = {v: int(slot.widths[v]) for v in plan.widths}
         seed_everything(seed)
+        samples: float
         try:
             if slot.kind == "measure":
                 outcome, samples = self._measure(plan, widths, seed, checkpoint)
             elif slot.kind == "pruned":
                 outcome, samples = self._pruned(plan, widths, seed)
+            elif slot.kind == "sweep":
+                outcome, samples = self._sweep(slot, widths, seed)
             else:
                 net = self.space.resize(widths)
                 samples = self.loop.fit(net, seed, checkpoint)
@@ -127,7 +133,8 @@ class TrialRunner:
         return {
             **outcome,
             **cost,  # names.MACS, names.PARAMS, and latency where there is a budget of it
-            names.TRAINING_MACS: 3 * cost["macs"] * samples,  # a backward pass costs two forward passes
+            # A backward pass costs two forward passes.
+            names.TRAINING_MACS: round(3 * cost["macs"] * samples),
             names.SECONDS: round(checkpoint.seconds if checkpoint else time.perf_counter() - start, 3),
             names.HOST: socket.gethostname(),
             **({"warnings": checkpoint.warnings} if checkpoint and checkpoint.warnings else {}),
@@ -142,10 +149,17 @@ class TrialRunner:
     def _measure(
         self, plan: Plan, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
     ) -> tuple[dict[str, Any], int]:
-        """A gated training of the over-wide network, cut to the budget at its end."""
+        """A training of the over-wide network, gated or by another pruner, cut to the budget at its end."""
         space, loop = self.space.at(widths), self.measure_loop
+        if plan.pruner != "l0":
+            scores, samples = train_under(plan.pruner, space, loop, Aim.of(plan), seed, checkpoint)
+            keep = cut(scores, widths, plan.constraints())
+            evaluation = loop.evaluate(space.compact(keep), "validation")
+            return _losses(evaluation) | _kept({v: int(k.sum()) for v, k in keep.items()}, widths), samples
         gates = Gates(space)
-        controller = self._controller(plan, gates, widths, loop.steps)
+        controller = BudgetController(
+            gates.log_alpha, widths, plan.cost, plan.budget, steps=loop.steps, pressure=plan.pressure
+        )
         if checkpoint is not None:
             checkpoint.parts.update(gates=gates, controller=controller)
         with gates.attached(controller.step):
@@ -161,31 +175,25 @@ class TrialRunner:
         log.info("gates: price %.3g at the end, expected cost %s before the cut; kept %s", price, over, kept)
         return _losses(evaluation) | _kept(kept, widths), samples
 
-    def _controller(
-        self, plan: Plan, gates: Gates, widths: Mapping[str, int], steps: int
-    ) -> BudgetController:
-        return BudgetController(
-            gates.log_alpha,
-            widths,
-            plan.cost,
-            plan.budget,
-            steps=steps,
-            pressure=plan.pressure,
-        )
-
     def _pruned(self, plan: Plan, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
         """A gated training of the over-wide network, cut by the same share in every layer, trained again.
 
         It has no checkpoints: interrupted, it starts again.
         """
         space = self.space.at(widths)
-        gates = Gates(space)
-        with gates.attached(self._controller(plan, gates, widths, self.loop.steps).step):
-            samples = self.loop.fit(space.model, seed)
+        log_alpha, samples = train_under("l0", space, self.loop, Aim.of(plan), seed)
         kept = plan.cut_equally(widths)
-        net = space.compact(best_units(gates.log_alpha, widths, kept))
+        net = space.compact(best_units(log_alpha, widths, kept))
         samples += self.loop.fit(net, seed)
         return self._evaluated(net, test=True) | _kept(kept, widths), samples
+
+    def _sweep(self, slot: Slot, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], float]:
+        """The over-wide network, pruned to one level after the other.  It has no checkpoints either."""
+        plan = self._plans
+        if not isinstance(plan, PrunerPlan) or slot.branch is None or not isinstance(self.loop, RecipeLoop):
+            raise ValueError(f"{slot} belongs to no comparison of pruners")
+        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), self.loop, seed)
+        return {"val_loss": levels[-1]["val_loss"], names.LEVELS: levels}, samples
 
     def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:
         outcome = _losses(self.loop.evaluate(net, "validation"))

@@ -5,11 +5,31 @@ from __future__ import annotations
 import os
 import sys
 
-from widthsearch.cli import bench, drawing, exporting, pages, probing, searching, viewing  # their commands
+from widthsearch.cli import (
+    bench,
+    drawing,
+    exporting,
+    pages,
+    probing,
+    pruning,
+    searching,
+    viewing,
+)  # their commands
 from widthsearch.cli.options import app
 from widthsearch.stopping import INTERRUPTED, leave_on_signals
 
-__all__ = ["app", "bench", "drawing", "exporting", "main", "pages", "probing", "searching", "viewing"]
+__all__ = [
+    "app",
+    "bench",
+    "drawing",
+    "exporting",
+    "main",
+    "pages",
+    "probing",
+    "pruning",
+    "searching",
+    "viewing",
+]
 
 
 def main() -> None:

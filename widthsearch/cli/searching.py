@@ -49,6 +49,10 @@ def launch(
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Gated trainings per round.")] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(help="What measures prune ratios: l0 (gates), l1 or taylor; default: the study's."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per round.")] = None,
     workers: Workers = None,
     address: Address = None,
@@ -61,7 +65,7 @@ def launch(
     from widthsearch import family, search
     from widthsearch.study import Budget
 
-    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
+    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds, "pruner": pruner}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget)
@@ -95,7 +99,8 @@ def compare(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="What to compare, comma-separated; tpe*10: at ten times the search cost.  Default: "
+            help="What to compare, comma-separated; tpe*10: at ten times the search cost; grow-shrink:l1: "
+            "measured by another pruner (l1, taylor).  Default: "
             "grow-shrink, uniform, constant, equal-ratio, one-shot, random, tpe, gp.",
             show_default=False,
         ),

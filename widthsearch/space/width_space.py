@@ -117,6 +117,18 @@ class WidthSpace:
             masks.append(mask)
         return compacted_copy(self.model, self._trace, self._variables, masks)
 
+    def unit_axes(self) -> dict[tuple[str, int], NDArray[np.int64]]:
+        """Every (parameter, dimension) that has units, those it makes and those it reads.
+
+        Of every index its unit as in ``ConsumerAxis.unit``: a position in the concatenation of the units of
+        all variables, or -1.
+        """
+        position = self._variables.position
+        found = {
+            axis: position[ids] for axis, ids in self._trace.axes.items() if axis[0] in self._trace.parameters
+        }
+        return {axis: unit for axis, unit in found.items() if (unit >= 0).any()}
+
     def _ordered(self, widths: Mapping[str, int]) -> list[int]:
         if set(widths) != set(self.widths):
             missing = sorted(set(self.widths) - set(widths))

@@ -85,7 +85,8 @@ def about(summary: Mapping[str, Any]) -> str:
     """What a study that is no single search does, in a few words."""
     if "starts" in summary:
         return f"probes {len(summary['starts'])} starts"
-    return f"compares {', '.join(summary.get('arms', ()))}"
+    compared = summary.get("arms") or [p["pruner"] for p in summary.get("pruners", ())]
+    return f"compares {', '.join(compared)}"
 
 
 def age(moment: str | None, now: datetime | None = None) -> str:

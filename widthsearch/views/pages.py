@@ -14,6 +14,8 @@ from widthsearch.views.family_page import family_page
 from widthsearch.views.family_plots import family_figure
 from widthsearch.views.probe_page import probe_page
 from widthsearch.views.probe_plots import probe_figure
+from widthsearch.views.pruner_page import pruner_page
+from widthsearch.views.pruner_plots import pruner_figure
 from widthsearch.views.search_page import search_page
 
 
@@ -23,6 +25,8 @@ def page_of(summary: Mapping[str, Any], columns: int = 120) -> Group:
         return family_page(summary)
     if "starts" in summary:
         return probe_page(summary)
+    if "pruners" in summary:
+        return pruner_page(summary)
     return comparison_page(summary) if "comparison" in summary else search_page(summary, columns)
 
 
@@ -32,6 +36,8 @@ def figure_of(summary: Mapping[str, Any]) -> Any:
         return family_figure(summary)
     if "starts" in summary:
         return probe_figure(summary)
+    if "pruners" in summary:
+        return pruner_figure(summary)
     if "comparison" in summary:
         return comparison_figure(summary)
     raise UsageError(f"--plot: {summary['study']!r} is a search; its figures: widthsearch report")

@@ -19,6 +19,7 @@ from widthsearch.cost import shown
 from widthsearch.history import History
 from widthsearch.plan import Plan, Slot
 from widthsearch.probe import Probe
+from widthsearch.pruner_plan import PrunerPlan
 from widthsearch.storage import KIND, SECONDS, runs_of
 from widthsearch.views.tensorboard import Board
 
@@ -29,6 +30,7 @@ LABELS = {
     "baseline": "uniform baseline",
     "report": "fresh seed",
     "pruned": "cut and trained on",
+    "sweep": "pruned step by step",
 }
 
 
@@ -186,7 +188,9 @@ def describe(slot: Slot) -> str:
     where = f"round {slot.round} " if slot.kind in ("measure", "score") else ""
     if slot.kind == "score" and slot.step:
         where += f"step {slot.step:g} "
-    if slot.branch is not None:
+    if slot.kind == "sweep" and slot.branch is not None:
+        where = f"{slot.branch.arm} "
+    elif slot.branch is not None:
         budget, repeat, arm = slot.branch
         which = [f"budget {budget}"] if budget >= 0 else []
         which += [f"repeat {repeat}"] if repeat >= 0 else []
@@ -199,6 +203,9 @@ def headline(plan: AnyPlan) -> str:
     """What a study will do, in one line."""
     search = plan if isinstance(plan, Plan) else plan.plan
     variables = f"{len(search.widths)} width variables"
+    if isinstance(plan, PrunerPlan):
+        levels = ", ".join(f"{level:.3g}" for level in plan.levels)
+        return f"{', '.join(plan.pruners)} at levels {levels} of the over-wide network; {variables}"
     if isinstance(plan, Comparison):
         budgets = " / ".join(_amounts(budget) for budget in plan.budgets)
         repeats = f"{plan.repeats} repeat{'' if plan.repeats == 1 else 's'}"

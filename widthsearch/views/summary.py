@@ -1,4 +1,4 @@
-"""The summary of any study (search, comparison, probe), from the database: what ``show --json`` prints."""
+"""The summary of any study, whatever it follows, from the database: what ``show --json`` prints."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import optuna
 from widthsearch.comparison import Comparison
 from widthsearch.lock import is_driven
 from widthsearch.probe import Probe
+from widthsearch.pruner_plan import PrunerPlan
 from widthsearch.storage import Family, family_in, family_of, load, plan_of
 from widthsearch.views.compare_report import summarise_comparison
 from widthsearch.views.probe_report import summarise_probe
+from widthsearch.views.pruner_report import summarise_pruners
 from widthsearch.views.report import summarise
 
 
@@ -25,6 +27,8 @@ def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
             summary = summarise_comparison(study, url)
         case Probe():
             summary = summarise_probe(study, url)
+        case PrunerPlan():
+            summary = summarise_pruners(study, url)
         case _:
             summary = summarise(study, url)
     return summary if family is None else {**summary, "family": family.name}

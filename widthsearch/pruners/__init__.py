@@ -1,0 +1,1 @@
+"""Pruners other than gates, and all of them on one over-wide network: scores of units and of weights."""

@@ -1,0 +1,52 @@
+"""The figure of a comparison of pruners: accuracy against what is removed, and against what that saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from widthsearch.views.style import COLOURS, layout
+
+PANELS = {
+    "weights_removed": "weights removed",
+    "neurons_removed": "neurons removed",
+    "macs_saved": "MACs that a dense machine saves",
+    "time_saved": "measured inference time saved",
+}
+
+
+def pruner_figure(summary: Mapping[str, Any]) -> Any:
+    """Four panels, one line per pruner from the over-wide network on; bars: standard error over seeds.
+
+    The axes are logarithmic in what is left, so that every halving is as far as the one before.
+    """
+    from plotly.subplots import make_subplots  # here: it takes a second
+
+    start = summary["over_wide"]
+    known = [start, *(level for p in summary["pruners"] for level in p["levels"])]
+    quality = "val_accuracy" if all(row["val_accuracy"] for row in known) else "val_loss"
+    figure = make_subplots(rows=2, cols=2, subplot_titles=list(PANELS.values()), vertical_spacing=0.14)
+    ticks = [1.0, *summary["levels"]]
+    labels = [f"{100 * (1 - left):.3g} %" for left in ticks]
+    for i, share in enumerate(PANELS):
+        where = {"row": 1 + i // 2, "col": 1 + i % 2}
+        for colour, p in zip(COLOURS, summary["pruners"], strict=False):
+            rows = [level for level in p["levels"] if start[quality] is not None]
+            figure.add_scatter(
+                x=[1.0, *(1 - level[share]["mean"] for level in rows)] if rows else [],
+                y=[row[quality]["mean"] for row in (start, *rows)] if rows else [],
+                error_y={"array": [row[quality]["se"] or 0.0 for row in (start, *rows)] if rows else []},
+                mode="lines+markers",
+                line={"color": colour},
+                marker={"size": 7},
+                name=p["pruner"],
+                legendgroup=p["pruner"],
+                showlegend=i == 0,
+                **where,
+            )
+        figure.update_xaxes(type="log", autorange="reversed", tickvals=ticks, ticktext=labels, **where)
+    shown = "validation accuracy" if quality == "val_accuracy" else "validation loss"
+    figure.update_yaxes(title=shown, col=1)
+    seeds = max((level["val_loss"]["n"] for level in known[1:]), default=0)
+    title = f"{summary['study']}: what pruning costs and saves (mean over {seeds} seeds)"
+    return figure.update_layout(**layout(title, height=820))
