@@ -174,7 +174,7 @@ def test_the_penalty_gradient_is_the_gradient_of_the_penalty(pressure):
     torch.manual_seed(0)
     gates, controller, space, budget = controller_for(pressure)
     log_alpha = np.random.default_rng(0).normal(size=len(gates.log_alpha))
-    controller.taken = 50  # the target is well below the cost by now, so the price is not 0
+    controller._price.taken = 50  # the target is well below the cost by now, so the price is not 0
     gradient = controller.penalty_gradient(log_alpha)
     assert controller.price > 0
     a = torch.from_numpy(log_alpha).requires_grad_()

@@ -107,7 +107,7 @@ def test_an_interrupted_comparison_of_pruners_is_resumed_to_the_same_end(whole, 
             changes={"seeds": 2},
             backend=search.run_in_process,
             progress=Quiet(stop_at),
-            compare=lambda study, plan: make_pruner_plan(study, plan, pruners=PRUNERS, levels=["1/4", "1/2"]),
+            several=lambda study, plan: make_pruner_plan(study, plan, pruners=PRUNERS, levels=["1/4", "1/2"]),
             suffix="-pruners",
         )
     assert (ended.name, ended.status) == (NAME, "interrupted")
