@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from widthsearch.api import Result, launch, load, resume
+    from widthsearch.budget import Budget
     from widthsearch.errors import UsageError
     from widthsearch.objective import Objective
     from widthsearch.resized import resize
     from widthsearch.sampler import GrowShrinkSampler
     from widthsearch.space import WidthSpace, trace
-    from widthsearch.study import Budget, Recipe, Study
+    from widthsearch.study import Recipe, Study
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet, unless somebody listens
 
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "study",
+    "Budget": "budget",
     "GrowShrinkSampler": "sampler",
     "Objective": "objective",
     "Recipe": "study",

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from widthsearch import storage as names
+from widthsearch.budget import Budget
 from widthsearch.database import open_storage, url_from
 from widthsearch.errors import UsageError
 from widthsearch.search import launch as launch_search
 from widthsearch.search import load_again
 from widthsearch.search import resume as resume_search
-from widthsearch.study import Budget, Study
+from widthsearch.study import Study
 from widthsearch.terminal import display
 from widthsearch.trial import build_space
 from widthsearch.views import plots

@@ -12,6 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from widthsearch.budget import Budget
 from widthsearch.database import open_storage
 from widthsearch.errors import UsageError
 from widthsearch.ledger import Progress
@@ -20,7 +21,7 @@ from widthsearch.prepare import budgets_of, prepare, under_budget
 from widthsearch.search import Backend, Ended, check_names, create, refuse_existing, resume
 from widthsearch.stopping import stop_on_signals
 from widthsearch.storage import Family
-from widthsearch.study import Budget, Study, load_study
+from widthsearch.study import Study, load_study
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from widthsearch.arms import ARMS
+from widthsearch.budget import Budget
 from widthsearch.calibrate import latency_cost
 from widthsearch.comparison import Comparison, least_cost, parse_arm, pruner_of
 from widthsearch.cost import RESOURCES, Cost
@@ -25,7 +26,7 @@ from widthsearch.probe import PLAIN, Probe, Start
 from widthsearch.pruner_plan import LEVELS, PRUNERS, PrunerPlan
 from widthsearch.rule import BudgetTooSmallError
 from widthsearch.space import WidthSpace
-from widthsearch.study import Budget, Data, Split, Study, settings
+from widthsearch.study import Data, Split, Study, settings
 from widthsearch.trial import build_space, check_data, check_targets, measure_epochs
 
 #: The largest factor on a width of a probe's start.

@@ -19,6 +19,7 @@ import optuna
 from optuna.study import StudyDirection
 
 from widthsearch import storage as names
+from widthsearch.budget import Budget
 from widthsearch.checkpoint import OURS, Folder
 from widthsearch.comparison import AnyPlan, Comparison, next_step
 from widthsearch.database import open_storage, sqlite_path
@@ -33,7 +34,7 @@ from widthsearch.probe import Probe
 from widthsearch.sampler import GrowShrinkSampler
 from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.storage import load, plan_of, runs_of
-from widthsearch.study import Budget, Study, load_study
+from widthsearch.study import Study, load_study
 from widthsearch.trial import TrialRunner
 
 log = logging.getLogger(__name__)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from widthsearch.cost import RESOURCES
+from widthsearch.budget import Budget
+from widthsearch.checks import check_choice, check_positive, check_range
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.pruner_plan import MEASURES
 
@@ -24,108 +22,6 @@ from widthsearch.pruner_plan import MEASURES
 #: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
 Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
-
-_SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
-_LARGEST = 10**18  # of any network; beyond that, widths are no longer whole numbers to a computer
-_SECONDS = {"us": Fraction(1, 10**6), "ms": Fraction(1, 10**3), "s": Fraction(1)}
-_AMOUNT = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d{1,2})?|\.\d+|\d+/\d+)(?P<unit>x|k|M|G|us|ms|s)?")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A ceiling on the cost of the recommended network, per resource.
-
-    Each value is a number (absolute) or a string: ``"0.25x"`` and ``"1/16x"`` are relative to the model as
-    given, ``"30k"``, ``"1.5M"``, ``"2G"`` are absolute.  ``macs`` counts the multiply-accumulates of one
-    forward pass for one sample.  ``latency`` (``"0.5x"``, ``"2ms"``, ``"800us"``) is the time of a forward
-    pass of ``batch`` samples on the machine that launches the study, by a model fitted to networks that are
-    measured there.
-    """
-
-    macs: str | float | None = None
-    params: str | float | None = None
-    latency: str | None = None
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        """Raise :class:`UsageError` on a value that cannot be read, or if there is no limit at all."""
-        if not self.absolute(dict.fromkeys(RESOURCES, 1)):
-            raise UsageError(
-                "the budget is empty: give macs, params, latency or several, e.g. Budget(macs='0.25x')"
-            )
-        _check_positive(self, whole=("batch",), real=())
-        if self.batch != 1 and self.latency is None:
-            raise UsageError(
-                f"Budget(batch={self.batch}): belongs to a latency: Budget(latency='0.5x', batch=32)"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """Read the command line's form, ``macs=0.25x,params=0.25x`` or ``latency=2ms,batch=32``."""
-        values: dict[str, Any] = {}
-        known = (*RESOURCES, "batch")
-        for part in text.split(","):
-            resource, equals, amount = (s.strip() for s in part.partition("="))
-            if not equals or not amount:
-                raise UsageError(f"budget {text!r}: {part!r} is not of the form resource=amount (macs=0.25x)")
-            if resource not in known:
-                raise UsageError(
-                    f"budget {text!r}: unknown resource {resource!r}; known are {', '.join(known)}"
-                )
-            if resource in values:
-                raise UsageError(f"budget {text!r}: {resource!r} is given twice")
-            values[resource] = amount
-        if values.get("batch", "").isdecimal():
-            values["batch"] = int(values["batch"])
-        return cls(**values)
-
-    def absolute(self, seed_cost: Mapping[str, Any]) -> dict[str, Any]:
-        """The ceilings in whole MACs and parameters and in seconds, for a seed network of this cost.
-
-        ``seed_cost`` has every resource of the budget.
-        """
-        given = {r: value for r in RESOURCES if (value := getattr(self, r)) is not None}
-        return {
-            r: _time(value, seed_cost[r]) if r == "latency" else _amount(r, value, seed_cost[r])
-            for r, value in given.items()
-        }
-
-
-def _amount(resource: str, value: str | float, reference: int) -> int:
-    match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if isinstance(value, str) and (match is None or match["unit"] in _SECONDS):
-        raise UsageError(
-            f"budget {resource}={value!r}: give a share of the seed network such as '0.25x' or '1/16x', "
-            "or an amount such as 500000, '500k', '1.5M'"
-        )
-    try:
-        number = Fraction(match["number"]) if match else Fraction(value)
-    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-        number = Fraction(0)
-    unit = (match["unit"] or "") if match else ""
-    limit = math.floor(number * (reference if unit == "x" else _SUFFIX[unit]))
-    if number <= 0 or isinstance(value, bool) or limit > _LARGEST:
-        raise UsageError(
-            f"budget {resource}={value!r:.60}: must be a finite number above 0, and at most {_LARGEST:.0e}"
-        )
-    return limit
-
-
-def _time(value: object, reference: float) -> float:
-    match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
-    unit = match["unit"] if match else None
-    if match is None or (unit != "x" and unit not in _SECONDS):
-        raise UsageError(
-            f"budget latency={value!r:.60}: give a share of the seed network's such as '0.5x', "
-            "or a time such as '2ms', '800us', '1s'"
-        )
-    try:
-        seconds = float(Fraction(match["number"]) * (Fraction(reference) if unit == "x" else _SECONDS[unit]))
-    except (OverflowError, ZeroDivisionError):
-        seconds = 0.0
-    if seconds <= 0:
-        raise UsageError(f"budget latency={value!r:.60}: must be a finite time above 0")
-    return seconds
 
 
 @dataclass(frozen=True)
@@ -152,12 +48,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a value that no training can use."""
-        _check_positive(self, whole=("epochs", "batch_size"), real=("lr",))
-        _check_choice(self, "optimizer", ("sgd", "adamw"))
-        _check_choice(self, "schedule", ("one-cycle", "cosine", "constant"))
-        _check_range(self, "momentum", below=1)
-        _check_range(self, "label_smoothing", below=1)
-        _check_range(self, "weight_decay")
+        check_positive(self, whole=("epochs", "batch_size"), real=("lr",))
+        check_choice(self, "optimizer", ("sgd", "adamw"))
+        check_choice(self, "schedule", ("one-cycle", "cosine", "constant"))
+        check_range(self, "momentum", below=1)
+        check_range(self, "label_smoothing", below=1)
+        check_range(self, "weight_decay")
         if self.loss is not None and not callable(self.loss):
             raise UsageError(f"Recipe(loss={self.loss!r}): must be a function loss(output, target) -> scalar")
         if self.metric is not None and not callable(self.metric):
@@ -261,13 +157,13 @@ class Study:
         if not isinstance(self.keep_heads, bool):
             raise UsageError(f"Study(keep_heads={self.keep_heads!r:.60}): must be True or False")
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
-        _check_positive(self, whole=whole, real=("over", "measure_length"))
-        _check_choice(self, "pressure", ("neurons", "cost"))
-        _check_choice(self, "pruner", MEASURES)
-        _check_range(self, "tolerance")
-        _check_range(self, "gpus")
+        check_positive(self, whole=whole, real=("over", "measure_length"))
+        check_choice(self, "pressure", ("neurons", "cost"))
+        check_choice(self, "pruner", MEASURES)
+        check_range(self, "tolerance")
+        check_range(self, "gpus")
         if self.cpus is not None:
-            _check_positive(self, whole=(), real=("cpus",))
+            check_positive(self, whole=(), real=("cpus",))
         if not 0 < self.measure_length <= 1:
             raise UsageError(
                 f"Study(measure_length={self.measure_length!r:.60}): must be a share of the recipe's epochs, "
@@ -318,24 +214,6 @@ def _is_step(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 2
 
 
-def _check_positive(owner: object, *, whole: tuple[str, ...], real: tuple[str, ...]) -> None:
-    for name in (*whole, *real):
-        value = getattr(owner, name)
-        good = isinstance(value, int) if name in whole else isinstance(value, int | float)
-        if not good or isinstance(value, bool) or not 0 < value < (2**31 if name in whole else math.inf):
-            kind = "whole number of at least 1, below 2**31" if name in whole else "finite number above 0"
-            raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be a {kind}")
-
-
-def _check_range(owner: object, name: str, below: float = math.inf) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, int | float) or not 0 <= value < below:
-        limit = f" and below {below}" if below < math.inf else ""
-        raise UsageError(
-            f"{type(owner).__name__}({name}={value!r}): must be a finite number of at least 0{limit}"
-        )
-
-
 def _check_device(name: str) -> None:
     if isinstance(name, str) and name == "auto":
         return
@@ -345,12 +223,6 @@ def _check_device(name: str) -> None:
         raise UsageError(
             f"Recipe(device={name!r}): no such device here ({describe_error(error)}); try 'auto' or 'cpu'"
         ) from None
-
-
-def _check_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, str) or value not in choices:
-        raise UsageError(f"{type(owner).__name__}({name}={value!r}): must be one of {', '.join(choices)}")
 
 
 def settings(study: Study) -> dict[str, str]:

@@ -63,7 +63,7 @@ def launch(
 ) -> None:
     """Start a study, or a family of them, and run it to recommended widths."""
     from widthsearch import family, search
-    from widthsearch.study import Budget
+    from widthsearch.budget import Budget
 
     given = {"rounds": rounds, "replicas": replicas, "seeds": seeds, "pruner": pruner}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
