@@ -60,6 +60,7 @@ _SCRIPT = """
     await Plotly.newPlot(place, figure.data, figure.layout, {displaylogo: false, responsive: true});
   }
   document.body.dataset.drawn = "yes";
+  document.body.dataset.milliseconds = Math.round(performance.now());
 })();
 """
 
