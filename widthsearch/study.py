@@ -230,8 +230,11 @@ def settings(study: Study) -> dict[str, str]:
     values: dict[str, Any] = {}
     for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
-    if study.budget.latency is None:  # (studies from before there was one do not have it written down)
+    # (Studies from before there were these do not have them written down.)
+    if study.budget.latency is None:
         del values["budget.latency"], values["budget.batch"]
+    if study.pruner == "l0":
+        del values["pruner"]
     # What no result depends on may change between launch and resume.
     skip = ("model", "data", "budget", "recipe", "example", "cpus", "gpus")
     return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}

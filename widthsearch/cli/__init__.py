@@ -31,6 +31,18 @@ __all__ = [
     "viewing",
 ]
 
+#: The commands as `--help` shows them: what one needs first comes first.
+PANELS = {
+    "Search": ("launch", "show", "resume", "list", "widths"),
+    "Look at it, take it with you": ("report", "draw", "dashboard", "export"),
+    "Ask more": ("compare", "probe", "pruners", "bench"),
+}
+_ORDER = [name for names in PANELS.values() for name in names]
+for _command in app.registered_commands:
+    _command.name = _command.name or getattr(_command.callback, "__name__", "")
+    _command.rich_help_panel = next(panel for panel, names in PANELS.items() if _command.name in names)
+app.registered_commands.sort(key=lambda command: _ORDER.index(str(command.name)))
+
 
 def main() -> None:
     """Entry point of the ``widthsearch`` command."""

@@ -22,7 +22,7 @@ def show(
     plot: Plot = None,
     watching: Annotated[bool, typer.Option("--watch", help="Redraw the page until the search ends.")] = False,
 ) -> None:
-    """Show the recommended widths, of a family or comparison what was found, while it runs or after."""
+    """Show what a study recommends, or what a family, comparison or probe found, while it runs or after."""
     from widthsearch.database import url_from
 
     check_plot(plot)
