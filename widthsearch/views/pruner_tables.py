@@ -10,7 +10,8 @@ from rich.table import Table
 
 from widthsearch.views.tables import mean_and_error, why
 
-EQUAL = {"weights_removed": "weights", "macs_saved": "dense MACs"}
+#: What is held equal, and what is done to it.
+EQUAL = {"weights_removed": ("weights", "removed"), "macs_saved": ("dense MACs", "saved")}
 
 
 def show_pruners(console: Console, s: dict[str, Any]) -> None:
@@ -38,7 +39,7 @@ def show_pruners(console: Console, s: dict[str, Any]) -> None:
     console.print(table)
     for share, found in s["winners"].items():
         if found is not None:
-            console.print(_answer(EQUAL[share], found, form), highlight=False, soft_wrap=True)
+            console.print(_answer(*EQUAL[share], found, form), highlight=False, soft_wrap=True)
     console.print(
         f"all trainings: {s['training_macs']:.3g} MACs, {s['seconds']:.0f} worker seconds", highlight=False
     )
@@ -49,18 +50,19 @@ def _quality(row: dict[str, Any], form: str) -> list[str]:
     return [mean_and_error(row["val_accuracy"], form), mean_and_error(loss, "{:.4f}"), str(loss["n"])]
 
 
-def _answer(equal: str, found: dict[str, Any], form: str) -> str:
+def _answer(equal: str, done: str, found: dict[str, Any], form: str) -> str:
     accuracy = found["quality"] == "val_accuracy"
     form = form if accuracy else "{:.4f}"
     best, second = found["pruner"], found["next"]
     shares = f"{found['at'][0]:.1%} to {found['at'][-1]:.1%}"
     text = (
-        f"at equal {equal} ({shares} less, mean): [bold]{best}[/] is best, "
+        f"at equal {equal} (mean over {shares} {done}): [bold]{best}[/] is best, "
         f"{'accuracy' if accuracy else 'loss'} {form.format(found['mean'][best])}, then {second} "
         f"{form.format(found['mean'][second])}"
     )
+    none = f"; {', '.join(found['left_out'])} has none {done}" if found["left_out"] else ""
     if found["gain"] is None:
-        return f"{text}; one seed tells nothing of chance"
+        return f"{text}; one seed tells nothing of chance{none}"
     low, high = found["gain"]["ci95"]
     shown = "" if low > 0 else ": no difference shown"
-    return f"{text} (95 % interval of the gain {form.format(low)} to {form.format(high)}{shown})"
+    return f"{text} (95 % interval of the gain {form.format(low)} to {form.format(high)}{shown}){none}"
