@@ -46,7 +46,9 @@ def pruner_figure(summary: Mapping[str, Any]) -> Any:
             )
         left = summary["levels"] if share in OF_LEVELS else [1 - tenth / 10 for tenth in range(1, 10)]
         labels = [f"{100 * (1 - value):.3g} %" for value in (1.0, *left)]
-        figure.update_xaxes(type="log", autorange="reversed", tickvals=[1.0, *left], ticktext=labels, **where)
+        figure.update_xaxes(
+            type="log", autorange="reversed", tickvals=[1.0, *left], ticktext=labels, tickangle=0, **where
+        )
     shown = "validation accuracy" if quality == "val_accuracy" else "validation loss"
     figure.update_yaxes(title=shown, col=1)
     if quality == "val_accuracy" and all(0 <= row[quality]["mean"] <= 1 for row in known):
