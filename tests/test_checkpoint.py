@@ -123,12 +123,15 @@ def run_until(
             runner(study, folder, identity).run(slot)
 
 
-@pytest.mark.parametrize("kind", ["score", "measure"])
+@pytest.mark.parametrize(
+    "kind, pruner", [("score", "l0"), ("measure", "l0"), ("measure", "l1"), ("measure", "taylor")]
+)
 @pytest.mark.parametrize("epoch", [1, 3, EPOCHS])
 def test_going_on_is_never_having_stopped(
-    study: Study, kind: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, kind: str, pruner: Any, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with clean_process():
+        study = replace(study, pruner=pruner)
         slot = slot_of(kind, study)
         whole = outcome(runner(study, None).run(slot))
         run_until(monkeypatch, study, slot, str(tmp_path), epoch)

@@ -174,9 +174,9 @@ def test_the_penalty_gradient_is_the_gradient_of_the_penalty(pressure):
     torch.manual_seed(0)
     gates, controller, space, budget = controller_for(pressure)
     log_alpha = np.random.default_rng(0).normal(size=len(gates.log_alpha))
-    controller._price.taken = 50  # the target is well below the cost by now, so the price is not 0
+    controller.price.taken = 50  # the target is well below the cost by now, so the price is not 0
     gradient = controller.penalty_gradient(log_alpha)
-    assert controller.price > 0
+    assert controller.price.value > 0
     a = torch.from_numpy(log_alpha).requires_grad_()
     open_ = torch.sigmoid(a - 2 / 3 * math.log(0.1 / 1.1))
     units = torch.stack([part.sum() for part in open_.split(list(space.widths.values()))])
@@ -188,7 +188,7 @@ def test_the_penalty_gradient_is_the_gradient_of_the_penalty(pressure):
         params = macs + sizes[1:].sum()
         worst = max(("macs", macs), ("params", params), key=lambda f: (f[1] / budget[f[0]]).item())
         objective = worst[1].log()
-    (controller.price * objective).backward()
+    (controller.price.value * objective).backward()
     np.testing.assert_allclose(gradient, a.grad.numpy(), rtol=1e-6)
 
 
@@ -196,12 +196,12 @@ def test_the_price_is_zero_within_the_target_and_rises_above_it():
     gates, controller, _, _ = controller_for("neurons")
     gates.log_alpha.fill(-4.0)
     controller.step(np.zeros_like(gates.log_alpha))
-    assert controller.price == 0
+    assert controller.price.value == 0
     gates.log_alpha.fill(START)
     prices = []
     for _ in range(60):
         controller.penalty_gradient(gates.log_alpha)
-        prices.append(controller.price)
+        prices.append(controller.price.value)
     assert prices[-1] > prices[10] > 0
 
 

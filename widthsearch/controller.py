@@ -124,19 +124,14 @@ class BudgetController:
         self.log_alpha = log_alpha
         counts = np.array([widths[v] for v in cost.variables])
         self._variable = np.repeat(np.arange(len(counts)), counts)  # (U,): the variable of each unit
-        self._price = Price(counts.astype(np.float64), cost, budget, steps=steps, pressure=pressure)
+        self.price = Price(counts.astype(np.float64), cost, budget, steps=steps, pressure=pressure)
         self._mean = np.zeros_like(log_alpha)  # Adam's first and second moment
         self._square = np.zeros_like(log_alpha)
 
     @property
-    def price(self) -> float:
-        """The price of the last step."""
-        return self._price.value
-
-    @property
     def taken(self) -> int:
         """Steps so far."""
-        return self._price.taken
+        return self.price.taken
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs, apart from the logits (the gates have these)."""
@@ -144,12 +139,12 @@ class BudgetController:
             "mean": torch.from_numpy(self._mean.copy()),
             "square": torch.from_numpy(self._square.copy()),
         }
-        return {**moments, **self._price.state_dict()}
+        return {**moments, **self.price.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self._mean, self._square = state["mean"].numpy().copy(), state["square"].numpy().copy()
-        self._price.load_state_dict(state)
+        self.price.load_state_dict(state)
 
     def step(self, gradient: Vector) -> None:
         """Set the price, and move the gates, in place; ``gradient``: d loss / d log_alpha, shape (U,)."""
@@ -158,20 +153,20 @@ class BudgetController:
         beta1, beta2 = self.BETAS
         self._mean += (1 - beta1) * (g - self._mean)
         self._square += (1 - beta2) * (g * g - self._square)
-        rate = self.LEARNING_RATE * self._price.scale / (1 - beta1**self.taken)
+        rate = self.LEARNING_RATE * self.price.scale / (1 - beta1**self.taken)
         root = np.sqrt(self._square / (1 - beta2**self.taken)) + self.EPSILON
         log_alpha -= np.float32(rate) * self._mean / root
 
     def penalty_gradient(self, log_alpha: Vector) -> Vector:
         """One step of the controller: sets the price; the gradient of the penalty, shape (U,)."""
         open_ = open_probability(log_alpha)
-        pays = self._price.step(self._units(open_))
+        pays = self.price.step(self._units(open_))
         slope = open_ * (1 - open_)  # d P(z > 0) / d log_alpha
         return slope * pays.astype(log_alpha.dtype)[self._variable]
 
     def outcome(self) -> tuple[float, dict[str, float]]:
         """At the end: the price, and the expected cost of each resource relative to its budget."""
-        return self._price.outcome(self._units(open_probability(self.log_alpha)))
+        return self.price.outcome(self._units(open_probability(self.log_alpha)))
 
     def _units(self, open_: Vector) -> NDArray[np.float64]:
         """The expected open units per variable, (V,).  (bincount with weights is float64 already.)"""

@@ -22,7 +22,7 @@ from widthsearch.pruners.saliency import fisher_diagonal, obd, taylor
 from widthsearch.space import WidthSpace
 from widthsearch.train import RecipeLoop, batches, loss_function, moved
 
-#: Batches of the training split that derivatives are taken on.
+#: Batches of the training split that derivatives are taken on.  (They are not counted as trained on.)
 SCORING_BATCHES = 16
 
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from widthsearch.views.formats import headline, joined, line, metric_form, plus_minus
 
-EQUAL = {"weights_removed": "weights", "macs_saved": "dense MACs"}
+#: What is held equal, and what is done to it.
+EQUAL = {"weights_removed": ("weights", "removed"), "macs_saved": ("dense MACs", "saved")}
 
 
 def pruner_page(s: Mapping[str, Any]) -> Group:
@@ -23,7 +24,7 @@ def pruner_page(s: Mapping[str, Any]) -> Group:
     )
     form = metric_form(row["val_accuracy"] for p in s["pruners"] for row in p["levels"])
     answers = [
-        _answer(EQUAL[share], found, form) for share, found in s["winners"].items() if found is not None
+        _answer(*EQUAL[share], found, form) for share, found in s["winners"].items() if found is not None
     ]
     total = f"all trainings: {s['training_macs']:.3g} MACs, {s['seconds']:.0f} worker seconds"
     return Group(headline(s), line(about), "", _levels(s, form), "", *map(line, [*answers, total]))
@@ -49,18 +50,19 @@ def _quality(row: Mapping[str, Any], form: str) -> list[str]:
     return [plus_minus(row["val_accuracy"], form), plus_minus(loss), str(loss["n"])]
 
 
-def _answer(equal: str, found: Mapping[str, Any], form: str) -> str:
+def _answer(equal: str, done: str, found: Mapping[str, Any], form: str) -> str:
     accuracy = found["quality"] == "val_accuracy"
     form = form if accuracy else "{:.4f}"
     best, second = found["pruner"], found["next"]
     shares = f"{found['at'][0]:.1%} to {found['at'][-1]:.1%}"
     text = (
-        f"at equal {equal} ({shares} less, mean): {best} is best, "
+        f"at equal {equal} (mean over {shares} {done}): {best} is best, "
         f"{'accuracy' if accuracy else 'loss'} {form.format(found['mean'][best])}, then {second} "
         f"{form.format(found['mean'][second])}"
     )
+    none = f"; {', '.join(found['left_out'])} has none {done}" if found["left_out"] else ""
     if found["gain"] is None:
-        return f"{text}; one seed tells nothing of chance"
+        return f"{text}; one seed tells nothing of chance{none}"
     low, high = found["gain"]["ci95"]
     shown = "" if low > 0 else ": no difference shown"
-    return f"{text} (95 % interval of the gain {form.format(low)} to {form.format(high)}{shown})"
+    return f"{text} (95 % interval of the gain {form.format(low)} to {form.format(high)}{shown}){none}"

@@ -13,6 +13,8 @@ PANELS = {
     "macs_saved": "MACs that a dense machine saves",
     "time_saved": "measured inference time saved",
 }
+#: Shares that the levels are about; the others lie anywhere.
+OF_LEVELS = ("weights_removed", "macs_saved")
 
 
 def pruner_figure(summary: Mapping[str, Any]) -> Any:
@@ -26,8 +28,6 @@ def pruner_figure(summary: Mapping[str, Any]) -> Any:
     known = [start, *(level for p in summary["pruners"] for level in p["levels"])]
     quality = "val_accuracy" if all(row["val_accuracy"] for row in known) else "val_loss"
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(PANELS.values()), vertical_spacing=0.14)
-    ticks = [1.0, *summary["levels"]]
-    labels = [f"{100 * (1 - left):.3g} %" for left in ticks]
     for i, share in enumerate(PANELS):
         where = {"row": 1 + i // 2, "col": 1 + i % 2}
         for colour, p in zip(COLOURS, summary["pruners"], strict=False):
@@ -44,9 +44,16 @@ def pruner_figure(summary: Mapping[str, Any]) -> Any:
                 showlegend=i == 0,
                 **where,
             )
-        figure.update_xaxes(type="log", autorange="reversed", tickvals=ticks, ticktext=labels, **where)
+        left = summary["levels"] if share in OF_LEVELS else [1 - tenth / 10 for tenth in range(1, 10)]
+        labels = [f"{100 * (1 - value):.3g} %" for value in (1.0, *left)]
+        figure.update_xaxes(
+            type="log", autorange="reversed", tickvals=[1.0, *left], ticktext=labels, tickangle=0, **where
+        )
     shown = "validation accuracy" if quality == "val_accuracy" else "validation loss"
     figure.update_yaxes(title=shown, col=1)
+    if quality == "val_accuracy" and all(0 <= row[quality]["mean"] <= 1 for row in known):
+        figure.update_yaxes(tickformat=".3~%")
     seeds = max((level["val_loss"]["n"] for level in known[1:]), default=0)
-    title = f"{summary['study']}: what pruning costs and saves (mean over {seeds} seeds)"
+    over = f"mean and standard error, {seeds} seeds" if seeds > 1 else "one seed"
+    title = f"{summary['study']}: what pruning costs and saves ({over})"
     return figure.update_layout(**layout(title, height=820))

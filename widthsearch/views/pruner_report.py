@@ -104,4 +104,6 @@ def winner(runs: Runs, levels: Sequence[float], share: str) -> dict[str, Any] | 
     means = {p: float(np.mean(list(of.values()))) for p, of in found.items()}
     best, second = sorted(means, key=lambda p: -sign * means[p])[:2]
     gain = paired_gain(*({k: -sign * v for k, v in found[p].items()} for p in (second, best)))
-    return {"pruner": best, "next": second, "quality": quality, "mean": means, "at": at, "gain": gain}
+    out = [p for p, of in runs.items() if of and p not in able]
+    found_at = {"quality": quality, "mean": means, "at": at, "left_out": out}
+    return {"pruner": best, "next": second, **found_at, "gain": gain}
