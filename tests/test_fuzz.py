@@ -176,7 +176,7 @@ def test_a_budget_is_understood_or_refused(macs: Any, params: Any) -> None:
     except UsageError:
         return
     given_values = {"macs": macs, "params": params}
-    assert limits.keys() == {r for r in RESOURCES if given_values[r] is not None}
+    assert limits.keys() == {r for r in RESOURCES if given_values.get(r) is not None}
     for resource, limit in limits.items():
         value = given_values[resource]
         assert not isinstance(value, bool)

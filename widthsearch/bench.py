@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.benchmark import Timer
 
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.space import call
@@ -69,6 +68,8 @@ def alternating(
     ``clock`` gives seconds; ``synchronise`` waits for the device, after each call.  Blocks are timed by
     torch's own ``Timer``, which warms up before each.
     """
+    from torch.utils.benchmark import Timer  # here: every search would load it
+
     stmt = "call()" if synchronise is None else "call(); synchronise()"
     timers = {
         key: Timer(stmt, globals={"call": one, "synchronise": synchronise}, timer=clock, num_threads=threads)
