@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: How long an idle worker sleeps before it asks again.
 IDLE_SECONDS = 0.25
+#: How often a connection that the cluster aborted is tried.
+CONNECTIONS = 3
 #: How often in a row Ray may go away without one training having ended between.
 RAY_LOST = 5
 
@@ -160,6 +162,16 @@ def _what_workers_need(ledger: Ledger, reference: str) -> dict[str, Any]:
     }
 
 
+def _connected(address: str, **options: Any) -> Any:
+    """``ray.init`` on a running cluster; a busy head of ray:// may need another try to serve a new client."""
+    for _ in range(CONNECTIONS - 1):
+        try:
+            return ray.init(address=address, **options)
+        except ConnectionAbortedError:
+            time.sleep(IDLE_SECONDS)
+    return ray.init(address=address, **options)
+
+
 def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     # Only the driver talks to the database: its address, perhaps with a password, is not for Ray's processes.
@@ -167,7 +179,7 @@ def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
     start = time.monotonic()
     try:
         if address is not None:
-            context = ray.init(address=address, **quiet)
+            context = _connected(address, **quiet)
         else:
             cpus = -(-(workers or 1) * _cpus(study) // 1)  # rounded up
             # Small object store: results are a few numbers, data is loaded by each worker.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ class Board:
         if name != study.study_name:
             name += f"-{study.user_attrs[IDENTITY][:8]}"
         self.close()
-        self._writer = SummaryWriter(str(self._folder / name), purge_step=0, flush_secs=10)
+        # Without a suffix, two drivers of one second would write into the same file.
+        own = f".{uuid.uuid4().hex[:8]}"
+        self._writer = SummaryWriter(
+            str(self._folder / name), purge_step=0, flush_secs=10, filename_suffix=own
+        )
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             a = trial.user_attrs
             if KIND in a:
