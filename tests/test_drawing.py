@@ -234,3 +234,9 @@ def test_a_comparison_is_no_single_search(tiny: Path) -> None:
     options = ("--arms", "uniform", "--workers", "0", "--storage", URL)
     assert command("compare", tiny, *options).code == 0
     assert_refused(command("draw", "-o", "a.svg"), "'tiny-compare'", "comparison")
+
+
+@pytest.mark.parametrize("ask", [("draw", "-o", "a.svg"), ("bench", "--no-compile")], ids=lambda ask: ask[0])
+def test_a_probe_is_no_single_search_either(tiny: Path, ask: tuple[str, ...]) -> None:
+    assert command("probe", tiny, "--inflate", "fc1=2", "--workers", "0", "--storage", URL).code == 0
+    assert_refused(command(*ask), "'tiny-probe'", "is a probe", "search")

@@ -241,6 +241,11 @@ def least_cost(plan: Plan, rounds: int) -> float:
 AnyPlan = Plan | Comparison | Probe | PrunerPlan
 
 
+def search_of(plan: AnyPlan) -> Plan:
+    """The plan of a single search: itself, or the one that a plan of several is made of."""
+    return plan if isinstance(plan, Plan) else plan.plan
+
+
 def next_step(plan: AnyPlan, runs: Iterable[Run]) -> Step:
     """What a study needs next, from its plan and its runs so far alone."""
     return history.next_step(plan, runs) if isinstance(plan, Plan) else plan.next_step(runs)

@@ -29,6 +29,7 @@ from widthsearch.plan import Plan, Slot
 from widthsearch.search import checkpoint_folder, load_again
 from widthsearch.study import Study
 from widthsearch.trial import TrialRunner
+from widthsearch.views.formats import joined, plus_minus
 from widthsearch.views.report import completed, summarise
 from widthsearch.views.summary import finite
 
@@ -325,11 +326,10 @@ def _readme(network: Network, about: Mapping[str, str]) -> str:
     lines = [f"What widthsearch recommends in study {s['study']!r}, written on {date.today()}", ""]
     because = f": {s['stopped_because']}" if s["stopped_because"] else ""
     lines += [f"study file   {network.reference}", f"status       {s['status']}{because}"]
-    lines += [f"widths       {'-'.join(str(w) for w in network.widths.values())} ({TABLE} says of what)"]
+    lines += [f"widths       {joined(network.widths)} ({TABLE} says of what)"]
     lines += [f"cost         {_costs(s)} (seed network -> this one)"]
     if loss := new["val_loss"]:
-        spread = "" if loss["se"] is None else f" ± {loss['se']:.4f}"
-        lines.append(f"loss         {loss['mean']:.4f}{spread} in validation, n = {loss['n']} seeds")
+        lines.append(f"loss         {plus_minus(loss)} in validation, n = {loss['n']} seeds")
     if gain := s["gain"]:
         low, high = gain["ci95"]
         lines.append(

@@ -22,6 +22,7 @@ from widthsearch.lock import DriverLock
 from widthsearch.plan import Run, Slot, Step, Wait
 from widthsearch.sampler import search_space
 from widthsearch.storage import plan_of, runs_of
+from widthsearch.views.formats import joined
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Ledger:
                 "phase: %s; budget %s, widths %s cost %s",
                 _words(step),
                 plan.budget,
-                "-".join(map(str, step.widths.values())),
+                joined(step.widths),
                 plan.cost.at(step.widths),
             )
         elif isinstance(step, Wait):
@@ -115,9 +116,8 @@ class Ledger:
         """Open the slot's trial; its number.  The sampler reads the same trials, so it proposes this slot."""
         start = time.monotonic()
         number = self._patiently(lambda: self._ask(slot), first=self._close_running)
-        widths = "-".join(map(str, slot.widths.values()))
         took = time.monotonic() - start
-        log.info("trial %d: %s at widths %s", number, _words(slot), widths)
+        log.info("trial %d: %s at widths %s", number, _words(slot), joined(slot.widths))
         log.debug("trial %d: asked in %.3f s", number, took)
         self.progress.started(number, slot)
         return number

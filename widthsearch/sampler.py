@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from widthsearch import rule
-from widthsearch.comparison import AnyPlan, next_step
+from widthsearch.comparison import AnyPlan, next_step, search_of
 from widthsearch.history import History
 from widthsearch.plan import Done, Failed, Plan, Slot, Wait
 from widthsearch.storage import PLAN, plan_of, runs_of
@@ -18,10 +18,10 @@ from widthsearch.storage import PLAN, plan_of, runs_of
 
 def search_space(plan: AnyPlan) -> dict[str, BaseDistribution]:
     """One integer parameter per width variable, up to the largest width that any network could have."""
-    plan = plan if isinstance(plan, Plan) else plan.plan
-    constraints = plan.constraints(max(plan.over, 1.0))
+    search = search_of(plan)
+    constraints = search.constraints(max(search.over, 1.0))
     largest = rule.largest_widths(constraints)
-    return {v: IntDistribution(1, largest[v]) for v in plan.widths}
+    return {v: IntDistribution(1, largest[v]) for v in search.widths}
 
 
 class GrowShrinkSampler(BaseSampler):

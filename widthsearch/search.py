@@ -21,7 +21,7 @@ from optuna.study import StudyDirection
 from widthsearch import storage as names
 from widthsearch.budget import Budget
 from widthsearch.checkpoint import OURS, Folder
-from widthsearch.comparison import AnyPlan, Comparison, next_step
+from widthsearch.comparison import AnyPlan, Comparison, next_step, search_of
 from widthsearch.database import open_storage, sqlite_path
 from widthsearch.errors import TrainingError, UsageError, describe_error
 from widthsearch.fingerprint import changed_fields
@@ -217,7 +217,7 @@ def load_again(
 def _follow_changes(optuna_study: optuna.Study, study: Study, path: Path) -> None:
     """Write the plan of a changed file, if the trials so far still belong to it."""
     before = plan_of(optuna_study)
-    search = before if isinstance(before, Plan) else before.plan
+    search = search_of(before)
     prepared = prepare(study, path, search)
     now = prepared.plan
     if isinstance(before, Comparison):
@@ -246,8 +246,7 @@ def _with_rounds(optuna_study: optuna.Study, rounds: int) -> AnyPlan:
     plan = plan_of(optuna_study)
     if not isinstance(plan, Plan | Probe):
         raise UsageError(f"--rounds: {optuna_study.study_name!r} is a comparison; its rounds are fixed")
-    search = plan if isinstance(plan, Plan) else plan.plan
-    more = replace(search, rounds=rounds, at_least=rounds)
+    more = replace(search_of(plan), rounds=rounds, at_least=rounds)
     return replace(plan, plan=more) if isinstance(plan, Probe) else more
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from widthsearch.cli.options import AsJson, Name, Storage, app, one_line_errors
+from widthsearch.cli.options import AsJson, Name, Storage, app, one_line_errors, parts
 from widthsearch.cli.summaries import open_study
 from widthsearch.errors import UsageError
 from widthsearch.terminal import err, out
@@ -48,10 +48,10 @@ def bench(
 
 
 def _batches(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts) or len(set(parts)) < len(parts):
+    sizes = parts(text)
+    if not all(size.isdecimal() and 0 < int(size) < 2**31 for size in sizes) or len(set(sizes)) < len(sizes):
         raise UsageError(f"--batch {text!r}: give batch sizes once each, e.g. 1,32,256")
-    return [int(part) for part in parts]
+    return [int(size) for size in sizes]
 
 
 def _bench(
@@ -70,11 +70,9 @@ def _bench(
     from widthsearch.prepare import load_data
     from widthsearch.search import study_of
     from widthsearch.trial import build_space
-    from widthsearch.views.summary import summary_of
+    from widthsearch.views.summary import search_only, summary_of
 
-    s = summary_of(optuna_study, url)
-    if "comparison" in s:
-        raise UsageError(f"study {s['study']!r} is a comparison; bench measures the networks of a search")
+    s = search_only(summary_of(optuna_study, url), "bench measures the networks of a search")
     study, path, _ = study_of(optuna_study, file)
     where = _device(study, device)
     space = build_space(study, load_data(study))

@@ -8,7 +8,6 @@ import typer
 
 from widthsearch.cli.options import Name, Storage, app, one_line_errors
 from widthsearch.cli.summaries import open_study
-from widthsearch.errors import UsageError
 from widthsearch.terminal import out
 
 
@@ -25,12 +24,10 @@ def draw(
     from widthsearch.storage import modules_of
     from widthsearch.views import picture
     from widthsearch.views.drawing import draw_architecture
-    from widthsearch.views.summary import summary_of
+    from widthsearch.views.summary import search_only, summary_of
 
     picture.check(file)
     study, url = open_study(name, storage)
-    summary = summary_of(study, url)
-    if "comparison" in summary:
-        raise UsageError(f"study {summary['study']!r} is a comparison; draw shows a single search")
+    summary = search_only(summary_of(study, url), "draw shows a single search")
     picture.write(draw_architecture(summary, modules_of(study)), file)
     out.print(f"drawn into {file}", markup=False, highlight=False, soft_wrap=True)

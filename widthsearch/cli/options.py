@@ -75,6 +75,11 @@ TensorBoard = Annotated[
 F = TypeVar("F", bound=Callable[..., None])
 
 
+def parts(option: str) -> tuple[str, ...]:
+    """The parts of a comma-separated option."""
+    return tuple(part.strip() for part in option.split(","))
+
+
 def one_line_errors(command: F) -> F:
     """A :class:`UsageError` becomes one line on stderr and exit code 2; Ctrl-C exit code 130."""
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from widthsearch.cli.options import Name, Storage, app, one_line_errors
-from widthsearch.cli.summaries import file_name
 from widthsearch.errors import UsageError
 from widthsearch.terminal import out
 
@@ -25,8 +24,9 @@ def report(
 ) -> None:
     """Write everything about a study as one HTML page that needs no network."""
     from widthsearch.database import open_storage, url_from
+    from widthsearch.storage import slug
     from widthsearch.views.page import report_page
-    from widthsearch.views.style import check_figure, write_text
+    from widthsearch.views.style import check_figure, write_file
     from widthsearch.views.summary import name_of, summary_of_name
 
     if output is not None:
@@ -34,9 +34,9 @@ def report(
     url = url_from(storage)
     opened = open_storage(url, create=False)
     summary = summary_of_name(name, opened, url)
-    file = output or f"{file_name(name_of(summary))}.html"
+    file = output or f"{slug(name_of(summary))}.html"
     check_figure("-o", file)
-    write_text(report_page(summary, opened, url), file)
+    write_file(report_page(summary, opened, url).encode(), file)
     out.print(file, markup=False, highlight=False, soft_wrap=True)
 
 

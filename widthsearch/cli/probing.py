@@ -15,10 +15,9 @@ from widthsearch.cli.options import (
     Workers,
     app,
     one_line_errors,
+    parts,
 )
-from widthsearch.cli.searching import finish, url_of
-from widthsearch.cli.summaries import check_plot
-from widthsearch.terminal import display, err, out
+from widthsearch.cli.searching import train_several
 
 
 @app.command()
@@ -63,29 +62,26 @@ def probe(
     proposed width (of the round's best candidate) is within a factor 1.5 of what the search from the plain
     seed recommends, and stays so.
     """
-    from widthsearch import search
     from widthsearch.prepare import make_probe
 
-    check_plot(plot)
-    url = url_of(storage)
-    with display(workers, address, err if as_json else out) as (backend, progress):
-        ended = search.launch(
-            study,
-            name=name,
-            url=url,
-            changes={} if report_seeds is None else {"report_seeds": report_seeds},
-            backend=backend,
-            progress=progress,
-            checkpoints=checkpoints,
-            several=lambda _, plan: make_probe(
-                plan,
-                inflate=inflate or (),
-                each=factor if each else None,
-                scale=[part.strip() for part in scale.split(",")] if scale is not None else (),
-                constant=constant,
-                again=again,
-                rounds=rounds,
-            ),
-            suffix="-probe",
-        )
-    return finish(ended, url, as_json=as_json, plot=plot)
+    train_several(
+        study,
+        lambda _, plan: make_probe(
+            plan,
+            inflate=inflate or (),
+            each=factor if each else None,
+            scale=() if scale is None else parts(scale),
+            constant=constant,
+            again=again,
+            rounds=rounds,
+        ),
+        "-probe",
+        changes={"report_seeds": report_seeds},
+        name=name,
+        storage=storage,
+        plot=plot,
+        as_json=as_json,
+        workers=workers,
+        address=address,
+        checkpoints=checkpoints,
+    )

@@ -16,10 +16,9 @@ from widthsearch.cli.options import (
     Workers,
     app,
     one_line_errors,
+    parts,
 )
-from widthsearch.cli.searching import finish, url_of
-from widthsearch.cli.summaries import check_plot
-from widthsearch.terminal import display, err, out
+from widthsearch.cli.searching import train_several
 
 
 @app.command()
@@ -53,25 +52,22 @@ def pruners(
     checkpoints: Checkpoints = None,
 ) -> None:
     """Prune the study's over-wide network by several pruners: what do they remove, save and cost?"""
-    from widthsearch import search
     from widthsearch.prepare import make_pruner_plan
 
-    check_plot(plot)
     options: dict[str, Any] = {}
     for option, value in (("pruners", pruners), ("levels", levels)):
         if value is not None:
-            options[option] = tuple(part.strip() for part in value.split(","))
-    url = url_of(storage)
-    with display(workers, address, err if as_json else out) as (backend, progress):
-        ended = search.launch(
-            study,
-            name=name,
-            url=url,
-            changes={} if seeds is None else {"seeds": seeds},
-            backend=backend,
-            progress=progress,
-            checkpoints=checkpoints,
-            several=functools.partial(make_pruner_plan, **options),
-            suffix="-pruners",
-        )
-    finish(ended, url, as_json=as_json, plot=plot)
+            options[option] = parts(value)
+    train_several(
+        study,
+        functools.partial(make_pruner_plan, **options),
+        "-pruners",
+        changes={"seeds": seeds},
+        name=name,
+        storage=storage,
+        plot=plot,
+        as_json=as_json,
+        workers=workers,
+        address=address,
+        checkpoints=checkpoints,
+    )

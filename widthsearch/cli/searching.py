@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from widthsearch.cli.options import (
     Workers,
     app,
     one_line_errors,
+    parts,
 )
 from widthsearch.cli.submitting import submit_job
 from widthsearch.cli.summaries import check_plot, print_named
@@ -28,7 +30,10 @@ from widthsearch.stopping import INTERRUPTED
 from widthsearch.terminal import display, err, out
 
 if TYPE_CHECKING:
+    from widthsearch.comparison import AnyPlan
+    from widthsearch.plan import Plan
     from widthsearch.search import Ended
+    from widthsearch.study import Study
 
 
 @app.command()
@@ -77,7 +82,7 @@ def launch(
         return submit_job(submit, "launch", study, storage, address, options, *["--verbose"] * verbose)
     start = search.launch
     if budgets is not None:
-        start = functools.partial(family.launch_family, shares=_parts(budgets))
+        start = functools.partial(family.launch_family, shares=parts(budgets))
     url = url_of(storage)
     with display(workers, address, verbose=verbose, tensorboard=tensorboard) as (backend, progress):
         ended = start(
@@ -132,28 +137,26 @@ def compare(
     verbose: Verbose = 0,
 ) -> None:
     """Compare the width search with what else one might do, at equal cost and on the same fresh seeds."""
-    from widthsearch import search
     from widthsearch.prepare import make_comparison
 
-    check_plot(plot)
     options: dict[str, Any] = {"cost": cost, "repeats": repeats}
     for option, value in (("arms", arms), ("shares", budgets)):
         if value is not None:
-            options[option] = _parts(value)
-    url = url_of(storage)
-    with display(workers, address, err if as_json else out, verbose=verbose) as (backend, progress):
-        ended = search.launch(
-            study,
-            name=name,
-            url=url,
-            changes={} if report_seeds is None else {"report_seeds": report_seeds},
-            backend=backend,
-            progress=progress,
-            checkpoints=checkpoints,
-            several=functools.partial(make_comparison, **options),
-            suffix="-compare",
-        )
-    return finish(ended, url, as_json=as_json, plot=plot)
+            options[option] = parts(value)
+    train_several(
+        study,
+        functools.partial(make_comparison, **options),
+        "-compare",
+        changes={"report_seeds": report_seeds},
+        name=name,
+        storage=storage,
+        plot=plot,
+        as_json=as_json,
+        workers=workers,
+        address=address,
+        checkpoints=checkpoints,
+        verbose=verbose,
+    )
 
 
 @app.command()
@@ -203,8 +206,42 @@ def resume(
     return finish(ended, url)
 
 
-def _parts(option: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in option.split(","))
+def train_several(
+    study: str,
+    several: Callable[[Study, Plan], AnyPlan],
+    suffix: str,
+    *,
+    changes: Mapping[str, Any],
+    name: str | None,
+    storage: str | None,
+    plot: str | None,
+    as_json: bool,
+    workers: int | None,
+    address: str | None,
+    checkpoints: str | None,
+    verbose: int = 0,
+) -> None:
+    """Launch what is more than one search and print what it found: what :func:`.search.launch` calls several.
+
+    Options that are not given (``None``) change nothing of the study.
+    """
+    from widthsearch import search
+
+    check_plot(plot)
+    url = url_of(storage)
+    with display(workers, address, err if as_json else out, verbose=verbose) as (backend, progress):
+        ended = search.launch(
+            study,
+            name=name,
+            url=url,
+            changes={k: v for k, v in changes.items() if v is not None},
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
+            several=several,
+            suffix=suffix,
+        )
+    finish(ended, url, as_json=as_json, plot=plot)
 
 
 def url_of(option: str | None) -> str:

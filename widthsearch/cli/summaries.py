@@ -71,6 +71,7 @@ def watch(name: str | None, url: str) -> None:
 def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
     """What one may want to do next with this study."""
     from widthsearch.database import command
+    from widthsearch.storage import slug
     from widthsearch.views.summary import name_of
 
     name = name_of(summary)
@@ -78,13 +79,8 @@ def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
         return [f"go on with:  {command('resume', name, url)}"]
     if summary["status"] != "finished" or "candidate" not in summary:
         return []
-    target = file_name(name)
+    target = slug(name)
     return [
         f"as a page:   {command('report', name, url)} -o {target}.html",
         f"the network: {command('export', name, url)} -o {target}",
     ]
-
-
-def file_name(study: str) -> str:
-    """A study's name as that of a file, which needs no quotes either."""
-    return "".join(c if c.isascii() and c.isalnum() or c in "-_." else "_" for c in study)

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from widthsearch.views.formats import joined
+
 BUSY = 0.2  # of the median: a larger distance between the quartiles is remarked on
 
 
@@ -25,7 +27,7 @@ def show_bench(console: Console, b: dict[str, Any]) -> None:
         table.add_column(name, justify="right" if 0 < i < 5 else "left", overflow="fold")
     for n in b["networks"]:
         cells = (f"{n['macs']:,}", f"{n['macs_ratio']:.1%}", f"{n['params']:,}", f"{n['params_ratio']:.1%}")
-        table.add_row(escape(n["name"]), *cells, "-".join(map(str, n["widths"].values())))
+        table.add_row(escape(n["name"]), *cells, joined(n["widths"]))
     console.print(table)
     console.print(_timings(b))
     console.print(

@@ -80,7 +80,10 @@ def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage
     (The study file is shown if it lies where it did.)  It needs plotly.
     """
     if "members" in summary:
-        sections = [_section("", html_of(page_of(summary).renderables[1:])), _pareto(summary)]
+        sections = [
+            _section("", html_of(page_of(summary).renderables[1:])),
+            _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
+        ]
         sections += [_section(m["study"], html_of([width_table(m)])) for m in summary["members"]]
         return _page(summary["family"], summary, "".join(sections))
     study = load(summary["study"], storage, url)
@@ -105,10 +108,6 @@ def _search(study: optuna.Study, summary: Mapping[str, Any], rows: Sequence[Mapp
     if summary["rounds"]:
         sections.append(_section("Rounds", html_of([round_table(summary["rounds"])])))
     return "".join(sections)
-
-
-def _pareto(summary: Mapping[str, Any]) -> str:
-    return _figure("What each budget buys; uniform widths beside it.", figure_of(summary))
 
 
 def _other(summary: Mapping[str, Any]) -> str:

@@ -18,26 +18,26 @@ from widthsearch.views.pruner_page import pruner_page
 from widthsearch.views.pruner_plots import pruner_figure
 from widthsearch.views.search_page import search_page
 
+#: What is no single search, by the key that only its summary has: its page and its figure.
+KINDS = {
+    "members": (family_page, family_figure),
+    "starts": (probe_page, probe_figure),
+    "pruners": (pruner_page, pruner_figure),
+    "comparison": (comparison_page, comparison_figure),
+}
+
 
 def page_of(summary: Mapping[str, Any], columns: int = 120) -> Group:
     """What `show` prints on a terminal of so many columns."""
-    if "members" in summary:
-        return family_page(summary)
-    if "starts" in summary:
-        return probe_page(summary)
-    if "pruners" in summary:
-        return pruner_page(summary)
-    return comparison_page(summary) if "comparison" in summary else search_page(summary, columns)
+    for key, (page, _) in KINDS.items():
+        if key in summary:
+            return page(summary)
+    return search_page(summary, columns)
 
 
 def figure_of(summary: Mapping[str, Any]) -> Any:
     """What ``--plot`` draws; :class:`UsageError` for a search, which has several figures."""
-    if "members" in summary:
-        return family_figure(summary)
-    if "starts" in summary:
-        return probe_figure(summary)
-    if "pruners" in summary:
-        return pruner_figure(summary)
-    if "comparison" in summary:
-        return comparison_figure(summary)
+    for key, (_, figure) in KINDS.items():
+        if key in summary:
+            return figure(summary)
     raise UsageError(f"--plot: {summary['study']!r} is a search; its figures: widthsearch report")

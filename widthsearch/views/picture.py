@@ -7,6 +7,7 @@ from pathlib import Path
 
 from widthsearch.errors import UsageError
 from widthsearch.views.drawing import FONTS
+from widthsearch.views.style import write_file
 
 _ZOOM = 2.0  # pixels of a PNG per unit of the SVG: sharp on today's screens
 
@@ -24,12 +25,7 @@ def check(file: str) -> None:
 def write(svg: str, file: str) -> None:
     """Write a picture; :class:`UsageError` where that cannot be."""
     check(file)
-    data = png_of(svg) if Path(file).suffix == ".png" else svg.encode()
-    try:
-        Path(file).write_bytes(data)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"-o {file!r} cannot be written: {reason}") from None
+    write_file(png_of(svg) if Path(file).suffix == ".png" else svg.encode(), file)
 
 
 def png_of(svg: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import accumulate
 from typing import Any
 
 from widthsearch.intervals import mean_se
@@ -97,7 +98,7 @@ def loss_figure(summary: Summary, rows: Rows) -> Any:
     if not found:
         return _nothing_yet(title, "nothing scored yet")
     figure = Figure()
-    best = [min(found[: i + 1], key=_rank) for i in range(len(found))]
+    best = list(accumulate(found, _better))
     figure.add_scatter(
         x=[c["search_cost"] for c in found],
         y=[c["val_loss"]["mean"] for c in best],
@@ -232,6 +233,10 @@ def _rank(candidate: Mapping[str, Any]) -> tuple[int, float]:
     """As the search itself ranks: lost runs first, then the mean loss."""
     loss = candidate["val_loss"]
     return (-loss["n"], loss["mean"])
+
+
+def _better(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return min(a, b, key=_rank)
 
 
 def _describe(candidate: Mapping[str, Any]) -> str:

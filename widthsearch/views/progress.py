@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.comparison import REPORT, AnyPlan, Comparison
+from widthsearch.comparison import REPORT, AnyPlan, Comparison, search_of
 from widthsearch.cost import shown
 from widthsearch.history import History
 from widthsearch.plan import Plan, Slot
@@ -201,8 +201,7 @@ def describe(slot: Slot) -> str:
 
 def headline(plan: AnyPlan) -> str:
     """What a study will do, in one line."""
-    search = plan if isinstance(plan, Plan) else plan.plan
-    variables = f"{len(search.widths)} width variables"
+    variables = f"{len(search_of(plan).widths)} width variables"
     if isinstance(plan, PrunerPlan):
         levels = ", ".join(f"{level:.3g}" for level in plan.levels)
         return f"{', '.join(plan.pruners)} at levels {levels} of the over-wide network; {variables}"
@@ -211,7 +210,7 @@ def headline(plan: AnyPlan) -> str:
         repeats = f"{plan.repeats} repeat{'' if plan.repeats == 1 else 's'}"
         return f"{', '.join(plan.arms)} compared, {repeats}; {variables}, budget {budgets}"
     starts = f"starts: {', '.join(plan.plans)}; " if isinstance(plan, Probe) else ""
-    return f"{starts}{variables}, budget {_amounts(search.budget)}"
+    return f"{starts}{variables}, budget {_amounts(search_of(plan).budget)}"
 
 
 def _amounts(budget: Mapping[str, float]) -> str:

@@ -40,15 +40,16 @@ def check_figure(what: str, file: str) -> None:
 
 def write_figure(figure: Any, file: str) -> None:
     """Write a figure as an HTML file that needs no network; :class:`UsageError` where that cannot be."""
-    write_text(figure.to_html(include_plotlyjs=True, config={"displaylogo": False}), file)
+    write_file(figure.to_html(include_plotlyjs=True, config={"displaylogo": False}).encode(), file)
 
 
-def write_text(text: str, file: str) -> None:
+def write_file(data: bytes, file: str) -> None:
     """Write a file; :class:`UsageError` where that cannot be."""
     try:
-        Path(file).write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(f"{file!r} cannot be written: {error.strerror}") from None
+        Path(file).write_bytes(data)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{file!r} cannot be written: {reason}") from None
 
 
 def shortened(name: str, length: int) -> str:
