@@ -40,7 +40,9 @@ def fill(study: optuna.Study, many: int) -> None:
     runs: list[Run] = []
     made: list[FrozenTrial] = []
     for slot, _ in zip(slots_in_order(plan, runs), range(many), strict=False):
-        level = 0.7 if slot.kind in ("score", "report") else 1.0  # every proposal is better than the baseline
+        level = (
+            0.7 if slot.round >= 0 and slot.kind != "measure" else 1.0
+        )  # a proposal is better than a start
         value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise)
         attributes = {
             names.ROUND: slot.round,
@@ -68,14 +70,15 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
 
     ``next_step`` would give the same (test_large_studies.py compares them), but not in a second.
     """
+    starts = History(plan, runs).starts
+    for k in range(plan.seeds):
+        yield from (c.slot(k) for c in starts)
     for round_ in range(plan.rounds):
         over_wide = History(plan, runs).over_wide(round_)
         yield from (Slot("measure", round_, k, over_wide) for k in range(plan.replicas))
-        if round_ == 0:
-            yield from (Slot("baseline", -1, k, plan.baseline()) for k in range(plan.seeds))
         candidates = History(plan, runs).candidates(round_)
         for k in range(plan.seeds):
-            yield from (Slot("score", round_, k, c.widths, c.step) for c in candidates)
+            yield from (c.slot(k) for c in candidates)
     best = History(plan, runs).best(plan.rounds)
     assert best is not None
     for k in range(plan.seeds, plan.seeds + plan.report_seeds):

@@ -308,12 +308,12 @@ def test_two_studies_whose_names_look_alike_do_not_block_each_other(tiny: Path) 
 def test_whatever_a_training_raises_is_a_failed_trial(tmp_path: Path, error: str) -> None:
     file = write_study(tmp_path, *custom_loss(f"if len(output) > 2: raise {error}"), setting("retries=1"))
     result = command("launch", file)
-    assert_refused(result, "every measure of round 0 failed", "[/x] boom")
+    assert_refused(result, "no training at the start came to its end", "[/x] boom")
     assert "[/x] boom" in result.out
     assert "[/x] boom" in command("show").out
     states = [(t.user_attrs["kind"], t.user_attrs["replica"], t.state.name) for t in trials()]
     for replica in (0, 1):
-        assert states.count(("measure", replica, "FAIL")) == 2  # once, and one retry
+        assert states.count(("baseline", replica, "FAIL")) == 2  # once, and one retry
 
 
 def test_a_failed_study_stays_failed_and_resume_says_why(tmp_path: Path) -> None:

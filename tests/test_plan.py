@@ -75,10 +75,56 @@ def test_a_search_goes_through_all_phases_and_finds_the_layer_that_needs_more():
     assert widths["a"] > 2 * widths["b"]
     assert COST(widths)["macs"] <= 550
     kinds = [s.kind for s in asked]
-    assert kinds[:9] == ["measure"] * 3 + ["baseline"] * 2 + ["score"] * 4
+    assert kinds[:9] == ["baseline"] * 2 + ["measure"] * 3 + ["score"] * 4
     assert [(s.replica, s.step) for s in asked[5:9]] == [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
     assert kinds[-6:] == ["report", "baseline"] * 3
     assert {s.replica for s in asked if s.kind == "report"} == {2, 3, 4}  # fresh seeds
+
+
+def test_the_search_starts_from_the_same_width_everywhere_where_that_scores_better():
+    plan = replace(PLAN, constant_start=True)
+    inflated, other = (replace(plan, widths=w) for w in ({"a": 2, "b": 800}, {"a": 4000, "b": 1}))
+    end, asked, finished = simulate(inflated)
+    starts = History(inflated, finished).starts
+    assert [s.widths for s in starts] == [inflated.baseline(), inflated.constant()]
+    assert len(set(inflated.constant().values())) <= 2  # what rounding left over may go to one of them
+    assert [(s.kind, s.replica) for s in asked[:4]] == [
+        ("baseline", 0),
+        ("score", 0),
+        ("baseline", 1),
+        ("score", 1),
+    ]
+    measured = [s for s in asked if s.kind == "measure"]
+    assert measured[0].widths == inflated.over_wide({"a": 1, "b": 1})
+    # From there on nothing depends on the seed network.
+    again = simulate(other)
+    assert end == again[0]
+    assert measured == [s for s in again[1] if s.kind == "measure"]
+    fits = History(inflated, finished).best(plan.rounds).widths
+    assert fits["a"] > 2 * fits["b"]
+
+
+def test_good_proportions_stay_the_start():
+    plan = replace(PLAN, widths={"a": 60, "b": 20})
+    without, withal = simulate(plan), simulate(replace(plan, constant_start=True))
+    assert without[0] == withal[0]
+    constant = {("score", -1, k, 1.0) for k in range(plan.seeds)}
+    assert [s for s in withal[1] if s.key not in constant] == without[1]
+    assert len(withal[1]) == len(without[1]) + plan.seeds
+
+
+def test_equal_widths_are_one_start_and_not_two():
+    plan = replace(PLAN, widths={"a": 7, "b": 7}, constant_start=True)
+    assert [c.widths for c in History(plan, []).starts] == [plan.baseline()]
+
+
+def test_where_no_start_can_be_trained_nothing_is_measured():
+    def run(slot):
+        return Run(slot.key, "failed", slot.widths, error="loss is nan")
+
+    step, asked, _ = simulate(replace(PLAN, constant_start=True, widths={"a": 60, "b": 20}), run=run)
+    assert isinstance(step, Failed) and "loss is nan" in step.because
+    assert "measure" not in {s.kind for s in asked}
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])

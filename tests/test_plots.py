@@ -78,15 +78,20 @@ def test_the_heat_map_is_the_rounds_prune_ratios(whole: Shown) -> None:
 def test_widths_go_from_the_seed_to_the_recommendation(whole: Shown) -> None:
     found, summary = traces(widths_figure(whole.summary)), whole.summary
     networks = [summary["seed"]["widths"], summary["baseline"]["widths"]]
+    if summary["started_from"] == "constant":
+        networks.append(summary["starting_networks"][1]["widths"])
     networks += [r["proposal"] for r in summary["rounds"]] + [summary["recommended"]["widths"]]
     for variable in ("fc1", "fc2"):
         assert plain(found[variable]["y"]) == [widths[variable] for widths in networks]
-        assert found[variable]["x"][:3] == ["seed", "baseline", "round 0"]
+        places = found[variable]["x"]
+        assert places[:2] == ["seed", "baseline"] and places[-2:] == ["round 2", "recommended"]
+        assert ("constant" in places) == (summary["started_from"] == "constant")
 
 
 def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole: Shown) -> None:
     found = traces(loss_figure(*whole))
     scored = [step["val_loss"] for r in whole.summary["rounds"] for step in r["steps"]]
+    scored += [start["val_loss"] for start in whole.summary["starting_networks"][1:]]
     assert sorted(plain(found["candidate"]["y"])) == pytest.approx(sorted(loss["mean"] for loss in scored))
     errors = sorted(plain(found["candidate"]["error_y"]["array"]))
     assert errors == pytest.approx(sorted(loss["se"] for loss in scored))
@@ -160,7 +165,7 @@ def test_fifty_variables_and_three_hundred_trials(tmp_path: Path) -> None:
     assert sum(len(figure.to_json()) for figure in figures) < 1e6
     assert (len(heat.data[0].z), len(widths.data)) == (50, 50)
     assert len({trace.line.color for trace in widths.data}) == 50
-    assert len(loss.data[0].x) == 1 + 12  # the baseline, and a proposal per round
+    assert len(loss.data[0].x) == 2 + 12  # the starts, and a proposal per round
 
 
 def test_a_name_is_shown_as_it_is(tmp_path: Path) -> None:

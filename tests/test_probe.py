@@ -163,6 +163,35 @@ def test_a_probe_interrupted_anywhere_goes_on_to_the_same_end(whole):
         assert next_step(read_plan(PROBE.to_json()), runs) == slot
 
 
+FROM_CONSTANT = make_probe(replace(PLAN, widths={"a": 60, "b": 20}, constant_start=True), each=20, again=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_searches_that_go_on_from_the_same_network_are_trained_once(workers):
+    end, asked, finished = simulate(FROM_CONSTANT, workers, random.Random(workers))
+    assert isinstance(end, Done)
+    first = [(s, FROM_CONSTANT.plan_of(s).seed) for s in asked if s.kind == "measure" and s.round == 0]
+    made = [(s.replica, tuple(s.widths.items()), seed) for s, seed in first]
+    assert len(made) == len(set(made)) == 3 * PLAN.replicas  # plain, constant, and plain again
+    for start, found in FROM_CONSTANT.histories(finished).items():
+        _, _, alone = test_plan.simulate(FROM_CONSTANT.plans[start])
+        assert {r.key: r.widths for of in found.runs.values() for r in of} == {r.key: r.widths for r in alone}
+    kinds = {
+        start: {s.kind for s in asked if s.branch == branch_of(start)} for start in FROM_CONSTANT.searches
+    }
+    # Blown up either way, constant widths are better, and both searches are that of constant widths.
+    assert kinds["b x20"] == {"baseline"} and kinds["a x20"] >= {"measure", "report"}
+    assert kinds["plain"] == kinds["again 1"] == {"baseline", "score", "measure", "report"}
+
+
+def test_a_probe_with_shared_searches_interrupted_anywhere_goes_on_to_the_same_end():
+    _, asked, finished = simulate(FROM_CONSTANT)
+    for k in range(0, len(asked), 3):
+        slot = asked[k]
+        runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths, branch=slot.branch)]
+        assert next_step(read_plan(FROM_CONSTANT.to_json()), runs) == slot
+
+
 def lost_measures(*starts):
     def run(slot):
         if slot.kind == "measure" and slot.branch.arm in starts:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import optuna
@@ -102,7 +102,7 @@ def uniform(search: Search) -> Steps:
 
 def constant(search: Search) -> Steps:
     """The same width everywhere."""
-    yield Point(0.0, rule.scale_to_budget(dict.fromkeys(search.plan.widths, 1), search.plan.constraints()))
+    yield Point(0.0, search.plan.constant())
 
 
 def equal_ratio(search: Search) -> Steps:
@@ -127,17 +127,19 @@ def grow_shrink(search: Search) -> Steps:
         cost += price
         if measures:
             round_ += 1
-        elif (best := search.history.best(round_ + 1)) is not None:
+        elif round_ >= 0 and (best := search.history.best(round_ + 1)) is not None:
             yield Point(cost, best.widths)
 
 
 def one_shot(search: Search) -> Steps:
-    """The measure of the search's first round, and its largest step, unseen."""
-    measure = [slot for slot in next(rounds_of(search.history)) if slot.kind == "measure"]
-    yield [replace(slot, branch=search.branch) for slot in measure]
+    """The start and the measure of the search's first round, and its largest step, unseen."""
+    cost = 0.0
+    for phase in islice(rounds_of(search.history), 2):
+        yield [replace(slot, branch=search.branch) for slot in phase]
+        cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):
         proposal = search.history.candidates(0)[-1:] or [search.history.baseline]
-        yield Point(sum(search.cost_of(slot) for slot in measure), proposal[0].widths)
+        yield Point(cost, proposal[0].widths)
 
 
 def random(search: Search) -> Steps:

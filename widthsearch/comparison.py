@@ -173,8 +173,8 @@ class Comparison:
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
                 scores = rounds * plan.seeds * len(plan.step_sizes)
-                counts["score"] += 0 if one_shot else searches * scores
-                counts["baseline"] += 0 if one_shot else searches * plan.seeds
+                counts["score"] += searches * (plan.constant_start * plan.seeds + (0 if one_shot else scores))
+                counts["baseline"] += searches * plan.seeds
                 counts["report"] += searches * rounds * plan.report_seeds
             elif of in ("uniform", "constant", "equal-ratio"):
                 kind = "pruned" if of == "equal-ratio" else "report"
@@ -234,7 +234,8 @@ def least_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
     unit = plan.cost.at(plan.baseline())["macs"]
     over_wide = plan.measure_length * plan.cost.at(plan.over_wide(plan.widths))["macs"] / unit
-    return rounds * (plan.replicas * over_wide + plan.seeds * len(plan.step_sizes)) + plan.seeds
+    starts = 1 + (plan.cost.at(plan.constant())["macs"] / unit if plan.constant_start else 0)
+    return rounds * (plan.replicas * over_wide + plan.seeds * len(plan.step_sizes)) + plan.seeds * starts
 
 
 #: What a study of ours follows.

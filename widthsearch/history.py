@@ -32,11 +32,25 @@ def state_of(runs: Sequence[Run], retries: int) -> State:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Widths at the budget that the search scores: a round's proposal, or (round -1) the baseline."""
+    """Widths at the budget that the search scores: a round's proposal, or (round -1) one of its starts.
+
+    Of a start, the step is how far it is on the way from the seed network's proportions (0, the baseline) to
+    the same width everywhere (1).
+    """
 
     round: int
     step: float
     widths: Mapping[str, int]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the seed network, scaled uniformly."""
+        return self.round < 0 and self.step == 0
+
+    def slot(self, replica: int) -> Slot:
+        """The training that scores it with this seed."""
+        kind: Kind = "baseline" if self.is_baseline else "score"
+        return Slot(kind, self.round, replica, self.widths, self.step)
 
 
 class History:
@@ -53,8 +67,11 @@ class History:
         for done in self._complete.values():
             done.sort(key=lambda run: run.key[2])
         self.baseline = Candidate(-1, 0.0, plan.baseline())
+        self.starts = [self.baseline]
+        if plan.constant_start and plan.constant() != self.baseline.widths:
+            self.starts.append(Candidate(-1, 1.0, plan.constant()))
         self._candidates: dict[int, list[Candidate]] = {}
-        # The best of no round (the baseline), of one, of two..., with its score.
+        # The best of no round (the starts), of one, of two..., with its score.
         self._best: list[tuple[tuple[int, float], Candidate] | None] = []
 
     def complete(self, kind: Kind, round_: int) -> list[Run]:
@@ -64,6 +81,12 @@ class History:
     def state(self, slot: Slot) -> State:
         """Whether it is still to be trained."""
         return state_of(self.runs.get(slot.key, []), self.plan.retries)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is known from where the first round starts."""
+        slots = [c.slot(k) for c in self.starts for k in range(self.plan.seeds)]
+        return all(self.state(slot) in ("complete", "lost") for slot in slots)
 
     def last_error(self, slots: Sequence[Slot]) -> str:
         """The message of the latest failure among these slots."""
@@ -77,10 +100,10 @@ class History:
     def relative(self, round_: int, step: float) -> Mapping[str, float]:
         """Proportions of widths: ``step`` of the way that the rule goes from the round's measure.
 
-        Round -1: those of the seed network.
+        Round -1: the start that is so far on the way from the seed network's to equal widths.
         """
         if round_ < 0:
-            return self.plan.widths
+            return {v: w ** (1 - step) for v, w in self.plan.widths.items()}
         ratios = self.prune_ratios(round_)
         measured = self.complete("measure", round_)[0].widths
         over_wide = {v: measured[v] for v in self.plan.widths}
@@ -89,7 +112,7 @@ class History:
     def candidates(self, round_: int) -> list[Candidate]:
         """The proposals of a measured round, one per step size; none that was scored before."""
         if round_ not in self._candidates:  # asked for again by every later round
-            known = [self.baseline, *(c for r in range(round_) for c in self.candidates(r))]
+            known = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
             seen = [c.widths for c in known]
             found = self._candidates[round_] = []
             for step in self.plan.step_sizes:
@@ -113,10 +136,9 @@ class History:
 
     def losses(self, candidate: Candidate) -> dict[int, float]:
         """Seed (replica) -> validation loss, of the trainings that select."""
-        kind: Kind = "baseline" if candidate.round < 0 else "score"
         return {
             r.key[2]: r.value
-            for r in self.complete(kind, candidate.round)
+            for r in self.complete(candidate.slot(0).kind, candidate.round)
             if r.key[3] == candidate.step and r.key[2] < self.plan.seeds and r.value is not None
         }
 
@@ -126,13 +148,13 @@ class History:
         return (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
 
     def best(self, rounds: int) -> Candidate | None:
-        """The best scored of the baseline and the proposals of the first ``rounds`` rounds.
+        """The best scored of the starts and the proposals of the first ``rounds`` rounds.
 
         The earliest of equals; ``None`` if nothing is scored.
         """
         while len(self._best) <= rounds:  # asked for again by every later round
             round_ = len(self._best) - 1
-            new = [self.baseline] if round_ < 0 else []
+            new = self.starts if round_ < 0 else []
             if round_ >= 0 and self.prune_ratios(round_):
                 new = self.candidates(round_)
             best = self._best[-1] if self._best else None
@@ -202,8 +224,10 @@ def _phases(history: History) -> Iterator[list[Slot] | Done | Failed]:
         yield Failed(because)
         return
     fresh = range(plan.seeds, plan.seeds + plan.report_seeds)
-    recommended = [Slot("report", best.round, k, best.widths, best.step) for k in fresh if best.round >= 0]
-    baseline = [Slot("baseline", -1, k, history.baseline.widths) for k in fresh]
+    recommended = [
+        Slot("report", best.round, k, best.widths, best.step) for k in fresh if not best.is_baseline
+    ]
+    baseline = [history.baseline.slot(k) for k in fresh]
     # In pairs, so that half a report is fair too.
     yield [slot for pair in zip_longest(recommended, baseline) for slot in pair if slot is not None]
     yield Done(best.round, best.step, because)
@@ -212,18 +236,20 @@ def _phases(history: History) -> Iterator[list[Slot] | Done | Failed]:
 def rounds_of(history: History) -> Generator[list[Slot], None, tuple[Candidate | None, str]]:
     """The phases of the search itself; returns what it recommends, if anything, and why the search ended."""
     plan = history.plan
+    # Seed by seed, so that what is known at any moment is known of all.
+    start = [c.slot(k) for k in range(plan.seeds) for c in history.starts]
+    yield start
+    if all(history.score(c) is None for c in history.starts):
+        return None, f"no training at the start came to its end: {history.last_error(start)}"
     because = None
     for round_ in range(plan.rounds):
         over_wide = history.over_wide(round_)
         measure = [Slot("measure", round_, k, over_wide) for k in range(plan.replicas)]
-        # The baseline depends on nothing: it keeps the workers busy while the last measures end.
-        first = [Slot("baseline", -1, k, history.baseline.widths) for k in range(plan.seeds)]
-        yield measure + (first if round_ == 0 else [])
+        yield measure
         if not history.prune_ratios(round_):
             return None, f"every measure of round {round_} failed: {history.last_error(measure)}"
         candidates = history.candidates(round_)
-        # Seed by seed, so that what is known at any moment is known of all.
-        score = [Slot("score", round_, k, c.widths, c.step) for k in range(plan.seeds) for c in candidates]
+        score = [c.slot(k) for k in range(plan.seeds) for c in candidates]
         yield score
         if candidates and all(history.score(c) is None for c in candidates):
             return None, f"every score of round {round_} failed: {history.last_error(score)}"
@@ -233,6 +259,5 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[Candidate |
         if because is not None:
             break
     best = history.best(round_ + 1)
-    if best is None or because is None:
-        return None, f"nothing could be scored: {history.last_error(first)}"
+    assert best is not None and because is not None  # a start is scored, and the last round has its limit
     return best, because

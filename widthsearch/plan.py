@@ -53,6 +53,7 @@ class Plan:
     step_sizes: tuple[float, ...] = (1.0,)
     measure_length: float = 1.0  # of a measure, relative to other trainings
     pruner: str = "l0"  # of a measure
+    constant_start: bool = False  # whether the same width everywhere may be the start too
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -86,6 +87,11 @@ class Plan:
         """The seed network scaled uniformly to the budget."""
         return self.once("baseline", lambda: rule.scale_to_budget(self.widths, self.constraints()))
 
+    def constant(self) -> dict[str, int]:
+        """The same width everywhere, at the budget."""
+        same = dict.fromkeys(self.widths, 1)
+        return self.once("constant", lambda: rule.scale_to_budget(same, self.constraints()))
+
     def cut_equally(self, over_wide: Mapping[str, int]) -> dict[str, int]:
         """The baseline, as far as an over-wide network in the same proportions has the units."""
         return {v: min(w, over_wide[v]) for v, w in self.baseline().items()}
@@ -109,7 +115,7 @@ class Plan:
         """Trials per kind if the search uses all of its rounds."""
         return {
             "measure": self.rounds * self.replicas,
-            "score": self.rounds * len(self.step_sizes) * self.seeds,
+            "score": self.rounds * len(self.step_sizes) * self.seeds + self.constant_start * self.seeds,
             "baseline": self.seeds + self.report_seeds,
             "report": self.report_seeds,
         }
@@ -131,7 +137,7 @@ class Slot:
     """One training run that the study needs: what (kind), where in the search, and at which widths."""
 
     kind: Kind
-    round: int  # -1 for the baseline, which belongs to no round
+    round: int  # -1 for what belongs to no round: the starts of the search, the baseline
     replica: int
     widths: Mapping[str, int]
     step: float = 0.0  # of a proposal: how far it goes along the round's direction
@@ -145,7 +151,8 @@ class Slot:
     @property
     def file(self) -> str:
         """The name of its checkpoint."""
-        name = f"{self.kind}-{self.replica}" if self.round < 0 else f"{self.kind}-{self.round}-{self.replica}"
+        where = str(self.round) if self.round >= 0 else "start" if self.step else ""
+        name = "-".join(part for part in (self.kind, where, str(self.replica)) if part)
         if self.step:
             name += f"-{self.step:g}"
         if self.branch is not None:
@@ -195,7 +202,7 @@ class Wait:
 class Done:
     """The search is over: which round's proposal (its step) is recommended, and why it stopped.
 
-    Round -1 is the baseline: nothing better was found.
+    Round -1: a start of the search, nothing better was found.  Step 0 of it is the baseline.
     """
 
     round: int

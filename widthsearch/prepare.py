@@ -113,6 +113,7 @@ def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Pl
         latency=latency,
         pressure=study.pressure,
         pruner=study.pruner,
+        constant_start=study.constant_start,
         over=float(study.over),
         rounds=study.rounds,
         replicas=study.replicas,

@@ -6,14 +6,14 @@ the rule works, where the search starts does not matter: a layer that was blown 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from widthsearch import history
+from widthsearch.history import History, step_after
 from widthsearch.plan import Branch, Done, Failed, Plan, Run, Slot, Step, Wait, by_branch
 
 PLAIN = "plain"  # the start from the seed network as given
@@ -21,6 +21,7 @@ PLAIN = "plain"  # the start from the seed network as given
 WITHIN = 1.5
 
 Widths = Mapping[str, int]
+T = TypeVar("T")
 
 
 class Start(NamedTuple):
@@ -28,6 +29,24 @@ class Start(NamedTuple):
 
     widths: dict[str, int]
     layer: str | None = None
+
+
+class Owners(NamedTuple):
+    """Under which starts the trainings that a search goes by were made."""
+
+    baseline: str  # its own
+    constant: str  # of constant widths, before the first round
+    rounds: str  # from the first round on
+
+    def of(self, kind: str, round_: int) -> str:
+        """Under which the trainings of one kind and round were."""
+        if kind == "baseline":
+            return self.baseline
+        return self.constant if kind == "score" and round_ < 0 else self.rounds
+
+    def chosen(self, found: Mapping[str, Sequence[T]], key: Callable[[T], tuple[str, int]]) -> list[T]:
+        """Out of what each start has, what belongs to this search; ``key``: the kind and round of each."""
+        return [x for owner in dict.fromkeys(self) for x in found.get(owner, ()) if self.of(*key(x)) == owner]
 
 
 @dataclass(frozen=True)
@@ -53,8 +72,8 @@ class Probe:
     def same_as(self) -> dict[str, str]:
         """Every start, and the first one with the same search: its own name, if there is none before it.
 
-        A search knows its seed network by the uniform baseline and by the over-wide network of its first
-        round alone: where both are equal, all is.
+        A search knows its seed network by the uniform baseline and by the over-wide network measured from
+        there alone: where both are equal, all is.
         """
         first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
         found = {}
@@ -79,18 +98,46 @@ class Probe:
 
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
-        found = by_branch(runs)
+        histories = self.histories(runs)
+        begun = all(known.begun for known in histories.values())
         steps = []
-        for start, plan in self.searches.items():
-            branch = branch_of(start)
-            step = history.next_step(plan, found.get(branch, []))
-            if isinstance(step, Slot):
-                return replace(step, branch=branch)
+        for start, known in histories.items():
+            step = step_after(known)
+            # Which rounds a search shares with one before it is known once all have begun.
+            if isinstance(step, Slot) and (begun or not known.begun):
+                return replace(step, branch=branch_of(start))
             steps.append(step)
-        if any(isinstance(step, Wait) for step in steps):
+        if not begun or any(isinstance(step, Wait) for step in steps):
             return Wait()
         failed = [step for step in steps if isinstance(step, Failed)]
         return failed[0] if len(failed) == len(steps) else Done(-1, 0.0, "every start is searched")
+
+    def histories(self, runs: Iterable[Run]) -> dict[str, History]:
+        """Every start's search, from the trainings that it goes by."""
+        found = {branch.arm: of for branch, of in by_branch(runs).items()}
+        return {
+            start: History(self.plans[start], owners.chosen(found, lambda run: run.key[:2]))
+            for start, owners in self.owners(found).items()
+        }
+
+    def owners(self, found: Mapping[str, Sequence[Run]]) -> dict[str, Owners]:
+        """Whose trainings every start's search goes by; ``found``: the runs so far, by start.
+
+        Searches score the same constant widths, and those that go on from the same network are one search
+        from there on.  So each of these is trained once, under the first of them.
+        """
+        begun: dict[int, str] = {}
+        going_on: dict[tuple[int, tuple[int, ...]], str] = {}
+        owners = {}
+        for start, plan in self.searches.items():
+            own = Owners(start, begun.setdefault(plan.seed, start), start)
+            known = History(plan, own.chosen(found, lambda run: run.key[:2]))
+            if known.begun:
+                over_wide = known.over_wide(0)
+                there = (plan.seed, tuple(over_wide[v] for v in plan.widths))
+                own = own._replace(rounds=going_on.setdefault(there, start))
+            owners[start] = own
+        return owners
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if all searches use all of their rounds."""

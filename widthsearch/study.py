@@ -72,7 +72,9 @@ class Study:
     (``l0``), a measure trains the same network and cuts it to the same budget by their ranks.  It takes
     ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
     ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction.  The
-    next round starts from the best network so far.  The search stops early when the layers are balanced
+    next round starts from the best network so far, the first one from the model scaled uniformly to the
+    budget; with ``constant_start`` from the same width everywhere, where that scores better (it does if the
+    model's own proportions are far off).  The search stops early when the layers are balanced
     (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
     rounds brought no better score.  The verdict trains recommendation and uniform baseline on
     ``report_seeds`` fresh seeds each.
@@ -117,6 +119,7 @@ class Study:
     over: float = 4.0
     measure_length: float = 0.5
     step_sizes: Sequence[float] = (0.25, 0.5, 1.0)
+    constant_start: bool = True
     pressure: Literal["neurons", "cost"] = "cost"
     pruner: Literal["l0", "l1", "taylor"] = "l0"
     search: Sequence[str] | None = None
@@ -154,8 +157,9 @@ class Study:
                 raise UsageError(
                     f"Study({name}={value!r:.60}): must be a list of patterns, e.g. ['layer3.*']"
                 )
-        if not isinstance(self.keep_heads, bool):
-            raise UsageError(f"Study(keep_heads={self.keep_heads!r:.60}): must be True or False")
+        for name in ("keep_heads", "constant_start"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"Study({name}={getattr(self, name)!r:.60}): must be True or False")
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
         check_positive(self, whole=whole, real=("over", "measure_length"))
         check_choice(self, "pressure", ("neurons", "cost"))
@@ -235,6 +239,8 @@ def settings(study: Study) -> dict[str, str]:
         del values["budget.latency"], values["budget.batch"]
     if study.pruner == "l0":
         del values["pruner"]
+    if study.constant_start:
+        del values["constant_start"]
     # What no result depends on may change between launch and resume.
     skip = ("model", "data", "budget", "recipe", "example", "cpus", "gpus")
     return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}

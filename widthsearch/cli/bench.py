@@ -11,6 +11,7 @@ from widthsearch.cli.options import AsJson, Name, Storage, app, one_line_errors,
 from widthsearch.cli.summaries import open_study
 from widthsearch.errors import UsageError
 from widthsearch.terminal import err, out
+from widthsearch.views.formats import candidate_name
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +127,7 @@ def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:
     networks = {"seed": s["seed"], "uniform baseline": baseline}
     if found is not None:
         kept = s["recommended"]["widths"] == found["widths"]
-        label = "recommended" if kept else f"best: round {found['round']}, step {found['step']:g}"
+        label = "recommended" if kept else f"best: {candidate_name(found['round'], found['step'])}"
         networks[label] = found
     return networks
 

@@ -14,6 +14,7 @@ from math import ceil, log10, sqrt
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+from widthsearch.views.formats import candidate_name
 from widthsearch.views.style import BLUE, GREEN, colour_of, shortened
 from widthsearch.views.ties import Tie, lanes, ties_of
 
@@ -174,7 +175,9 @@ def _recommended(summary: Mapping[str, Any]) -> _Network:
     if found is None:
         return _Network("recommended", ["nothing scored yet"], {})
     so_far = "" if summary["status"] == "finished" else ", so far"
-    which = "uniform baseline" if found["round"] is None else f"proposal of round {found['round']}"
+    which = f"proposal of round {found['round']}"
+    if found["round"] in (None, -1):
+        which = candidate_name(-1, found["step"] or 0)
     changes = {v: _change(w, seed["widths"][v]) for v, w in found["widths"].items()}
     return _Network(
         "recommended",

@@ -47,6 +47,13 @@ def metric_form(stats: Iterable[Stats]) -> str:
     return "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"
 
 
+def candidate_name(round_: int, step: float) -> str:
+    """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``constant widths``."""
+    if round_ >= 0:
+        return f"round {round_}, step {step:g}"
+    return "constant widths" if step else "uniform baseline"
+
+
 def joined(widths: Mapping[str, int]) -> str:
     """``8-6-9-7-8-11-45``."""
     return "-".join(map(str, widths.values()))

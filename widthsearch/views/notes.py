@@ -57,7 +57,9 @@ def _figures(summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str
 def _note(row: Mapping[str, Any]) -> str:
     """What a trial was for, and its widths."""
     what = f"{row['kind']}" + (f" of round {row['round']}" if row["round"] >= 0 else "")
-    what += (f", step {row['step']:g}" if row["step"] else "") + f", replica {row['replica']}"
+    if row["step"]:
+        what += f", step {row['step']:g}" if row["round"] >= 0 else " of constant widths"
+    what += f", replica {row['replica']}"
     table = Table("width variable", "width", *(["prune ratio"] if row["prune_ratio"] else []))
     for v, width in row["widths"].items():
         table.add_row(v, str(width), *([f"{row['prune_ratio'][v]:.3f}"] if row["prune_ratio"] else []))

@@ -106,7 +106,7 @@ def _search(study: optuna.Study, summary: Mapping[str, Any], rows: Sequence[Mapp
         _figure("The same fresh seeds for both networks, a line each.", seeds_figure(summary, rows)),
     ]
     if summary["rounds"]:
-        sections.append(_section("Rounds", html_of([round_table(summary["rounds"])])))
+        sections.append(_section("Rounds", html_of([round_table(summary)])))
     return "".join(sections)
 
 

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from widthsearch.intervals import mean_se
+from widthsearch.views.formats import candidate_name
 from widthsearch.views.style import BLUE, COLOURS, GREEN, PRUNE_RATIO, RED, layout, shortened
 
 Summary = Mapping[str, Any]
@@ -64,6 +65,8 @@ def widths_figure(summary: Summary) -> Any:
     from plotly.graph_objects import Figure
 
     networks = [("seed", summary["seed"]["widths"]), ("baseline", summary["baseline"]["widths"])]
+    if summary["started_from"] == "constant":
+        networks.append(("constant", summary["starting_networks"][1]["widths"]))
     networks += [(f"round {r['round']}", r["proposal"]) for r in summary["rounds"] if r["proposal"]]
     if summary["recommended"]:
         networks.append(("recommended", summary["recommended"]["widths"]))
@@ -109,7 +112,7 @@ def loss_figure(summary: Summary, rows: Rows) -> Any:
     )
     kinds = (("uniform baseline", "#555555", True), ("candidate", GREEN, False))
     for name, colour, of_baseline in kinds:
-        own = [c for c in found if (c["round"] < 0) == of_baseline]
+        own = [c for c in found if (c["round"] < 0 and not c["step"]) == of_baseline]
         figure.add_scatter(
             x=[c["search_cost"] for c in own],
             y=[c["val_loss"]["mean"] for c in own],
@@ -170,7 +173,7 @@ def seeds_figure(summary: Summary, rows: Rows) -> Any:
 def scored_candidates(summary: Summary, rows: Rows) -> list[dict[str, Any]]:
     """The baseline and all proposals that have a loss, in the order in which they were first known.
 
-    Each ``{"round", "step", "widths", "val_loss", "search_cost"}``; the baseline's round is -1.  The cost is
+    Each ``{"round", "step", "widths", "val_loss", "search_cost"}``; the round of a start is -1.  The cost is
     that of all searching trials up to the candidate's last, in the order of their numbers.
     """
     spent = 0.0
@@ -240,10 +243,7 @@ def _better(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(candidate: Mapping[str, Any]) -> str:
-    if candidate["round"] < 0:
-        return f"uniform baseline, n = {candidate['val_loss']['n']}"
-    n = candidate["val_loss"]["n"]
-    return f"round {candidate['round']}, step {candidate['step']:g}, n = {n}"
+    return f"{candidate_name(candidate['round'], candidate['step'])}, n = {candidate['val_loss']['n']}"
 
 
 def _title(summary: Summary, what: str) -> str:

@@ -22,10 +22,13 @@ def probe_page(s: Mapping[str, Any]) -> Group:
     ]
     notes: dict[str, list[str]] = {}
     for start in s["starts"]:
-        note = start["stopped_because"]
         if start["same_as"] is not None:
-            note = f"the same proportions as {start['same_as']}, and so the same search"
-        if note is not None:
+            of = [f"the same proportions as {start['same_as']}, and so the same search"]
+        else:
+            of = [start["stopped_because"]] if start["stopped_because"] else []
+            if start["started_from"] == "constant":
+                of.append("the same width everywhere scored better, and was searched from")
+        for note in of:
             notes.setdefault(note, []).append(start["start"])
     total = f"all trainings: {s['training_macs']:.3g} MACs, {s['seconds']:.0f} worker seconds"
     return Group(

@@ -24,10 +24,12 @@ def summarise_probe(study: optuna.Study, url: str) -> dict[str, Any]:
         raise TypeError(f"study {study.study_name!r} is no probe")
     trials = study.get_trials(deepcopy=False)
     complete = completed(trials)
-    of: dict[str, list[FrozenTrial]] = {start: [] for start in plan.searches}
+    made: dict[str, list[FrozenTrial]] = {start: [] for start in plan.searches}
     for trial in trials:
         if names.ARM in trial.user_attrs:
-            of[trial.user_attrs[names.ARM]].append(trial)
+            made[trial.user_attrs[names.ARM]].append(trial)
+    owners = plan.owners({start: names.runs_of(own) for start, own in made.items()})
+    of = {start: owners[start].chosen(made, _kind_and_round) for start in plan.searches}
     found = {start: summarise_search(search, of[start]) for start, search in plan.searches.items()}
     losses = {start: _fresh(plan.plan, s, completed(of[start])) for start, s in found.items()}
     status = status_of(study, url)
@@ -59,6 +61,10 @@ def summarise_probe(study: optuna.Study, url: str) -> dict[str, Any]:
         "seconds": round(sum(t.user_attrs[names.SECONDS] for t in complete), 3),
         **ending(study, status, trials),
     }
+
+
+def _kind_and_round(trial: FrozenTrial) -> tuple[str, int]:
+    return trial.user_attrs[names.KIND], trial.user_attrs[names.ROUND]
 
 
 def _fresh(plan: Plan, search: Mapping[str, Any], complete: list[FrozenTrial]) -> dict[int, float]:

@@ -100,14 +100,14 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
     history = History(plan, names.runs_of(all_trials))
     ended = step_after(history)
     best = history.best(plan.rounds)
-    found = best if best is not None and best.round >= 0 else None
+    found = best if best is not None and not best.is_baseline else None
     select, report = range(plan.seeds), range(plan.seeds, plan.seeds + plan.report_seeds)
     fresh = trials.values(_source("report", found), report) if found is not None else {}
     seen = report if fresh or (found is None and isinstance(ended, Done)) else select
     baseline = {"step": None, **_network(plan, plan.baseline(), trials, BASELINE, seen)}
     candidate = None
     if found is not None:
-        source = _source("report" if fresh else "score", found)
+        source = _source("report", found) if fresh else _source(found.slot(0).kind, found)
         candidate = {"round": found.round, "step": found.step}
         candidate |= _network(plan, found.widths, trials, source, seen)
     own = trials.values(BASELINE, report)
@@ -126,6 +126,15 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
         "recommended": recommended,
         "removed": removed(seed, recommended),
         "candidate": candidate,
+        "started_from": _start_name(history.best(0)) if history.begun else None,
+        "starting_networks": [
+            {
+                "start": _start_name(c),
+                "widths": dict(c.widths),
+                "val_loss": _scored(trials, c, select),
+            }
+            for c in history.starts
+        ],
         "gain": gain,
         "gain_so_far": history.gain_of(found),
         "verdict": result,
@@ -164,8 +173,16 @@ def _network(
     }
 
 
+def _start_name(start: Candidate | None) -> str | None:
+    return None if start is None else "uniform" if start.is_baseline else "constant"
+
+
 def _source(kind: str, candidate: Candidate) -> Source:
     return (kind, candidate.round, candidate.step)
+
+
+def _scored(trials: Trials, candidate: Candidate, replicas: range) -> dict[str, Any] | None:
+    return mean_se(list(trials.values(_source(candidate.slot(0).kind, candidate), replicas).values()))
 
 
 def _rounds(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]]:
@@ -181,7 +198,7 @@ def _rounds(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]
             {
                 "step": c.step,
                 "widths": dict(c.widths),
-                "val_loss": mean_se(list(trials.values(_source("score", c), range(plan.seeds)).values())),
+                "val_loss": _scored(trials, c, range(plan.seeds)),
             }
             for c in candidates
         ]

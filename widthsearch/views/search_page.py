@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,7 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.latency import Fitted
-from widthsearch.views.formats import bar, count, headline, joined, line, median, metric_form, plus_minus
+from widthsearch.views.formats import (
+    bar,
+    candidate_name,
+    count,
+    headline,
+    joined,
+    line,
+    median,
+    metric_form,
+    plus_minus,
+)
 from widthsearch.views.report import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 from widthsearch.views.shares import pruned_line, removed_line
 
@@ -32,7 +42,7 @@ def search_page(s: Mapping[str, Any], columns: int = _WIDE) -> Group:
     """
     parts: list[RenderableType] = [*opening(s), "", width_table(s, columns), "", network_table(s)]
     if s["rounds"]:
-        parts += ["", round_table(s["rounds"])]
+        parts += ["", round_table(s)]
     return Group(*parts, "", *closing(s))
 
 
@@ -102,8 +112,8 @@ def width_table(s: Mapping[str, Any], columns: int = _WIDE) -> Table:
         table.add_column(name, justify="right")
     table.add_column("prune ratio", justify="right")
     table.add_column("", width=_CELLS)
-    best = s["candidate"]["round"] if s["candidate"] else (s["rounds"][-1]["round"] if s["rounds"] else None)
-    measure = s["rounds"][best] if best is not None else None
+    best = s["candidate"]["round"] if s["candidate"] else -1
+    measure = s["rounds"][best] if s["rounds"] else None  # of a start: the last one
     shown = (s["recommended"] or s["baseline"])["widths"]
     largest = max(shown.values())
     for v, seed in s["seed"]["widths"].items():
@@ -141,7 +151,7 @@ def network_table(s: Mapping[str, Any]) -> Table:
     rows = [("seed", s["seed"]), ("uniform baseline", s["baseline"])]
     if s["candidate"]:
         c = s["candidate"]
-        rows.append((f"best: round {c['round']}, step {c['step']:g}", c))
+        rows.append((f"best: {candidate_name(c['round'], c['step'])}", c))
     tested = any(network.get("test_accuracy") for _, network in rows)
     headers += [f"test {metric}"] if tested else []
     for i, name in enumerate(headers):
@@ -160,12 +170,16 @@ def network_table(s: Mapping[str, Any]) -> Table:
     return table
 
 
-def round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per proposal of every round; the round's best one is bold."""
+def round_table(s: Mapping[str, Any]) -> Table:
+    """One row per start and per proposal of every round; the best start and every round's best are bold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(("round", "spread", "balanced", "step", "val loss (selection)", "proposal")):
         table.add_column(name, justify="right" if 0 < i < 5 else "left", overflow="fold")
-    for r in rounds:
+    for i, start in enumerate(s["starting_networks"]):
+        style = "bold" if start["start"] == s["started_from"] else ""
+        cells = [Text(plus_minus(start["val_loss"]), style), Text(joined(start["widths"]), style)]
+        table.add_row("" if i else "start", "", "", start["start"], *cells)
+    for r in s["rounds"]:
         head = [str(r["round"]), f"{r['spread']:.3f}", "yes" if r["balanced"] else "no"]
         if not r["steps"]:
             table.add_row(*head, "-", "-", "nothing new" if r["balanced"] else "being measured")
