@@ -173,8 +173,8 @@ def test_searches_that_go_on_from_the_same_network_are_trained_once(workers):
     first = [(s, FROM_CONSTANT.plan_of(s).seed) for s in asked if s.kind == "measure" and s.round == 0]
     made = [(s.replica, tuple(s.widths.items()), seed) for s, seed in first]
     assert len(made) == len(set(made)) == 3 * PLAN.replicas  # plain, constant, and plain again
-    for start, found in FROM_CONSTANT.histories(finished).items():
-        _, _, alone = test_plan.simulate(FROM_CONSTANT.plans[start])
+    for name, found in FROM_CONSTANT.histories(finished).items():
+        _, _, alone = test_plan.simulate(FROM_CONSTANT.plans[name])
         assert {r.key: r.widths for of in found.runs.values() for r in of} == {r.key: r.widths for r in alone}
     kinds = {
         start: {s.kind for s in asked if s.branch == branch_of(start)} for start in FROM_CONSTANT.searches
