@@ -60,7 +60,7 @@ study = Study(
     step_sizes=[1],
 )
 '''
-TRIALS = 10  # 2 measures, 2 scores, 2 baselines, and 2 more of each network for the report
+TRIALS = 12  # 2 measures, 2 scores, 2 of each start, and 2 more of each network for the report
 
 Edit = tuple[str, str]
 

@@ -119,7 +119,7 @@ def test_bench_measures_the_networks_of_a_study(finished: Finished) -> None:
 
 @pytest.mark.usefixtures("working_folder")
 def test_bench_of_a_search_under_way_has_what_there_is(tiny: Path) -> None:
-    interrupt(tiny, 2)
+    interrupt(tiny, 1)
     before = Path("widthsearch.db").read_bytes()
     b = measured("sqlite:///widthsearch.db", "--batch", "2", "--no-compile")
     assert [n["name"] for n in b["networks"]] == ["seed", "uniform baseline"]

@@ -26,7 +26,7 @@ from widthsearch.prepare import make_comparison
 pytestmark = pytest.mark.usefixtures("working_folder")
 
 NAME = "tiny-compare"
-OPTIONS = ("--budgets", "1/4,1/2", "--repeats", "2", "--cost", "14")
+OPTIONS = ("--budgets", "1/4,1/2", "--repeats", "2", "--cost", "20")
 EVERY = [*(arm for arm in ARMS if arm != "gp"), "random*2"]
 
 
@@ -79,7 +79,7 @@ def test_json_holds_what_the_table_and_the_figure_need(whole):
             assert len(a["widths"]) == len(a["course"]) == 2  # repeats
             assert all(macs <= entry["budget"]["macs"] for macs in a["macs"])
             assert all(params <= entry["budget"]["params"] for params in a["params"])
-            assert a["search_cost"] <= 14 * (2 if a["arm"] == "random*2" else 1) + 1e-9
+            assert a["search_cost"] <= 20 * (2 if a["arm"] == "random*2" else 1) + 1e-9
             assert a["val_loss"]["n"] == 2 and a["val_loss"]["repeats"] == 2
             assert 0 <= a["val_accuracy"]["mean"] <= 1
             assert a["cost_to_close"] <= a["search_cost"]
@@ -120,7 +120,7 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path
             backend=search.run_in_process,
             progress=Quiet(stop_at),
             several=lambda s, plan: make_comparison(
-                s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=14
+                s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=20
             ),
             suffix="-compare",
         )

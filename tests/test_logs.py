@@ -41,7 +41,7 @@ def test_verbose_says_what_is_handed_out_and_why(tiny: Path):
     told = re.compile("trial (\\d+): complete, loss")
     assert [int(m[1]) for line in lines if (m := told.search(line))] == list(range(TRIALS))
     # The over-wide network, under its budget; the price and cost of each measure; the end.
-    over_wide = "-".join(map(str, trials()[0].params.values()))
+    over_wide = "-".join(map(str, trials()[4].params.values()))
     assert f"phase: measure 0 of round 0; budget {{'params': 193}}, widths {over_wide} cost" in result.err
     gates = re.findall(
         r"gates: price ([\d.]+) at the end, expected cost ([\d.]+) times its params", result.err
@@ -71,18 +71,18 @@ def raising_once(folder: Path, what: str, call: int) -> Path:
 
 
 def test_a_resumed_training_says_where_it_goes_on(tmp_path: Path):
-    # The first call checks the loss; a measure has two epochs of two steps.
-    file = raising_once(tmp_path, "KeyboardInterrupt", 3)
+    # The first call checks the loss; a training at the start has four epochs of two steps and a validation each.
+    file = raising_once(tmp_path, "KeyboardInterrupt", 4)
     assert command("launch", file).code == 130
     err = command("resume", "-v").err
-    assert "measure 0 of round 0: again, after interrupted" in err
-    assert "checkpoint measure-0-0.ckpt: goes on after 1 epochs" in err
+    assert "baseline 0: again, after interrupted" in err
+    assert "checkpoint baseline-0.ckpt: goes on after 1 epochs" in err
 
 
 def test_a_failure_is_told_with_its_reason(tmp_path: Path):
     err = command("launch", raising_once(tmp_path, "OSError('lost it')", 1), "-v").err
     assert "trial 0: failed: OSError: lost it" in err
-    assert "measure 0 of round 0: again, after failed OSError: lost it" in err
+    assert "baseline 0: again, after failed OSError: lost it" in err
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_optunas_ask_and_tell_run_the_whole_search():
 
 def test_two_samplers_that_see_the_same_trials_propose_the_same():
     study = planned_study()
-    for _ in range(4):
+    for _ in range(PLAN.seeds):
         slot = next_step(PLAN, runs_of(study.trials))
         proposals = [GrowShrinkSampler(seed=s)._next_widths(study) for s in (1, 2)]
         assert proposals[0] == proposals[1] == dict(slot.widths)
@@ -69,7 +69,7 @@ def test_two_samplers_that_see_the_same_trials_propose_the_same():
 
 def test_it_says_so_when_the_next_widths_are_not_known_yet():
     study = planned_study()
-    for _ in range(PLAN.replicas + PLAN.seeds):  # measures, then the baseline that depends on nothing
+    for _ in range(PLAN.seeds):  # the baseline, which the measures wait for
         slot = next_step(PLAN, runs_of(study.trials))
         label(study.ask(), slot)
     with pytest.raises(RuntimeError, match="still run"):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, log10, sqrt
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from widthsearch.views.formats import candidate_name
+from widthsearch.views.networks import Network, networks_of
 from widthsearch.views.style import BLUE, GREEN, colour_of, shortened
 from widthsearch.views.ties import Tie, lanes, ties_of
 
@@ -27,19 +27,6 @@ _HEADER, _LANE, _LINE = 108.0, 20.0, 15.0  # heights: title and legend, one lane
 _TALLEST = 150.0  # the highest block of all
 _GREY, _DARK, _LIGHT = "#767676", "#222222", "#E3E3E3"
 _FILL = {"seed": "#9AA5B1", "recommended": GREEN}  # the over-wide network has the colours of its prune ratios
-
-
-@dataclass(frozen=True)
-class _Network:
-    """A row of blocks: what it is called, what stands beside it, and per variable what its block says."""
-
-    name: str
-    lines: Sequence[str]
-    widths: Mapping[str, int]  # empty: not known yet
-    colours: Mapping[str, str] = field(default_factory=dict)
-    below: Mapping[str, str] = field(default_factory=dict)  # what is written under a block
-    tooltips: Mapping[str, str] = field(default_factory=dict)
-    outlines: Mapping[str, int] = field(default_factory=dict)  # other widths to compare with
 
 
 @dataclass(frozen=True)
@@ -111,7 +98,7 @@ def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, s
     """
     variables = list(summary["seed"]["widths"])
     ties = ties_of(modules, variables)
-    networks = _networks(summary, ties)
+    networks = networks_of(summary, ties)
     scale = _scale_for(networks)
     bands = max(1, ceil(len(variables) / _MOST_COLUMNS))
     per_band = ceil(len(variables) / bands)
@@ -131,81 +118,7 @@ def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, s
     )
 
 
-# What is drawn -------------------------------------------------------------------------------------------
-
-
-def _networks(summary: Mapping[str, Any], ties: Mapping[str, Tie]) -> list[_Network]:
-    seed = summary["seed"]
-    made = {
-        v: f"\nmade by {len(tie.modules)} modules: {', '.join(tie.modules)}" if (tie := ties.get(v)) else ""
-        for v in seed["widths"]
-    }
-    before = _Network(
-        "seed",
-        _sizes(seed, None),
-        seed["widths"],
-        tooltips={v: f"{v}, seed: {w} units{made[v]}" for v, w in seed["widths"].items()},
-    )
-    return [before, _over_wide(summary), _recommended(summary)]
-
-
-def _over_wide(summary: Mapping[str, Any]) -> _Network:
-    if not summary["rounds"]:
-        return _Network("over-wide", ["nothing measured yet"], {})
-    last = summary["rounds"][-1]
-    widths, ratio, errors = last["over_wide"], last["prune_ratio"], last["prune_ratio_se"] or {}
-    tooltips = {
-        v: f"{v}, over-wide: {w} units, prune ratio {ratio[v]:.2f}"
-        + (f" ± {errors[v]:.2f}" if v in errors else "")
-        + f" (round {last['round']}, {last['replicas']} replicas)"
-        for v, w in widths.items()
-    }
-    return _Network(
-        "over-wide",
-        [f"measured in round {last['round']}", f"{sum(widths.values()):,} units"],
-        widths,
-        colours={v: colour_of(p) for v, p in ratio.items()},
-        below={v: f"{p:.2f}" for v, p in ratio.items()},
-        tooltips=tooltips,
-    )
-
-
-def _recommended(summary: Mapping[str, Any]) -> _Network:
-    seed, found = summary["seed"], summary["recommended"]
-    if found is None:
-        return _Network("recommended", ["nothing scored yet"], {})
-    so_far = "" if summary["status"] == "finished" else ", so far"
-    which = f"proposal of round {found['round']}"
-    if found["round"] in (None, -1):
-        which = candidate_name(-1, found["step"] or 0)
-    changes = {v: _change(w, seed["widths"][v]) for v, w in found["widths"].items()}
-    return _Network(
-        "recommended",
-        [which + so_far, *_sizes(found, seed)],
-        found["widths"],
-        below=changes,
-        tooltips={
-            v: f"{v}, recommended: {w} units, {seed['widths'][v]} in the seed ({changes[v]})"
-            for v, w in found["widths"].items()
-        },
-        outlines=seed["widths"],
-    )
-
-
-def _sizes(network: Mapping[str, Any], seed: Mapping[str, Any] | None) -> list[str]:
-    """Units, weights and MACs; with what became of the seed's, if that is given."""
-
-    def amounts(of: Mapping[str, Any]) -> tuple[int, int, int]:
-        return sum(of["widths"].values()), of["params"], of["macs"]
-
-    then = amounts(seed) if seed is not None else (None, None, None)
-    return [
-        f"{_short(n)} {what}" + (f" ({_change(n, old)})" if old is not None else "")
-        for n, old, what in zip(amounts(network), then, ("units", "weights", "MACs"), strict=True)
-    ]
-
-
-def _scale_for(networks: Sequence[_Network]) -> _Scale:
+def _scale_for(networks: Sequence[Network]) -> _Scale:
     """Linear, unless most blocks would be less than a twentieth as high as the tallest."""
     widths = sorted(w for network in networks for w in network.widths.values())
     largest = widths[-1]
@@ -247,7 +160,7 @@ def _draw_band(
     y: float,
     variables: Sequence[str],
     span: tuple[int, int],
-    networks: Sequence[_Network],
+    networks: Sequence[Network],
     ties: Mapping[str, Tie],
     scale: _Scale,
     columns: _Columns,
@@ -310,7 +223,7 @@ def _draw_row(
     canvas: _Canvas,
     y: float,
     variables: Sequence[str],
-    network: _Network,
+    network: Network,
     scale: _Scale,
     columns: _Columns,
     goes_on: tuple[bool, bool],
@@ -361,7 +274,7 @@ def _draw_block(
     x: float,
     middle: float,
     halves: tuple[float, float],
-    network: _Network,
+    network: Network,
     block: float,
 ) -> None:
     """A block with its numbers above and below; ``halves``: of its height, and of the outline's around it."""
@@ -386,21 +299,6 @@ def _draw_block(
 
 def _label(variable: str) -> str:
     return shortened(variable, 24)
-
-
-def _change(now: int, before: int) -> str:
-    """``-36 %``, ``same`` or ``+5 %``."""
-    share = now / before - 1
-    return "same" if now == before else f"{share:+.0%}".replace("-", "\N{MINUS SIGN}").replace("%", " %")
-
-
-def _short(n: int) -> str:
-    """``1,234``, ``562 k``, ``4.11 G``."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if n >= size:
-            unit = 1e3 if letter == "k" else size
-            return f"{n / unit:.3g} {letter}"
-    return f"{n:,}"
 
 
 def _round_number(x: float) -> int:
