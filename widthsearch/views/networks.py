@@ -25,7 +25,7 @@ class Network:
 
 
 def networks_of(summary: Mapping[str, Any], ties: Mapping[str, Tie]) -> list[Network]:
-    """The three networks, from what ``show --json`` prints; ``ties``: the modules behind a variable's units."""
+    """The three networks, from what ``show --json`` prints; ``ties``: who makes a variable's units."""
     seed = summary["seed"]
     made = {
         v: f"\nmade by {len(tie.modules)} modules: {', '.join(tie.modules)}" if (tie := ties.get(v)) else ""
