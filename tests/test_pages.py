@@ -169,6 +169,26 @@ def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
     assert command("show").code == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "figure"),
+    [
+        (("compare", "--arms", "uniform,constant"), "comparison"),
+        (("probe", "--inflate", "fc1=2"), "starts"),
+        (("pruners", "--pruners", "l0,obd", "--levels", "1/2", "--seeds", "1"), "pruners"),
+    ],
+    ids=lambda asked: asked[0],
+)
+def test_what_is_no_single_search_has_its_note_and_figure_too(tiny: Path, asked, figure) -> None:
+    name, *options = asked
+    assert command(name, tiny, *options, "--workers", "0").code == 0
+    url = "sqlite:///widthsearch.db"
+    study = load(None, open_storage(url, create=False), url)
+    annotate(study, url)
+    assert f"tiny-{name}" in get_note(study)
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    assert any(f"widthsearch-{figure}" in str(key) + str(value)[:200] for key, value in attributes.items())
+
+
 class Served:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"

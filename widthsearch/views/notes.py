@@ -10,9 +10,8 @@ import optuna
 from optuna.trial import TrialState
 from rich.table import Table
 
-from widthsearch.views.compare_plots import comparison_figure
 from widthsearch.views.markup import markdown_of
-from widthsearch.views.pages import page_of
+from widthsearch.views.pages import KINDS, page_of
 from widthsearch.views.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
 from widthsearch.views.summary import summary_of
 from widthsearch.views.trials import trial_rows
@@ -44,8 +43,9 @@ def annotate(study: optuna.Study, url: str) -> None:
 
 def _figures(summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Figures by the id under which the dashboard keeps them: written again, they replace the old ones."""
-    if "comparison" in summary:
-        return {"widthsearch-comparison": comparison_figure(summary)}
+    for key, (_, figure) in KINDS.items():
+        if key in summary:
+            return {f"widthsearch-{key}": figure(summary)}
     return {
         "widthsearch-prune-ratio": prune_ratio_figure(summary, rows),
         "widthsearch-widths": widths_figure(summary),
