@@ -98,3 +98,25 @@ def test_the_walkthrough_runs() -> None:
     done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "recommended: {" in done.stdout and "Linear(in_features=64, out_features=" in done.stdout
+
+
+def test_a_family_in_python(tmp_path: Path) -> None:
+    file = write_study(tmp_path, ('params="0.5x"', 'macs="0.5x", params="0.5x"'))
+    found = launch(file, budgets=["1/2", "1/4"], pruner="taylor", workers=0)
+    assert [m["study"] for m in found.members] == ["tiny-1-4", "tiny-1-2"]
+    assert found.status == "finished" and found.plot().data
+    assert load("tiny-1-2").widths == found.members[1]["recommended"]["widths"]
+    assert resume("tiny", workers=0).status == "finished"
+    with pytest.raises(UsageError, match="--rounds: 'tiny' is a family"):
+        resume("tiny", rounds=3, workers=0)
+    with pytest.raises(UsageError, match="--budgets 1/2: give one budget"):
+        launch(file, name="other", budget="macs=0.5x", budgets=["1/2"], workers=0)
+
+
+def test_what_is_no_search_has_one_figure(tmp_path: Path) -> None:
+    assert command("probe", write_study(tmp_path), "--inflate", "fc1=2", "--workers", "0").code == 0
+    result = load("tiny-probe")
+    assert result.plot().data
+    for name in ("prune_ratios", "widths", "loss", "seeds", "architecture"):
+        with pytest.raises(UsageError, match="is a probe; only a search has this figure"):
+            getattr(result, f"plot_{name}")()

@@ -230,7 +230,7 @@ def test_a_member_that_fails_does_not_keep_the_others_from_their_verdict(tmp_pat
         (("--budgets", "1/4,0.25"), ("1/4,0.25", "once")),
         (("--budgets", "1/4,1/4"), ("1/4,1/4", "once")),
         (("--budgets", "1/2,1/100"), ("macs=3", "too small")),
-        (("--budgets", "1/2", "--budget", "macs=0.5x"), ("--budget macs=0.5x", "--budgets 1/2")),
+        (("--budgets", "1/2", "--budget", "macs=0.5x"), ("--budgets 1/2", "(--budget)", "not both")),
         (("--budgets", "1/2", "--name", "a\nb"), ("study name",)),
     ],
 )

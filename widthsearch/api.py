@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from widthsearch import family
 from widthsearch import storage as names
 from widthsearch.budget import Budget
 from widthsearch.database import open_storage, url_from
 from widthsearch.errors import UsageError
-from widthsearch.search import launch as launch_search
 from widthsearch.search import load_again
-from widthsearch.search import resume as resume_search
 from widthsearch.study import Study
 from widthsearch.terminal import display
 from widthsearch.trial import build_space
@@ -26,7 +25,7 @@ from widthsearch.views import plots
 from widthsearch.views.drawing import draw_architecture
 from widthsearch.views.page import report_page, summary_html
 from widthsearch.views.pages import figure_of
-from widthsearch.views.summary import name_of, summary_of_name
+from widthsearch.views.summary import name_of, search_only, summary_of_name
 from widthsearch.views.trials import trial_rows
 
 if TYPE_CHECKING:
@@ -122,9 +121,12 @@ class Result:
         """The page that ``widthsearch report`` writes."""
         return report_page(self.summary, self._storage, self._url)
 
+    def _search(self) -> dict[str, Any]:
+        return search_only(self.summary, "only a search has this figure; the others have plot()")
+
     def plot_architecture(self) -> Drawing:
         """The network before, over-wide and after, to scale (an SVG that a notebook shows)."""
-        return Drawing(draw_architecture(self.summary, names.modules_of(self.optuna_study)))
+        return Drawing(draw_architecture(self._search(), names.modules_of(self.optuna_study)))
 
     def plot(self) -> go.Figure:
         """The figure of a family (loss against cost) or a comparison; :class:`UsageError` for a search."""
@@ -132,19 +134,19 @@ class Result:
 
     def plot_prune_ratios(self) -> go.Figure:
         """Heat map: prune ratio by width variable and round."""
-        return plots.prune_ratio_figure(self.summary, trial_rows(self.optuna_study))
+        return plots.prune_ratio_figure(self._search(), trial_rows(self.optuna_study))
 
     def plot_widths(self) -> go.Figure:
         """Widths of every variable by round."""
-        return plots.widths_figure(self.summary)
+        return plots.widths_figure(self._search())
 
     def plot_loss(self) -> go.Figure:
         """Loss against search cost."""
-        return plots.loss_figure(self.summary, trial_rows(self.optuna_study))
+        return plots.loss_figure(self._search(), trial_rows(self.optuna_study))
 
     def plot_seeds(self) -> go.Figure:
         """Losses of recommendation and uniform baseline on the same fresh seeds."""
-        return plots.seeds_figure(self.summary, trial_rows(self.optuna_study))
+        return plots.seeds_figure(self._search(), trial_rows(self.optuna_study))
 
 
 def load(name: str | None = None, storage: str | None = None) -> Result:
@@ -166,25 +168,30 @@ def launch(
     rounds: int | None = None,
     replicas: int | None = None,
     seeds: int | None = None,
+    pruner: str | None = None,
+    budgets: Sequence[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
     checkpoints: str | None = None,
 ) -> Result:
     """Start a study and run it to recommended widths: ``widthsearch launch`` with the same options.
 
+    ``budgets``, such as ``["1/16", "1/8"]``, starts a family, one study for each.
+
     ``study``: a study file, ``my_study.py`` or ``my_study.py:name``, or a ``Study`` that stands in a file
     (workers, and whoever resumes, load it from there).  Ctrl-C stops it, :func:`resume` goes on.
 
     Raises :class:`UsageError` as the command does, also where the search fails.
     """
-    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds}
+    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds, "pruner": pruner}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget) if isinstance(budget, str) else budget
     reference, url = _reference(study), url_from(storage)
     with display(workers, address) as (backend, progress):
-        ended = launch_search(
+        ended = family.launch(
             reference,
+            shares=None if budgets is None else list(budgets),
             name=name,
             url=url,
             changes=changes,
@@ -206,10 +213,10 @@ def resume(
     address: str | None = None,
     checkpoints: str | None = None,
 ) -> Result:
-    """Go on with an interrupted study, or make more rounds: ``widthsearch resume`` with the same options."""
+    """Go on with a study or family, or make more rounds: ``widthsearch resume`` with the same options."""
     url = url_from(storage)
     with display(workers, address) as (backend, progress):
-        ended = resume_search(
+        ended = family.resume(
             name,
             url=url,
             file=study,

@@ -12,18 +12,42 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from widthsearch import search
 from widthsearch.budget import Budget
 from widthsearch.database import open_storage
 from widthsearch.errors import UsageError
 from widthsearch.ledger import Progress
 from widthsearch.lock import driver_lock
 from widthsearch.prepare import budgets_of, prepare, under_budget
-from widthsearch.search import Backend, Ended, check_names, create, refuse_existing, resume
+from widthsearch.search import Backend, Ended, check_names, create, refuse_existing
 from widthsearch.stopping import stop_on_signals
-from widthsearch.storage import Family
+from widthsearch.storage import Family, family_of
 from widthsearch.study import Study, load_study
 
 log = logging.getLogger(__name__)
+
+
+def launch(
+    reference: str, *, shares: Sequence[str] | None, changes: Mapping[str, Any], **options: Any
+) -> Ended:
+    """Start a study, or with ``shares`` a family of them.  Options as in :func:`.search.launch`."""
+    if shares is None:
+        return search.launch(reference, changes=changes, **options)
+    if "budget" in changes:
+        raise UsageError(f"--budgets {','.join(shares)}: give one budget (--budget) or several, not both")
+    return launch_family(reference, shares=shares, changes=changes, **options)
+
+
+def resume(name: str | None, *, url: str, rounds: int | None = None, **options: Any) -> Ended:
+    """Go on with a study or a family, whichever has this name.  Options as in :func:`.search.resume`."""
+    family = family_of(name, open_storage(url, create=False, patient=True))
+    if family is None:
+        return search.resume(name, url=url, rounds=rounds, **options)
+    if rounds is not None:
+        raise UsageError(
+            f"--rounds: {family.name!r} is a family; give more rounds to one of {', '.join(family.members)}"
+        )
+    return resume_family(family, url=url, **options)
 
 
 def launch_family(
@@ -101,7 +125,7 @@ def _run(family: Family, **options: Any) -> Ended:
         try:
             for number, member in enumerate(family.members, start=1):
                 log.info("%s: member %d of %d is %s", family.name, number, len(family.members), member)
-                ended = resume(member, **options)
+                ended = search.resume(member, **options)
                 if ended.status == "interrupted":
                     return replace(ended, name=family.name)
                 if ended.status == "failed" and failed is None:

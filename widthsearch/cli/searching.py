@@ -67,26 +67,22 @@ def launch(
     verbose: Verbose = 0,
 ) -> None:
     """Start a study, or a family of them, and run it to recommended widths."""
-    from widthsearch import family, search
+    from widthsearch import family
     from widthsearch.budget import Budget
 
     given = {"rounds": rounds, "replicas": replicas, "seeds": seeds, "pruner": pruner}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget)
-    if budget is not None and budgets is not None:
-        raise UsageError(f"--budget {budget} and --budgets {budgets}: give one of them")
     if submit is not None:
         options = {**given, "name": name, "budget": budget, "budgets": budgets, "workers": workers}
         options |= {"checkpoints": checkpoints, "tensorboard": tensorboard}
         return submit_job(submit, "launch", study, storage, address, options, *["--verbose"] * verbose)
-    start = search.launch
-    if budgets is not None:
-        start = functools.partial(family.launch_family, shares=parts(budgets))
     url = url_of(storage)
     with display(workers, address, verbose=verbose, tensorboard=tensorboard) as (backend, progress):
-        ended = start(
+        ended = family.launch(
             study,
+            shares=None if budgets is None else parts(budgets),
             name=name,
             url=url,
             changes=changes,
@@ -177,10 +173,7 @@ def resume(
     verbose: Verbose = 0,
 ) -> None:
     """Go on with an interrupted study or family, or make more rounds."""
-    from widthsearch import search
-    from widthsearch.database import open_storage
-    from widthsearch.family import resume_family
-    from widthsearch.storage import family_of
+    from widthsearch import family
 
     if submit is not None:
         if study is None or name is None:
@@ -191,17 +184,16 @@ def resume(
         options["tensorboard"] = tensorboard
         return submit_job(submit, "resume", study, storage, address, options, name, *["--verbose"] * verbose)
     url = url_of(storage)
-    family = family_of(name, open_storage(url, create=False, patient=True))
-    if family is not None and rounds is not None:
-        raise UsageError(
-            f"--rounds: {family.name!r} is a family; give more rounds to one of {', '.join(family.members)}"
-        )
-    go_on = functools.partial(search.resume, name, rounds=rounds)
-    if family is not None:
-        go_on = functools.partial(resume_family, family)
     with display(workers, address, verbose=verbose, tensorboard=tensorboard) as (backend, progress):
-        ended = go_on(
-            url=url, file=study, force=force, backend=backend, progress=progress, checkpoints=checkpoints
+        ended = family.resume(
+            name,
+            url=url,
+            rounds=rounds,
+            file=study,
+            force=force,
+            backend=backend,
+            progress=progress,
+            checkpoints=checkpoints,
         )
     return finish(ended, url)
 
