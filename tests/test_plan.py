@@ -168,6 +168,15 @@ def test_workers_that_die_are_no_failed_trainings_but_not_for_ever():
     assert next_step(PLAN, [*runs, died]).replica == slot.replica + 1
 
 
+def test_fewer_rounds_than_were_made_end_the_search_at_once():
+    """A study file that was changed, and gone on with by force."""
+    plan = replace(PLAN, rounds=3, at_least=3)
+    _, _, runs = simulate(plan)
+    step, asked, _ = simulate(replace(PLAN, rounds=1), ask=lambda now, more: next_step(now, [*runs, *more]))
+    assert isinstance(step, Done) and "round limit (1)" in step.because
+    assert {s.kind for s in asked} <= {"report"}
+
+
 def test_more_rounds_are_made_whatever_had_stopped_the_search():
     _, _, runs = simulate(replace(PLAN, rounds=1))
     assert isinstance(next_step(replace(PLAN, rounds=1), runs), Done)

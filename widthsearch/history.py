@@ -47,10 +47,14 @@ class Candidate:
         """Whether it is the seed network, scaled uniformly."""
         return self.round < 0 and self.step == 0
 
+    @property
+    def kind(self) -> Kind:
+        """Of the trainings that score it."""
+        return "baseline" if self.is_baseline else "score"
+
     def slot(self, replica: int) -> Slot:
         """The training that scores it with this seed."""
-        kind: Kind = "baseline" if self.is_baseline else "score"
-        return Slot(kind, self.round, replica, self.widths, self.step)
+        return Slot(self.kind, self.round, replica, self.widths, self.step)
 
 
 class History:
@@ -138,7 +142,7 @@ class History:
         """Seed (replica) -> validation loss, of the trainings that select."""
         return {
             r.key[2]: r.value
-            for r in self.complete(candidate.slot(0).kind, candidate.round)
+            for r in self.complete(candidate.kind, candidate.round)
             if r.key[3] == candidate.step and r.key[2] < self.plan.seeds and r.value is not None
         }
 
@@ -254,7 +258,7 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[Candidate |
         if candidates and all(history.score(c) is None for c in candidates):
             return None, f"every score of round {round_} failed: {history.last_error(score)}"
         # A round that has another one after it did not end the search (and need not be judged again).
-        another = ("measure", round_ + 1, 0, 0.0) in history.runs
+        another = round_ + 1 < plan.rounds and ("measure", round_ + 1, 0, 0.0) in history.runs
         because = None if another else history.stop_reason(round_)
         if because is not None:
             break

@@ -107,7 +107,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
     baseline = {"step": None, **_network(plan, plan.baseline(), trials, BASELINE, seen)}
     candidate = None
     if found is not None:
-        source = _source("report", found) if fresh else _source(found.slot(0).kind, found)
+        source = _source("report", found) if fresh else _source(found.kind, found)
         candidate = {"round": found.round, "step": found.step}
         candidate |= _network(plan, found.widths, trials, source, seen)
     own = trials.values(BASELINE, report)
@@ -182,7 +182,7 @@ def _source(kind: str, candidate: Candidate) -> Source:
 
 
 def _scored(trials: Trials, candidate: Candidate, replicas: range) -> dict[str, Any] | None:
-    return mean_se(list(trials.values(_source(candidate.slot(0).kind, candidate), replicas).values()))
+    return mean_se(list(trials.values(_source(candidate.kind, candidate), replicas).values()))
 
 
 def _rounds(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]]:
