@@ -1,5 +1,7 @@
 """``GrowShrinkSampler`` against Optuna's own conformance tests, and on a study with a plan."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from optuna.testing.pytest_samplers import (
@@ -17,6 +19,9 @@ from widthsearch.storage import runs_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+# Its own proportions are bad enough for the search to start from constant widths.
+SKEWED = replace(PLAN, widths={"a": 2, "b": 800}, constant_start=True)
+
 
 class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     @pytest.fixture
@@ -24,9 +29,9 @@ class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlyS
         return GrowShrinkSampler
 
 
-def planned_study():
+def planned_study(plan=PLAN):
     study = optuna.create_study(sampler=GrowShrinkSampler())
-    study.set_user_attr(names.PLAN, PLAN.to_json())
+    study.set_user_attr(names.PLAN, plan.to_json())
     return study
 
 
@@ -36,11 +41,12 @@ def label(trial, slot):
         trial.set_user_attr(key, value)
 
 
-def test_optunas_ask_and_tell_run_the_whole_search():
+@pytest.mark.parametrize("plan", [PLAN, SKEWED], ids=["uniform start", "constant start"])
+def test_optunas_ask_and_tell_run_the_whole_search(plan):
     """With the sampler alone, the trials are those of the schedule; measures are infeasible, best_trial is not."""
-    study = planned_study()
+    study = planned_study(plan)
     widths = []
-    while isinstance(slot := next_step(PLAN, runs_of(study.trials)), Slot):
+    while isinstance(slot := next_step(plan, runs_of(study.trials)), Slot):
         trial = study.ask()
         proposed = {v: trial.suggest_int(v, 1, 10_000) for v in PLAN.widths}
         assert proposed == dict(slot.widths)
@@ -51,7 +57,7 @@ def test_optunas_ask_and_tell_run_the_whole_search():
         trial.set_constraint("macs", COST(proposed)["macs"] / PLAN.budget["macs"] - 1)
         study.tell(trial, run.value)
         widths.append(proposed)
-    end, asked, _ = simulate()
+    end, asked, _ = simulate(plan)
     assert widths == [dict(s.widths) for s in asked]
     assert study.best_trial.user_attrs[names.KIND] in ("score", "report")
     assert isinstance(end, Done)
