@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -231,10 +232,10 @@ def history(runs, name):
 @pytest.mark.parametrize(
     "widths, after",
     [
-        ([80, 40, 14, 11], 2),
-        ([80, 12, 40, 15], 3),  # back and away again does not count
-        ([9, 10, 11], 0),
-        ([15], 0),  # 1.5 times is close
+        ([80, 40, 14, 11], 1),  # of the start, round 0, round 1 and round 2
+        ([80, 12, 40, 15], 2),  # back and away again does not count
+        ([9, 10, 11], -1),
+        ([15], -1),  # 1.5 times is close
         ([16], None),
         ([6], None),  # so is a layer that fell too far
         ([12, 80], None),
@@ -248,8 +249,8 @@ def test_a_layer_is_back_from_the_round_on_after_which_it_stays_close(widths, af
 
 def test_where_all_widths_were_changed_all_must_come_back():
     course = [{"a": 10, "b": 9}, {"a": 10, "b": 2}]
-    assert back_after(course, {"a": 10, "b": 2}, ["a", "b"]) == 1
-    assert back_after(course, {"a": 10, "b": 2}, ["a"]) == 0
+    assert back_after(course, {"a": 10, "b": 2}, ["a", "b"]) == 0
+    assert back_after(course, {"a": 10, "b": 2}, ["a"]) == -1
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
@@ -306,12 +307,14 @@ def test_json_holds_every_start_its_course_and_its_end(probed):
     plain = by_name["plain"]
     wanted = plain["recommended"]["widths"]
     for s in found["starts"]:
-        assert len(s["course"]) == 1 + len(s["rounds"]) == 3  # two rounds, whatever would stop it
-        assert s["course"][0] == s["baseline"]["widths"]
+        assert len(s["course"]) == 2 + len(s["rounds"]) == 4  # two rounds, whatever would stop it
+        start = next(n for n in s["starting_networks"] if n["start"] == s["started_from"])
+        assert s["course"][:2] == [s["baseline"]["widths"], start["widths"]]
+        assert s["course"][-1] == (s["candidate"] or s["baseline"])["widths"]
         assert s["baseline"]["macs"] <= found["budget"]["macs"] == plain["seed"]["macs"] // 2
         assert s["fresh_loss"]["n"] == 2
-        for proposed, r in zip(s["course"][1:], s["rounds"], strict=True):
-            assert r["proposal"] in (proposed, None)
+        for before, best, r in zip(s["course"][1:], s["course"][2:], s["rounds"], strict=False):
+            assert best in (r["proposal"], before)
         if s is not plain:
             layers = [s["layer"]] if s["layer"] else wanted
             assert s["back_after"] == back_after(s["course"][1:], wanted, layers)
@@ -351,10 +354,13 @@ def test_the_page_says_for_every_start_where_it_leads(probed):
         assert "-".join(map(str, s["recommended"]["widths"].values())) in page
         if s["same_as"] is None and s["start"] != "plain":
             line = next(
-                x for x in page.splitlines() if x.startswith(s["start"]) and ("in 2" in x or "round" in x)
+                x
+                for x in page.splitlines()
+                if x.startswith(s["start"]) and re.search("not in 2|round|the start", x)
             )
             after = s["back_after"]
-            assert ("not in 2 rounds" if after is None else f"round {after}") in line
+            said = "not in 2 rounds" if after is None else "the start" if after < 0 else f"round {after}"
+            assert said in line
             assert interval(s["gain_over_plain"]) in line
     assert NAME in command("list", "--storage", url).out
 

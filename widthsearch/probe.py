@@ -166,14 +166,14 @@ def close(width: int, wanted: int) -> bool:
 
 
 def back_after(course: Sequence[Widths], wanted: Widths, layers: Iterable[str]) -> int | None:
-    """The round after which all ``layers`` are close to ``wanted`` and stay so; ``None`` if there is none.
+    """The round after which all ``layers`` are close to ``wanted`` and stay so; -1: they are at the start.
 
-    ``course``: what each round proposes, from round 0 on.
+    ``course``: the best network at the start, after round 0, and so on.  ``None`` if the last is not close.
     """
     back = [all(close(widths[v], wanted[v]) for v in layers) for widths in course]
     if not back or not back[-1]:
         return None
-    return max((r + 1 for r, is_back in enumerate(back) if not is_back), default=0)
+    return max((r for r, is_back in enumerate(back) if not is_back), default=-1)
 
 
 def spread(networks: Sequence[Widths]) -> dict[str, dict[str, Any]]:

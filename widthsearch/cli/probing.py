@@ -59,8 +59,8 @@ def probe(
     """Search from changed seed networks: does a layer that was blown up come back, are the answers the same?
 
     All starts have the plain seed's budget, and rounds and settings of the study.  A layer is back once its
-    proposed width (of the round's best candidate) is within a factor 1.5 of what the search from the plain
-    seed recommends, and stays so.
+    width in the best network so far is within a factor 1.5 of what the search from the plain seed recommends,
+    and stays so.
     """
     from widthsearch.prepare import make_probe
 

@@ -55,10 +55,12 @@ def _courses(starts: Sequence[Mapping[str, Any]], wanted: Mapping[str, int] | No
             continue
         layer = s["layer"]
         for i, widths in enumerate(s["course"]):
+            if i == 1 and s["started_from"] == "uniform":
+                continue  # it stands there already
             of = f" of {wanted[layer]}" if wanted and layer else ""
             table.add_row(
                 escape(s["start"]) if i == 0 else "",
-                "scaling to the budget" if i == 0 else f"round {i - 1}",
+                ("scaling to the budget", "constant start")[i] if i < 2 else f"round {i - 2}",
                 f"{widths[layer]}{of}" if layer else "",
                 "" if s["close"] is None else f"{s['close'][i]} of {len(widths)} back",
                 joined(widths),
@@ -87,7 +89,7 @@ def _ends(starts: Sequence[Mapping[str, Any]]) -> Table:
 def _back(start: Mapping[str, Any]) -> str:
     rounds = len(start["rounds"])
     if start["back_after"] is not None:
-        return f"round {start['back_after']}"
+        return "the start" if start["back_after"] < 0 else f"round {start['back_after']}"
     return f"not in {rounds} round{'' if rounds == 1 else 's'}" if rounds else "-"
 
 

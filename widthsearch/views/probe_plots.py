@@ -13,8 +13,9 @@ DASHES = ("solid", "dash", "dot")  # for starts beyond the colours
 
 
 def probe_figure(summary: Mapping[str, Any]) -> Any:
-    """One panel per width variable, log axis: a line per start from its uniform baseline over what its rounds
-    propose to what it recommends.  Black: the plain start; thick: the one that this layer was inflated in.
+    """One panel per width variable, log axis: a line per start from its uniform baseline over the network
+    that it is searched from, and the best one after each round, to what it recommends.  Black: the plain start;
+    thick: the one that this layer was inflated in.
     """
     from plotly.subplots import make_subplots  # here: it takes a second
 
@@ -33,7 +34,7 @@ def probe_figure(summary: Mapping[str, Any]) -> Any:
         vertical_spacing=0.3 / rows,
     )
     last = max(len(s["course"]) for s in starts) - 1
-    ticks = ["uniform", *(f"round {r}" for r in range(last)), "end"]
+    ticks = ["scaled", "start", *(f"round {r}" for r in range(last - 1)), "end"]
     for i, s in enumerate(starts):
         # The last colour, black, is the first start's.
         line = {"color": COLOURS[(i - 1) % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}

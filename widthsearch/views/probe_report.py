@@ -78,18 +78,20 @@ def _fresh(plan: Plan, search: Mapping[str, Any], complete: list[FrozenTrial]) -
 
 
 def _came_back(plan: Probe, name: str, search: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What each round proposes, how many widths are close to where the plain search ends, and when they are.
+    """The best network at the start and after each round, how many of its widths are close to where the plain
+    search ends, and when they are.
 
-    A round without a proposal of its own leaves things as they were.  Of an inflated layer its own width must
-    come back, of any other start all widths.
+    The course begins with the uniform baseline.  Of an inflated layer its own width must come back, of any
+    other start all widths.
     """
     start = plan.starts.get(name)
     layer = None if start is None else start.layer
     course = [search["baseline"]["widths"]]
+    course += [n["widths"] for n in search["starting_networks"] if n["start"] == search["started_from"]]
     for round_ in search["rounds"]:
-        if round_["replicas"] < plan.plan.replicas and round_ is search["rounds"][-1]:
+        if round_["val_loss"] is None and round_ is search["rounds"][-1] and not search["stopped_because"]:
             break  # it is being measured
-        course.append(round_["proposal"] or course[-1])
+        course.append(round_["best_so_far"])
     found = {"layer": layer, "course": course, "close": None, "back_after": None}
     if name == PLAIN or plain["recommended"] is None:
         return found

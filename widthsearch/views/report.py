@@ -216,6 +216,7 @@ def _rounds(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]
                 "balanced": rule.balanced(ratios, tolerance=plan.tolerance),
                 "replicas": len(ratios),
                 "steps": steps,
+                "best_so_far": dict((history.best(r + 1) or history.baseline).widths),
                 "proposal": best["widths"] if best else steps[-1]["widths"] if steps else None,
                 "val_loss": best["val_loss"] if best else None,
             }
