@@ -13,9 +13,10 @@ DASHES = ("solid", "dash", "dot")  # for starts beyond the colours
 
 
 def probe_figure(summary: Mapping[str, Any]) -> Any:
-    """One panel per width variable, log axis: a line per start from its uniform baseline over the network
-    that it is searched from, and the best one after each round, to what it recommends.  Black: the plain start;
-    thick: the one that this layer was inflated in.
+    """One panel per width variable, log axis, and a line per start.
+
+    From its uniform baseline over the network that it is searched from, and the best one after each round, to
+    what it recommends.  Black: the plain start; thick: the one that this layer was inflated in.
     """
     from plotly.subplots import make_subplots  # here: it takes a second
 
