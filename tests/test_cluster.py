@@ -228,7 +228,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Found:
     result = command("launch", folder / "tiny.py", "--storage", url)
     assert result.code == 0, result.err
     found = complete(trials(url))
-    assert len(found) == TRIALS
+    assert len(found) == TRIALS - 2  # its layers are balanced at once: no proposal
     return found
 
 
@@ -264,7 +264,7 @@ def test_a_laptop_drives_a_search_with_two_trainings_per_cpu(cluster: Cluster, u
     assert result.code == 0, result.out
     found = trials(f"sqlite:///{cluster.folder}/laptop/widthsearch.db", "half")
     assert complete(found) == undisturbed
-    first = found[:4]  # measures and baselines, which all can start at once
+    first = found[:4]  # those of the start, which all can start at once
     assert sorted(t.user_attrs["host"] for t in first) == ["w1", "w1", "w2", "w2"]
     assert most_at_once(found) > 2
 
@@ -363,7 +363,7 @@ def test_a_submitted_search_is_followed_left_alone_stopped_and_resumed(
         "laptop", "env", "-u", "RAY_AUTH_MODE", "sh", "-c", printed["follow it"], log=third
     )
     assert follow.wait(30) == 0 and "trial 2:" in third.read_text(), third.read_text()
-    assert len(complete(trials(url))) < TRIALS
+    assert len(complete(trials(url))) < TRIALS - 2
     summary = command("show", "tiny", "--storage", url).out
     assert "interrupted" in summary
 
