@@ -24,8 +24,8 @@ from widthsearch.trial import build_space
 from widthsearch.views import plots
 from widthsearch.views.drawing import draw_architecture
 from widthsearch.views.page import report_page, summary_html
-from widthsearch.views.pages import figure_of
-from widthsearch.views.summary import name_of, search_only, summary_of_name
+from widthsearch.views.pages import figure_of, search_only
+from widthsearch.views.summary import name_of, summary_of_name
 from widthsearch.views.trials import trial_rows
 
 if TYPE_CHECKING:

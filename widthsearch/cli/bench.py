@@ -11,7 +11,6 @@ from widthsearch.cli.options import AsJson, Name, Storage, app, one_line_errors,
 from widthsearch.cli.summaries import open_study
 from widthsearch.errors import UsageError
 from widthsearch.terminal import err, out
-from widthsearch.views.formats import candidate_name
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +70,8 @@ def _bench(
     from widthsearch.prepare import load_data
     from widthsearch.search import study_of
     from widthsearch.trial import build_space
-    from widthsearch.views.summary import search_only, summary_of
+    from widthsearch.views.pages import search_only
+    from widthsearch.views.summary import summary_of
 
     s = search_only(summary_of(optuna_study, url), "bench measures the networks of a search")
     study, path, _ = study_of(optuna_study, file)
@@ -123,6 +123,8 @@ def _bench(
 
 def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
+    from widthsearch.views.formats import candidate_name  # here: it loads numpy, and every command this file
+
     found, baseline = s["candidate"], s["baseline"]
     networks = {"seed": s["seed"], "uniform baseline": baseline}
     if found is not None:

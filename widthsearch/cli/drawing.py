@@ -24,7 +24,8 @@ def draw(
     from widthsearch.storage import modules_of
     from widthsearch.views import picture
     from widthsearch.views.drawing import draw_architecture
-    from widthsearch.views.summary import search_only, summary_of
+    from widthsearch.views.pages import search_only
+    from widthsearch.views.summary import summary_of
 
     picture.check(file)
     study, url = open_study(name, storage)

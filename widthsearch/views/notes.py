@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from rich.table import Table
 
 from widthsearch.views.markup import markdown_of
-from widthsearch.views.pages import KINDS, page_of
+from widthsearch.views.pages import kind_of, page_of
 from widthsearch.views.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
 from widthsearch.views.summary import summary_of
 from widthsearch.views.trials import trial_rows
@@ -43,9 +43,8 @@ def annotate(study: optuna.Study, url: str) -> None:
 
 def _figures(summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Figures by the id under which the dashboard keeps them: written again, they replace the old ones."""
-    for key, (_, figure) in KINDS.items():
-        if key in summary:
-            return {f"widthsearch-{key}": figure(summary)}
+    if (kind := kind_of(summary)) is not None:
+        return {f"widthsearch-{kind.key}": kind.figure(summary)}
     return {
         "widthsearch-prune-ratio": prune_ratio_figure(summary, rows),
         "widthsearch-widths": widths_figure(summary),

@@ -9,7 +9,6 @@ from typing import Any
 import optuna
 
 from widthsearch.comparison import Comparison
-from widthsearch.errors import UsageError
 from widthsearch.lock import is_driven
 from widthsearch.probe import Probe
 from widthsearch.pruner_plan import PrunerPlan
@@ -60,15 +59,6 @@ def name_of(summary: Mapping[str, Any]) -> str:
     """The name of the study or family."""
     name: str = summary["family" if "members" in summary else "study"]
     return name
-
-
-def search_only(summary: dict[str, Any], wanted: str) -> dict[str, Any]:
-    """The summary, if it is a single search's; else :class:`UsageError`, which says what is ``wanted``."""
-    if "candidate" in summary:
-        return summary
-    kinds = {"members": "family", "starts": "probe", "pruners": "comparison of pruners"}
-    kind = next((kind for key, kind in kinds.items() if key in summary), "comparison")
-    raise UsageError(f"study {name_of(summary)!r} is a {kind}; {wanted}")
 
 
 def finite(value: Any) -> Any:
