@@ -40,9 +40,8 @@ def fill(study: optuna.Study, many: int) -> None:
     runs: list[Run] = []
     made: list[FrozenTrial] = []
     for slot, _ in zip(slots_in_order(plan, runs), range(many), strict=False):
-        level = (
-            0.7 if slot.round >= 0 and slot.kind != "measure" else 1.0
-        )  # a proposal is better than a start
+        # Every proposal is better than the starts.
+        level = 0.7 if slot.round >= 0 and slot.kind != "measure" else 1.0
         value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise)
         attributes = {
             names.ROUND: slot.round,
