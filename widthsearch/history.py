@@ -34,8 +34,7 @@ def state_of(runs: Sequence[Run], retries: int) -> State:
 class Candidate:
     """Widths at the budget that the search scores: a round's proposal, or (round -1) one of its starts.
 
-    Of a start, the step is how far it is on the way from the seed network's proportions (0, the baseline) to
-    the same width everywhere (1).
+    Of a start, step 0 is the seed network's proportions (the baseline), step 1 the same width everywhere.
     """
 
     round: int
@@ -104,10 +103,10 @@ class History:
     def relative(self, round_: int, step: float) -> Mapping[str, float]:
         """Proportions of widths: ``step`` of the way that the rule goes from the round's measure.
 
-        Round -1: the start that is so far on the way from the seed network's to equal widths.
+        Round -1: those of a start.
         """
         if round_ < 0:
-            return {v: w ** (1 - step) for v, w in self.plan.widths.items()}
+            return dict.fromkeys(self.plan.widths, 1) if step else self.plan.widths
         ratios = self.prune_ratios(round_)
         measured = self.complete("measure", round_)[0].widths
         over_wide = {v: measured[v] for v in self.plan.widths}

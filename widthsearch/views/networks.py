@@ -66,9 +66,8 @@ def _recommended(summary: Mapping[str, Any]) -> Network:
     if found is None:
         return Network("recommended", ["nothing scored yet"], {})
     so_far = "" if summary["status"] == "finished" else ", so far"
-    which = f"proposal of round {found['round']}"
-    if found["round"] in (None, -1):
-        which = candidate_name(-1, found["step"] or 0)
+    a_start = found["round"] in (None, -1)
+    which = candidate_name(-1, found["step"] or 0) if a_start else f"proposal of round {found['round']}"
     changes = {v: _change(w, seed["widths"][v]) for v, w in found["widths"].items()}
     return Network(
         "recommended",

@@ -107,7 +107,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
     baseline = {"step": None, **_network(plan, plan.baseline(), trials, BASELINE, seen)}
     candidate = None
     if found is not None:
-        source = _source("report", found) if fresh else _source(found.kind, found)
+        source = _source("report" if fresh else found.kind, found)
         candidate = {"round": found.round, "step": found.step}
         candidate |= _network(plan, found.widths, trials, source, seen)
     own = trials.values(BASELINE, report)
