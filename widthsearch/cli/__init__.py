@@ -17,6 +17,7 @@ from widthsearch.cli import (
 )  # their commands
 from widthsearch.cli.options import app
 from widthsearch.stopping import INTERRUPTED, leave_on_signals
+from widthsearch.terminal import collect_seldom
 
 __all__ = [
     "app",
@@ -46,6 +47,7 @@ app.registered_commands.sort(key=lambda command: _ORDER.index(str(command.name))
 
 def main() -> None:
     """Entry point of the ``widthsearch`` command."""
+    collect_seldom()
     leave_on_signals()
     try:
         app()
