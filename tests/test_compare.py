@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -20,8 +21,10 @@ from commands import (
 )
 
 from widthsearch import Objective, search
-from widthsearch.arms import ARMS
+from widthsearch.arms import ARMS, at_budget
+from widthsearch.comparison import read_plan
 from widthsearch.prepare import make_comparison
+from widthsearch.storage import PLAN
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -99,6 +102,18 @@ def test_equal_ratio_trains_the_over_wide_network_and_cuts_it_to_the_uniform_wid
         assert any(kept == u.params for u in uniform if u.user_attrs["budget"] == t.user_attrs["budget"])
         assert t.user_attrs["training_macs"] == 2 * 3 * t.user_attrs["macs"] * 64  # trained twice
         assert max(t.constraints.values()) > 0  # the network that was trained is over the budget
+
+
+def test_what_a_sampler_asked_for_stands_in_its_trials(whole):
+    url, _, _ = whole
+    study = optuna.load_study(study_name=NAME, storage=url)
+    plan = read_plan(study.user_attrs[PLAN])
+    of_arm = [t for t in study.trials if t.user_attrs.get("arm") == "tpe"]
+    assert len(of_arm) > 20
+    for t in of_arm:
+        search = replace(plan.plan, budget=plan.budgets[t.user_attrs["budget"]])
+        assert at_budget(search, tuple(t.user_attrs["asked"])) == t.params
+    assert not any("asked" in t.user_attrs for t in study.trials if t.user_attrs.get("arm") != "tpe")
 
 
 def test_the_figure_is_one_page_that_needs_no_network(whole):

@@ -13,7 +13,7 @@ from scipy import stats
 from test_plan import COST, PLAN, pretend
 
 from widthsearch import rule
-from widthsearch.arms import ARMS, RANGE, Point, Search, at_budget
+from widthsearch.arms import ARMS, RANGE, Point, Search, at_budget, sampled
 from widthsearch.comparison import Comparison, least_cost, next_step, parse_arm, read_plan
 from widthsearch.errors import UsageError
 from widthsearch.history import next_step as next_of_search
@@ -192,6 +192,30 @@ def test_a_sampler_of_optunas_sees_exactly_the_trials_before(name):
         trial = study.ask(fixed_distributions=space)
         params = trial.params
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def test_a_sampler_is_not_asked_again_for_what_was_trained():
+    """Asking a Gaussian process 300 times takes minutes: `show` and `resume` must not."""
+    seeds = []
+
+    def sampler(seed):
+        seeds.append(seed)
+        return optuna.samplers.TPESampler(seed=seed)
+
+    arm, branch, runs = sampled(sampler), Branch(0, 0, "tpe"), []
+    search = Search(branch, PLAN, limit=20.5)
+    for k in range(12):
+        search.look_at(runs)
+        slot = [step for step in arm(search) if not isinstance(step, Point)][k][0]
+        run = Run(slot.key, "complete", slot.widths, value=1 / (1 + k), branch=branch, asked=slot.asked)
+        runs.append(run)
+        assert at_budget(PLAN, slot.asked) == slot.widths
+    seeds.clear()
+    again = Search(branch, replace(PLAN), limit=20.5)  # another process: nothing is remembered
+    again.look_at(runs)
+    steps = [step for step in arm(again) if not isinstance(step, Point)]
+    assert [s.widths for (s,) in steps[:12]] == [r.widths for r in runs]
+    assert seeds[0] == search.random_seed(12)  # only what comes next
 
 
 @settings(max_examples=200, deadline=None)

@@ -9,6 +9,7 @@ which the driver works on the arms nor the number of workers changes anything.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from widthsearch.plan import Branch, Kind, Plan, Run, Slot
 RANGE = 4.0
 #: After which shares of its cost the recommendation of such an arm is looked at.
 SHARES = (1 / 4, 1 / 2, 1)
+
+# Optuna's GP takes a fifth longer without the package greenlet, and would say so in the middle of a display.
+logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
 
 Widths = Mapping[str, int]
 Factors = tuple[float, ...]  # log(width / uniform width), per variable
@@ -75,6 +79,11 @@ class Search:
         """The validation loss that a slot's training ended with; ``None`` if it was lost."""
         done = [r for r in self.history.runs.get(slot.key, []) if r.state == "complete"]
         return done[0].value if done else None
+
+    def asked(self, i: int) -> Factors:
+        """What the sampler asked for as its i-th candidate; nothing if that was not trained yet."""
+        runs = self.history.runs.get(("score", i, 0, 0.0), [])
+        return runs[0].asked if runs else ()
 
     def at_budget(self, factors: Factors) -> dict[str, int]:
         """The uniform widths times ``exp(factors)``, scaled to the budget."""
@@ -167,7 +176,8 @@ def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
     """The best of the widths that a sampler of Optuna's (made from a seed) asks for, one training each.
 
     It looks for log factors on the uniform widths, which are then scaled to the budget; the uniform widths
-    are its first trial.  Trial i depends on those before it alone: the sampler is made anew each time.
+    are its first trial.  Trial i depends on those before it alone: the sampler is made anew each time.  What
+    it asked for stands in the trial, since asking a Gaussian process a second time takes seconds.
     """
 
     def arm(search: Search) -> Steps:
@@ -176,8 +186,8 @@ def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
         cost, so_far = 0.0, 0
         for i in count():
             key = (search.branch.arm, i, so_far)
-            factors = search.plan.once(key, partial(_ask, sampler, search, tuple(asked)))
-            slot = search.slot("score", i, 0, search.at_budget(factors))
+            factors = search.asked(i) or search.plan.once(key, partial(_ask, sampler, search, tuple(asked)))
+            slot = replace(search.slot("score", i, 0, search.at_budget(factors)), asked=factors)
             cost += search.price(slot.widths)
             if cost > search.limit * (1 + 1e-9):
                 break

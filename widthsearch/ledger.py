@@ -132,6 +132,7 @@ class Ledger:
             (names.ROUND, slot.round),
             (names.REPLICA, slot.replica),
             *([(names.STEP, slot.step)] if slot.step else []),
+            *([(names.ASKED, list(slot.asked))] if slot.asked else []),
             (names.SEED, slot.random_seed(self.plan.plan_of(slot).seed)),
             (names.CHECKPOINT, slot.file),
             *zip((names.BUDGET, names.REPEAT, names.ARM), slot.branch or (), strict=False),

@@ -142,6 +142,7 @@ class Slot:
     widths: Mapping[str, int]
     step: float = 0.0  # of a proposal: how far it goes along the round's direction
     branch: Branch | None = None  # only where a study holds several searches
+    asked: tuple[float, ...] = ()  # what a sampler of Optuna's asked for, if the widths follow from that
 
     @property
     def key(self) -> Key:
@@ -182,6 +183,7 @@ class Run:
     prune_ratio: Mapping[str, float] | None = None
     error: str = ""
     branch: Branch | None = None
+    asked: tuple[float, ...] = ()
 
 
 def by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:

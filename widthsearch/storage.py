@@ -42,6 +42,7 @@ SECONDS, HOST = "seconds", "host"
 LEVELS = "levels"  # of a pruner's run: one dictionary per network, see pruners/sweep.py
 ERROR, INTERRUPTED, DIED = "error", "interrupted", "worker_died"
 ARM, REPEAT, BUDGET = "arm", "repeat", "budget"  # of a comparison's trials: their branch
+ASKED = "asked"  # by an arm's sampler: log(width / uniform width) per variable, before they are scaled
 CHECKPOINT = "checkpoint"  # the file's name in the study's folder, as long as the trial runs
 
 
@@ -128,6 +129,7 @@ def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
                 prune_ratio=attrs.get(PRUNE_RATIO),
                 error=attrs.get(ERROR, ""),
                 branch=Branch(attrs[BUDGET], attrs[REPEAT], attrs[ARM]) if ARM in attrs else None,
+                asked=tuple(attrs.get(ASKED, ())),
             )
         )
     return runs
