@@ -20,7 +20,7 @@ from commands import (
     trials,
     write_study,
 )
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import nn
 
@@ -151,7 +151,11 @@ def models(draw: st.DrawFn) -> Cost:
     rate = st.floats(0.0, 1e-8)
     rates = np.array([[draw(rate), draw(rate)] for _ in range(4)]) + 1e-12
     widths = random_widths(20, seed=draw(st.integers(0, 99)))
-    return fit(SHAPES, widths, by_hand(widths, rates, draw(st.floats(1e-6, 1e-3))))
+    seconds = by_hand(widths, rates, draw(st.floats(1e-6, 1e-3)))
+    try:
+        return fit(SHAPES, widths, seconds)
+    except UsageError:  # all time goes into a layer that happens to be narrow in the costly ones of the 20
+        reject()
 
 
 @given(models(), st.lists(st.floats(1.0, 300.0), min_size=VARIABLES, max_size=VARIABLES))

@@ -1,0 +1,134 @@
+"""How much was there to find?  A smooth model of all that a comparison trained, and how far each arm came in it.
+
+    python tests/benchmarks/landscape.py mnist1d_conv-compare --storage sqlite:///widthsearch.db --train 8
+
+Fits the logarithm of the validation loss of all of the comparison's networks at the budget (hundreds of random
+ones help) by a quadratic function of their log widths, with Huber's weights since failing seeds have long tails,
+and looks for its lowest point at the budget.  Prints the modelled loss there, of uniform widths and of what every
+arm recommends, and which share of the way from uniform to the lowest point that is (in log loss).  Then trains
+the lowest point on ``--train`` of the comparison's fresh seeds, beside what is known of the others on these.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from balance import begin, train
+from numpy.typing import NDArray
+
+from widthsearch import rule
+from widthsearch.comparison import Comparison
+from widthsearch.database import open_storage, url_from
+from widthsearch.plan import Plan, Run, Slot
+from widthsearch.storage import SOURCE, load, plan_of, runs_of
+
+Array = NDArray[np.float64]
+
+
+class Quadratic:
+    """log loss = a + b.z + z'Cz, where z are the standardised log widths."""
+
+    def __init__(self, widths: list[list[int]], losses: list[float]) -> None:
+        x, y = np.log(widths), np.log(losses)
+        self.mean, self.sd = x.mean(0), x.std(0)
+        f, weights = self._features(x), np.ones(len(y))
+        for _ in range(30):  # iteratively reweighted least squares; the ridge decides what the data do not
+            weighted = f * weights[:, None]
+            self.coefficients = np.linalg.solve(weighted.T @ f + 1e-3 * np.eye(f.shape[1]), weighted.T @ y)
+            residuals = y - f @ self.coefficients
+            scale = 1.48 * np.median(np.abs(residuals))
+            weights = 1 / np.maximum(1, np.abs(residuals) / (1.5 * scale))
+        self.r2 = 1 - residuals.var() / y.var()
+
+    def __call__(self, widths: list[list[int]]) -> Array:
+        """The modelled loss, a geometric mean over seeds."""
+        return np.exp(self._features(np.log(widths)) @ self.coefficients)
+
+    def _features(self, x: Array) -> Array:
+        z = (x - self.mean) / self.sd
+        n = z.shape[1]
+        squares = [z[:, i] * z[:, j] for i in range(n) for j in range(i, n)]
+        return np.column_stack([np.ones(len(z)), z, *squares])
+
+
+def lowest(model: Quadratic, plan: Plan, rounds: int = 8, many: int = 1500) -> dict[str, int]:
+    """The widths at the budget with the lowest modelled loss: random search, nearer and nearer."""
+    generator, best = np.random.default_rng(0), plan.baseline()
+    for k in range(rounds):
+        spread = 1.0 / (1 + k)
+        noise = generator.normal(0, spread, (many, len(best)))
+        near = [
+            rule.scale_to_budget(
+                {v: w * float(np.exp(n)) for (v, w), n in zip(best.items(), row, strict=True)},
+                plan.constraints(),
+            )
+            for row in noise
+        ]
+        best = min([best, *near], key=lambda widths: float(model([list(widths.values())])[0]))
+    return best
+
+
+def shown(widths: Mapping[str, int]) -> str:
+    return "-".join(map(str, widths.values()))
+
+
+def known_losses(runs: list[Run], seeds: list[int]) -> dict[str, list[float]]:
+    """Loss on the fresh seeds, for every network that has them all."""
+    found: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if run.key[0] == "report" and run.value is not None:
+            found.setdefault(shown(run.widths), {})[run.key[2]] = run.value
+    return {w: [of[k] for k in seeds] for w, of in found.items() if all(k in of for k in seeds)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name")
+    parser.add_argument("--storage")
+    parser.add_argument("--train", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    url = url_from(args.storage)
+    study = load(args.name, open_storage(url, create=False), url)
+    comparison, runs = plan_of(study), runs_of(study.get_trials(deepcopy=False))
+    assert isinstance(comparison, Comparison)
+    plan = replace(comparison.plan, budget=comparison.budgets[0])
+    own = [r for r in runs if r.value is not None and r.branch is not None and r.branch.budget == 0]
+    plain = [r for r in own if r.key[0] not in ("measure", "pruned")]  # those are over-wide
+    model = Quadratic([list(r.widths.values()) for r in plain], [r.value for r in plain if r.value])
+    print(f"{len(plain)} trainings, R2 {model.r2:.2f}")
+
+    bottom = lowest(model, plan)
+    networks: list[tuple[str, Mapping[str, int]]] = [("lowest point", bottom), ("uniform", plan.baseline())]
+    for outcome in comparison.outcomes(runs):
+        if outcome.budget == 0 and outcome.points and outcome.arm not in ("uniform", "equal-ratio"):
+            networks.append((f"{outcome.arm}, repeat {outcome.repeat}", outcome.points[-1].widths))
+    low, high = (float(np.log(model([list(w.values())])[0])) for _, w in networks[:2])
+    fresh = list(range(plan.seeds, plan.seeds + args.train))
+    losses = known_losses(plain, fresh)
+    losses[shown(bottom)] = trained(study.user_attrs[SOURCE], bottom, fresh, args.workers)
+    for name, widths in networks:
+        modelled = float(np.log(model([list(widths.values())])[0]))
+        real = losses[shown(widths)]
+        print(
+            f"{name:24} {shown(widths):24} modelled {np.exp(modelled):.4f}, {(high - modelled) / (high - low):4.0%}"
+            f" of the way; trained {np.mean(real):.4f} ± {np.std(real, ddof=1) / len(real) ** 0.5:.4f}"
+        )
+
+
+def trained(source: Mapping[str, Any], widths: dict[str, int], seeds: list[int], workers: int) -> list[float]:
+    """The network's losses on these seeds."""
+    reference = f"{source['file']}:{source['name']}"
+    with get_context("spawn").Pool(workers, begin, (reference,)) as pool:
+        return [o["val_loss"] for o in pool.map(train, [Slot("report", 0, k, widths) for k in seeds], 1)]
+
+
+if __name__ == "__main__":
+    main()
