@@ -25,6 +25,7 @@ from widthsearch.plan import Plan, Slot
 from widthsearch.prepare import prepare
 from widthsearch.study import load_study
 from widthsearch.trial import TrialRunner
+from widthsearch.views.formats import joined
 
 
 def begin(file: str) -> None:
@@ -116,9 +117,9 @@ def main() -> None:
             file.write_text(
                 json.dumps({**settings, "rank correlation": report(done), "networks": done}, indent=1)
             )
-            shown = "-".join(map(str, network["widths"].values()))
             print(
-                f"{network['size']:4g}  {shown:30} spread {network['spread']:.3f}  loss {loss(network):.4f}",
+                f"{network['size']:4g}  {joined(network['widths']):30} "
+                f"spread {network['spread']:.3f}  loss {loss(network):.4f}",
                 flush=True,
             )
     for name, found in report(done).items():

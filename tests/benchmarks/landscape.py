@@ -12,7 +12,7 @@ the lowest point on ``--train`` of the comparison's fresh seeds, beside what is 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
@@ -26,15 +26,21 @@ from widthsearch.comparison import Comparison
 from widthsearch.database import open_storage, url_from
 from widthsearch.plan import Plan, Run, Slot
 from widthsearch.storage import SOURCE, load, plan_of, runs_of
+from widthsearch.views.formats import joined
 
 Array = NDArray[np.float64]
+
+
+def log_widths(networks: Sequence[Mapping[str, int]]) -> Array:
+    """(N, V), in the order of the variables."""
+    return np.log([list(widths.values()) for widths in networks])
 
 
 class Quadratic:
     """log loss = a + b.z + z'Cz, where z are the standardised log widths."""
 
-    def __init__(self, widths: list[list[int]], losses: list[float]) -> None:
-        x, y = np.log(widths), np.log(losses)
+    def __init__(self, networks: Sequence[Mapping[str, int]], losses: list[float]) -> None:
+        x, y = log_widths(networks), np.log(losses)
         self.mean, self.sd = x.mean(0), x.std(0)
         f, weights = self._features(x), np.ones(len(y))
         for _ in range(30):  # iteratively reweighted least squares; the ridge decides what the data do not
@@ -45,9 +51,9 @@ class Quadratic:
             weights = 1 / np.maximum(1, np.abs(residuals) / (1.5 * scale))
         self.r2 = 1 - residuals.var() / y.var()
 
-    def __call__(self, widths: list[list[int]]) -> Array:
-        """The modelled loss, a geometric mean over seeds."""
-        return np.exp(self._features(np.log(widths)) @ self.coefficients)
+    def __call__(self, networks: Sequence[Mapping[str, int]]) -> Array:
+        """The modelled log loss of each."""
+        return self._features(log_widths(networks)) @ self.coefficients
 
     def _features(self, x: Array) -> Array:
         z = (x - self.mean) / self.sd
@@ -69,12 +75,8 @@ def lowest(model: Quadratic, plan: Plan, rounds: int = 8, many: int = 1500) -> d
             )
             for row in noise
         ]
-        best = min([best, *near], key=lambda widths: float(model([list(widths.values())])[0]))
+        best = [best, *near][int(model([best, *near]).argmin())]
     return best
-
-
-def shown(widths: Mapping[str, int]) -> str:
-    return "-".join(map(str, widths.values()))
 
 
 def known_losses(runs: list[Run], seeds: list[int]) -> dict[str, list[float]]:
@@ -82,7 +84,7 @@ def known_losses(runs: list[Run], seeds: list[int]) -> dict[str, list[float]]:
     found: dict[str, dict[int, float]] = {}
     for run in runs:
         if run.key[0] == "report" and run.value is not None:
-            found.setdefault(shown(run.widths), {})[run.key[2]] = run.value
+            found.setdefault(joined(run.widths), {})[run.key[2]] = run.value
     return {w: [of[k] for k in seeds] for w, of in found.items() if all(k in of for k in seeds)}
 
 
@@ -102,7 +104,7 @@ def main() -> None:
     plan = replace(comparison.plan, budget=comparison.budgets[0])
     own = [r for r in runs if r.value is not None and r.branch is not None and r.branch.budget == 0]
     plain = [r for r in own if r.key[0] not in ("measure", "pruned")]  # those are over-wide
-    model = Quadratic([list(r.widths.values()) for r in plain], [r.value for r in plain if r.value])
+    model = Quadratic([r.widths for r in plain], [r.value for r in plain])
     print(f"{len(plain)} trainings, R2 {model.r2:.2f}")
 
     bottom = lowest(model, plan)
@@ -110,15 +112,15 @@ def main() -> None:
     for outcome in comparison.outcomes(runs):
         if outcome.budget == 0 and outcome.points and outcome.arm not in ("uniform", "equal-ratio"):
             networks.append((f"{outcome.arm}, repeat {outcome.repeat}", outcome.points[-1].widths))
-    low, high = (float(np.log(model([list(w.values())])[0])) for _, w in networks[:2])
+    modelled = model([widths for _, widths in networks])
+    low, high = modelled[:2]
     fresh = list(range(plan.seeds, plan.seeds + args.train))
     losses = known_losses(plain, fresh)
-    losses[shown(bottom)] = trained(study.user_attrs[SOURCE], bottom, fresh, args.workers)
-    for name, widths in networks:
-        modelled = float(np.log(model([list(widths.values())])[0]))
-        real = losses[shown(widths)]
+    losses[joined(bottom)] = trained(study.user_attrs[SOURCE], bottom, fresh, args.workers)
+    for (name, widths), at in zip(networks, modelled, strict=True):
+        real = losses[joined(widths)]
         print(
-            f"{name:24} {shown(widths):24} modelled {np.exp(modelled):.4f}, {(high - modelled) / (high - low):4.0%}"
+            f"{name:24} {joined(widths):24} modelled {np.exp(at):.4f}, {(high - at) / (high - low):4.0%}"
             f" of the way; trained {np.mean(real):.4f} ± {np.std(real, ddof=1) / len(real) ** 0.5:.4f}"
         )
 

@@ -24,6 +24,7 @@ from widthsearch.plan import Slot
 from widthsearch.prepare import prepare
 from widthsearch.study import Study, load_study
 from widthsearch.trial import TrialRunner
+from widthsearch.views.formats import joined
 
 
 def study_of(args: argparse.Namespace) -> tuple[Study, Any]:
@@ -80,7 +81,7 @@ def main() -> None:
             uniform = losses if uniform is None else uniform
             gain = (uniform - losses)[~np.isnan(uniform - losses)]
             print(
-                f"step {step:4g}  {'-'.join(map(str, widths.values()))}  loss {np.nanmean(losses):.4f}  "
+                f"step {step:4g}  {joined(widths)}  loss {np.nanmean(losses):.4f}  "
                 f"median {median(losses[~np.isnan(losses)]):.4f}  "
                 f"gain {gain.mean():+.4f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.4f}",
                 flush=True,
