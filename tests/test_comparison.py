@@ -22,7 +22,17 @@ from widthsearch.plan import Branch, Done, Run, Wait
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
 LIMIT = least_cost(replace(PLAN, budget=BUDGETS[0]), 2)
-EVERY = ("grow-shrink", "uniform", "constant", "equal-ratio", "one-shot", "random", "tpe", "random*2")
+EVERY = (
+    "grow-shrink",
+    "uniform",
+    "constant",
+    "cost-aware",
+    "equal-ratio",
+    "one-shot",
+    "random",
+    "tpe",
+    "random*2",
+)
 COMPARISON = Comparison(replace(PLAN, budget=BUDGETS[1], rounds=2), BUDGETS, EVERY, repeats=2, cost=LIMIT)
 
 

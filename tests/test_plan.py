@@ -81,13 +81,12 @@ def test_a_search_goes_through_all_phases_and_finds_the_layer_that_needs_more():
     assert {s.replica for s in asked if s.kind == "report"} == {2, 3, 4}  # fresh seeds
 
 
-def test_the_search_starts_from_the_same_width_everywhere_where_that_scores_better():
-    plan = replace(PLAN, constant_start=True)
+def test_the_search_starts_from_cost_aware_widths_where_these_score_better():
+    plan = replace(PLAN, cost_aware_start=True)
     inflated, other = (replace(plan, widths=w) for w in ({"a": 2, "b": 800}, {"a": 4000, "b": 1}))
     end, asked, finished = simulate(inflated)
     starts = History(inflated, finished).starts
-    assert [s.widths for s in starts] == [inflated.baseline(), inflated.constant()]
-    assert len(set(inflated.constant().values())) <= 2  # what rounding left over may go to one of them
+    assert [s.widths for s in starts] == [inflated.baseline(), inflated.cost_aware()]
     assert [(s.kind, s.replica) for s in asked[:4]] == [
         ("baseline", 0),
         ("score", 0),
@@ -95,7 +94,7 @@ def test_the_search_starts_from_the_same_width_everywhere_where_that_scores_bett
         ("score", 1),
     ]
     measured = [s for s in asked if s.kind == "measure"]
-    assert measured[0].widths == inflated.over_wide({"a": 1, "b": 1})
+    assert measured[0].widths == inflated.over_wide(inflated.cost_aware())
     # From there on nothing depends on the seed network.
     again = simulate(other)
     assert end == again[0]
@@ -106,15 +105,15 @@ def test_the_search_starts_from_the_same_width_everywhere_where_that_scores_bett
 
 def test_good_proportions_stay_the_start():
     plan = replace(PLAN, widths={"a": 60, "b": 20})
-    without, withal = simulate(plan), simulate(replace(plan, constant_start=True))
+    without, withal = simulate(plan), simulate(replace(plan, cost_aware_start=True))
     assert without[0] == withal[0]
-    constant = {("score", -1, k, 1.0) for k in range(plan.seeds)}
-    assert [s for s in withal[1] if s.key not in constant] == without[1]
+    aware = {("score", -1, k, 1.0) for k in range(plan.seeds)}
+    assert [s for s in withal[1] if s.key not in aware] == without[1]
     assert len(withal[1]) == len(without[1]) + plan.seeds
 
 
-def test_equal_widths_are_one_start_and_not_two():
-    plan = replace(PLAN, widths={"a": 7, "b": 7}, constant_start=True)
+def test_equal_starts_are_one_and_not_two():
+    plan = replace(PLAN, widths={"a": 8, "b": 9}, cost_aware_start=True)
     assert [c.widths for c in History(plan, []).starts] == [plan.baseline()]
 
 
@@ -122,7 +121,7 @@ def test_where_no_start_can_be_trained_nothing_is_measured():
     def run(slot):
         return Run(slot.key, "failed", slot.widths, error="loss is nan")
 
-    step, asked, _ = simulate(replace(PLAN, constant_start=True, widths={"a": 60, "b": 20}), run=run)
+    step, asked, _ = simulate(replace(PLAN, cost_aware_start=True, widths={"a": 60, "b": 20}), run=run)
     assert isinstance(step, Failed) and "loss is nan" in step.because
     assert "measure" not in {s.kind for s in asked}
 

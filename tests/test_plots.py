@@ -78,7 +78,7 @@ def test_the_heat_map_is_the_rounds_prune_ratios(whole: Shown) -> None:
 def test_widths_go_from_the_seed_to_the_recommendation(whole: Shown) -> None:
     found, summary = traces(widths_figure(whole.summary)), whole.summary
     networks = [summary["seed"]["widths"], summary["baseline"]["widths"]]
-    if summary["started_from"] == "constant":
+    if summary["started_from"] == "cost-aware":
         networks.append(summary["starting_networks"][1]["widths"])
     networks += [r["proposal"] for r in summary["rounds"] if r["proposal"]] + [
         summary["recommended"]["widths"]
@@ -87,7 +87,7 @@ def test_widths_go_from_the_seed_to_the_recommendation(whole: Shown) -> None:
         assert plain(found[variable]["y"]) == [widths[variable] for widths in networks]
         places = found[variable]["x"]
         assert places[:2] == ["seed", "baseline"] and places[-1] == "recommended"
-        assert ("constant" in places) == (summary["started_from"] == "constant")
+        assert ("cost-aware" in places) == (summary["started_from"] == "cost-aware")
 
 
 def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole: Shown) -> None:

@@ -164,33 +164,31 @@ def test_a_probe_interrupted_anywhere_goes_on_to_the_same_end(whole):
         assert next_step(read_plan(PROBE.to_json()), runs) == slot
 
 
-FROM_CONSTANT = make_probe(replace(PLAN, widths={"a": 60, "b": 20}, constant_start=True), each=20, again=1)
+COST_AWARE = make_probe(replace(PLAN, widths={"a": 60, "b": 20}, cost_aware_start=True), each=20, again=1)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_searches_that_go_on_from_the_same_network_are_trained_once(workers):
-    end, asked, finished = simulate(FROM_CONSTANT, workers, random.Random(workers))
+    end, asked, finished = simulate(COST_AWARE, workers, random.Random(workers))
     assert isinstance(end, Done)
-    first = [(s, FROM_CONSTANT.plan_of(s).seed) for s in asked if s.kind == "measure" and s.round == 0]
+    first = [(s, COST_AWARE.plan_of(s).seed) for s in asked if s.kind == "measure" and s.round == 0]
     made = [(s.replica, tuple(s.widths.items()), seed) for s, seed in first]
-    assert len(made) == len(set(made)) == 3 * PLAN.replicas  # plain, constant, and plain again
-    for name, found in FROM_CONSTANT.histories(finished).items():
-        _, _, alone = test_plan.simulate(FROM_CONSTANT.plans[name])
+    assert len(made) == len(set(made)) == 3 * PLAN.replicas  # plain, cost-aware, and plain again
+    for name, found in COST_AWARE.histories(finished).items():
+        _, _, alone = test_plan.simulate(COST_AWARE.plans[name])
         assert {r.key: r.widths for of in found.runs.values() for r in of} == {r.key: r.widths for r in alone}
-    kinds = {
-        start: {s.kind for s in asked if s.branch == branch_of(start)} for start in FROM_CONSTANT.searches
-    }
-    # Blown up either way, constant widths are better, and both searches are that of constant widths.
+    kinds = {start: {s.kind for s in asked if s.branch == branch_of(start)} for start in COST_AWARE.searches}
+    # Blown up either way, cost-aware widths are better, and both searches are that of cost-aware widths.
     assert kinds["b x20"] == {"baseline"} and kinds["a x20"] >= {"measure", "report"}
     assert kinds["plain"] == kinds["again 1"] == {"baseline", "score", "measure", "report"}
 
 
 def test_a_probe_with_shared_searches_interrupted_anywhere_goes_on_to_the_same_end():
-    _, asked, finished = simulate(FROM_CONSTANT)
+    _, asked, finished = simulate(COST_AWARE)
     for k in range(0, len(asked), 3):
         slot = asked[k]
         runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths, branch=slot.branch)]
-        assert next_step(read_plan(FROM_CONSTANT.to_json()), runs) == slot
+        assert next_step(read_plan(COST_AWARE.to_json()), runs) == slot
 
 
 def lost_measures(*starts):

@@ -19,8 +19,8 @@ from widthsearch.storage import runs_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-# Its own proportions are bad enough for the search to start from constant widths.
-SKEWED = replace(PLAN, widths={"a": 2, "b": 800}, constant_start=True)
+# Its own proportions are bad enough for the search to start from cost-aware ones.
+SKEWED = replace(PLAN, widths={"a": 2, "b": 800}, cost_aware_start=True)
 
 
 class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
@@ -41,7 +41,7 @@ def label(trial, slot):
         trial.set_user_attr(key, value)
 
 
-@pytest.mark.parametrize("plan", [PLAN, SKEWED], ids=["uniform start", "constant start"])
+@pytest.mark.parametrize("plan", [PLAN, SKEWED], ids=["uniform start", "cost-aware start"])
 def test_optunas_ask_and_tell_run_the_whole_search(plan):
     """With the sampler alone, the trials are those of the schedule; measures are infeasible, best_trial is not."""
     study = planned_study(plan)

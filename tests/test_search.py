@@ -145,7 +145,7 @@ study = Study(
     step_sizes=[1],
     pressure="neurons",
     measure_length=1,
-    constant_start=False,
+    cost_aware_start=False,
 )
 '''
 

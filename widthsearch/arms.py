@@ -114,6 +114,11 @@ def constant(search: Search) -> Steps:
     yield Point(0.0, search.plan.constant())
 
 
+def cost_aware(search: Search) -> Steps:
+    """What the cost alone suggests, without any training (see :mod:`.cost_aware`)."""
+    yield Point(0.0, search.plan.cost_aware())
+
+
 def equal_ratio(search: Search) -> Steps:
     """What pruning does: an over-wide network is trained, cut by the same share in every layer, trained on.
 
@@ -237,6 +242,7 @@ ARMS: dict[str, Arm] = {
     "grow-shrink": grow_shrink,
     "uniform": uniform,
     "constant": constant,
+    "cost-aware": cost_aware,
     "equal-ratio": equal_ratio,
     "one-shot": one_shot,
     "random": random,

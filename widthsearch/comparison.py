@@ -173,10 +173,12 @@ class Comparison:
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
                 scores = rounds * plan.seeds * len(plan.step_sizes)
-                counts["score"] += searches * (plan.constant_start * plan.seeds + (0 if one_shot else scores))
+                counts["score"] += searches * (
+                    plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
+                )
                 counts["baseline"] += searches * plan.seeds
                 counts["report"] += searches * rounds * plan.report_seeds
-            elif of in ("uniform", "constant", "equal-ratio"):
+            elif of in ("uniform", "constant", "cost-aware", "equal-ratio"):
                 kind = "pruned" if of == "equal-ratio" else "report"
                 counts[kind] += len(self.budgets) * plan.report_seeds
             else:
@@ -234,7 +236,7 @@ def least_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
     unit = plan.cost.at(plan.baseline())["macs"]
     over_wide = plan.measure_length * plan.cost.at(plan.over_wide(plan.widths))["macs"] / unit
-    starts = 1 + (plan.cost.at(plan.constant())["macs"] / unit if plan.constant_start else 0)
+    starts = 1 + (plan.cost.at(plan.cost_aware())["macs"] / unit if plan.cost_aware_start else 0)
     return rounds * (plan.replicas * over_wide + plan.seeds * len(plan.step_sizes)) + plan.seeds * starts
 
 

@@ -34,7 +34,7 @@ def state_of(runs: Sequence[Run], retries: int) -> State:
 class Candidate:
     """Widths at the budget that the search scores: a round's proposal, or (round -1) one of its starts.
 
-    Of a start, step 0 is the seed network's proportions (the baseline), step 1 the same width everywhere.
+    Of a start, step 0 is the seed network's proportions (the baseline), step 1 are the cost-aware widths.
     """
 
     round: int
@@ -71,8 +71,8 @@ class History:
             done.sort(key=lambda run: run.key[2])
         self.baseline = Candidate(-1, 0.0, plan.baseline())
         self.starts = [self.baseline]
-        if plan.constant_start and plan.constant() != self.baseline.widths:
-            self.starts.append(Candidate(-1, 1.0, plan.constant()))
+        if plan.cost_aware_start and plan.cost_aware() != self.baseline.widths:
+            self.starts.append(Candidate(-1, 1.0, plan.cost_aware()))
         self._candidates: dict[int, list[Candidate]] = {}
         # The best of no round (the starts), of one, of two..., with its score.
         self._best: list[tuple[tuple[int, float], Candidate] | None] = []
@@ -106,7 +106,7 @@ class History:
         Round -1: those of a start.
         """
         if round_ < 0:
-            return dict.fromkeys(self.plan.widths, 1) if step else self.plan.widths
+            return self.plan.cost_aware() if step else self.plan.widths
         ratios = self.prune_ratios(round_)
         measured = self.complete("measure", round_)[0].widths
         over_wide = {v: measured[v] for v in self.plan.widths}

@@ -226,6 +226,6 @@ class Ledger:
 def _words(slot: Slot) -> str:
     where = "" if slot.branch is None else f"{tuple(slot.branch)} "
     if slot.round < 0:
-        return f"{where}{slot.kind} {slot.replica}" + (" of constant widths" if slot.step else "")
+        return f"{where}{slot.kind} {slot.replica}" + (" of cost-aware widths" if slot.step else "")
     step = f" step {slot.step:g}" if slot.step else ""
     return f"{where}{slot.kind} {slot.replica} of round {slot.round}{step}"

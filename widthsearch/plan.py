@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from widthsearch import rule
 from widthsearch.cost import Cost
+from widthsearch.cost_aware import cost_aware
 from widthsearch.rule import Constraints
 
 Kind = Literal["measure", "score", "baseline", "report", "pruned", "sweep"]
@@ -53,7 +54,8 @@ class Plan:
     step_sizes: tuple[float, ...] = (1.0,)
     measure_length: float = 1.0  # of a measure, relative to other trainings
     pruner: str = "l0"  # of a measure
-    constant_start: bool = False  # whether the same width everywhere may be the start too
+    cost_aware_start: bool = False  # whether cost-aware widths may be the start too
+    layers: dict[str, float] = field(default_factory=dict)  # see cost_aware.py; empty: one for each variable
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -92,6 +94,15 @@ class Plan:
         same = dict.fromkeys(self.widths, 1)
         return self.once("constant", lambda: rule.scale_to_budget(same, self.constraints()))
 
+    def cost_aware(self) -> dict[str, int]:
+        """The widths at the budget under which the layers are least narrow (see :mod:`.cost_aware`)."""
+
+        def at_budget() -> dict[str, int]:
+            layers = self.layers or dict.fromkeys(self.widths, 1.0)
+            return rule.scale_to_budget(cost_aware(layers, self.cost, self.budget), self.constraints())
+
+        return self.once("cost-aware", at_budget)
+
     def cut_equally(self, over_wide: Mapping[str, int]) -> dict[str, int]:
         """The baseline, as far as an over-wide network in the same proportions has the units."""
         return {v: min(w, over_wide[v]) for v, w in self.baseline().items()}
@@ -115,7 +126,7 @@ class Plan:
         """Trials per kind if the search uses all of its rounds."""
         return {
             "measure": self.rounds * self.replicas,
-            "score": self.rounds * len(self.step_sizes) * self.seeds + self.constant_start * self.seeds,
+            "score": self.rounds * len(self.step_sizes) * self.seeds + self.cost_aware_start * self.seeds,
             "baseline": self.seeds + self.report_seeds,
             "report": self.report_seeds,
         }

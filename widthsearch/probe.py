@@ -35,14 +35,14 @@ class Owners(NamedTuple):
     """Under which starts the trainings that a search goes by were made."""
 
     baseline: str  # its own
-    constant: str  # of constant widths, before the first round
+    cost_aware: str  # of the cost-aware widths, before the first round
     rounds: str  # from the first round on
 
     def of(self, kind: str, round_: int) -> str:
         """Under which the trainings of one kind and round were."""
         if kind == "baseline":
             return self.baseline
-        return self.constant if kind == "score" and round_ < 0 else self.rounds
+        return self.cost_aware if kind == "score" and round_ < 0 else self.rounds
 
     def chosen(self, found: Mapping[str, Sequence[T]], key: Callable[[T], tuple[str, int]]) -> list[T]:
         """Out of what each start has, what belongs to this search; ``key``: the kind and round of each."""
@@ -123,7 +123,7 @@ class Probe:
     def owners(self, found: Mapping[str, Sequence[Run]]) -> dict[str, Owners]:
         """Whose trainings every start's search goes by; ``found``: the runs so far, by start.
 
-        Searches score the same constant widths, and those that go on from the same network are one search
+        Searches score the same cost-aware widths, and those that go on from the same network are one search
         from there on.  So each of these is trained once, under the first of them.
         """
         begun: dict[int, str] = {}

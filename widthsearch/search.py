@@ -289,7 +289,7 @@ def _other_search(before: Plan, now: Plan) -> str:
         "multiple_of",
         "pressure",
         "pruner",
-        "constant_start",
+        "cost_aware_start",
         "over",
         "seeds",
         "seed",

@@ -101,8 +101,14 @@ def family_of(name: str | None, storage: optuna.storages.BaseStorage) -> Family 
 
 
 def plan_of(study: optuna.Study) -> AnyPlan:
-    """The plan written at launch."""
-    return read_plan(study.user_attrs[PLAN])
+    """The plan written at launch; :class:`UsageError` if another version of this package wrote it."""
+    try:
+        return read_plan(study.user_attrs[PLAN])
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"study {study.study_name!r} was written by another version of widthsearch ({error}): read it "
+            "with that one, or launch it again under another name"
+        ) from error
 
 
 def modules_of(study: optuna.Study) -> list[tuple[str, str]]:

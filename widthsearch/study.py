@@ -73,8 +73,8 @@ class Study:
     ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
     ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction.  The
     next round starts from the best network so far, the first one from the model scaled uniformly to the
-    budget; with ``constant_start`` from the same width everywhere, where that scores better (it does if the
-    model's own proportions are far off).  The search stops early when the layers are balanced
+    budget; with ``cost_aware_start`` from the widths that the cost alone suggests (see :mod:`.cost_aware`),
+    where these score better.  The search stops early when the layers are balanced
     (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
     rounds brought no better score.  The verdict trains recommendation and uniform baseline on
     ``report_seeds`` fresh seeds each.
@@ -119,7 +119,7 @@ class Study:
     over: float = 4.0
     measure_length: float = 0.5
     step_sizes: Sequence[float] = (0.25, 0.5, 1.0)
-    constant_start: bool = True
+    cost_aware_start: bool = True
     pressure: Literal["neurons", "cost"] = "cost"
     pruner: Literal["l0", "l1", "taylor"] = "l0"
     search: Sequence[str] | None = None
@@ -157,7 +157,7 @@ class Study:
                 raise UsageError(
                     f"Study({name}={value!r:.60}): must be a list of patterns, e.g. ['layer3.*']"
                 )
-        for name in ("keep_heads", "constant_start"):
+        for name in ("keep_heads", "cost_aware_start"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"Study({name}={getattr(self, name)!r:.60}): must be True or False")
         whole = ("rounds", "replicas", "seeds", "report_seeds", "patience", "threads")
@@ -239,8 +239,8 @@ def settings(study: Study) -> dict[str, str]:
         del values["budget.latency"], values["budget.batch"]
     if study.pruner == "l0":
         del values["pruner"]
-    if study.constant_start:
-        del values["constant_start"]
+    if study.cost_aware_start:
+        del values["cost_aware_start"]
     # What no result depends on may change between launch and resume.
     skip = ("model", "data", "budget", "recipe", "example", "cpus", "gpus")
     return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}

@@ -36,13 +36,22 @@ def show(
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
     from widthsearch.database import open_storage, url_from
+    from widthsearch.errors import UsageError
     from widthsearch.storage import load, study_names
     from widthsearch.views.summary import summary_of
     from widthsearch.views.tables import show_list
 
     url = url_from(storage)
     opened = open_storage(url, create=False)
-    show_list(out, [summary_of(load(name, opened, url), url) for name in study_names(opened)])
+    summaries, unread = [], []
+    for name in study_names(opened):
+        try:
+            summaries.append(summary_of(load(name, opened, url), url))
+        except UsageError as error:  # another version's: the others are still to be seen
+            unread.append(str(error))
+    show_list(out, summaries)
+    for line in unread:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -120,14 +120,18 @@ def find_variables(
     )
 
 
-def makers_of(trace: Trace, variables: Variables) -> tuple[tuple[str, str], ...]:
-    """Each layer (or parameter) that makes units, with the variable, in the order of execution."""
-    makers: dict[tuple[str, str], None] = {}
+def makers_of(trace: Trace, variables: Variables) -> dict[tuple[str, str], int]:
+    """Each layer (or parameter) that makes units, with the variable, in the order of execution.
+
+    With each, how many of its outputs the units are: one each, or a head's many.
+    """
+    makers: dict[tuple[str, str], int] = {}
     for production in trace.productions:
-        for index in np.unique(variables.variable[production.ids]).tolist():
+        found, outputs = np.unique(variables.variable[production.ids], return_counts=True)
+        for index, count in zip(found.tolist(), outputs.tolist(), strict=True):
             if index >= 0:
-                makers[production.name, variables.names[index]] = None
-    return tuple(makers)
+                makers[production.name, variables.names[index]] = count
+    return makers
 
 
 def _components_in(solution: Solution, factors: Iterable[Ids]) -> set[int]:

@@ -48,10 +48,10 @@ def metric_form(stats: Iterable[Stats]) -> str:
 
 
 def candidate_name(round_: int, step: float) -> str:
-    """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``constant widths``."""
+    """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``cost-aware widths``."""
     if round_ >= 0:
         return f"round {round_}, step {step:g}"
-    return "constant widths" if step else "uniform baseline"
+    return "cost-aware widths" if step else "uniform baseline"
 
 
 def joined(widths: Mapping[str, int]) -> str:

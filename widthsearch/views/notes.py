@@ -57,7 +57,7 @@ def _note(row: Mapping[str, Any]) -> str:
     """What a trial was for, and its widths."""
     what = f"{row['kind']}" + (f" of round {row['round']}" if row["round"] >= 0 else "")
     if row["step"]:
-        what += f", step {row['step']:g}" if row["round"] >= 0 else " of constant widths"
+        what += f", step {row['step']:g}" if row["round"] >= 0 else " of cost-aware widths"
     what += f", replica {row['replica']}"
     table = Table("width variable", "width", *(["prune ratio"] if row["prune_ratio"] else []))
     for v, width in row["widths"].items():

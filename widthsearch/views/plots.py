@@ -65,8 +65,8 @@ def widths_figure(summary: Summary) -> Any:
     from plotly.graph_objects import Figure
 
     networks = [("seed", summary["seed"]["widths"]), ("baseline", summary["baseline"]["widths"])]
-    if summary["started_from"] == "constant":
-        networks.append(("constant", summary["starting_networks"][1]["widths"]))
+    if summary["started_from"] == "cost-aware":
+        networks.append(("cost-aware", summary["starting_networks"][1]["widths"]))
     networks += [(f"round {r['round']}", r["proposal"]) for r in summary["rounds"] if r["proposal"]]
     if summary["recommended"]:
         networks.append(("recommended", summary["recommended"]["widths"]))

@@ -26,8 +26,8 @@ def probe_page(s: Mapping[str, Any]) -> Group:
             of = [f"the same proportions as {start['same_as']}, and so the same search"]
         else:
             of = [start["stopped_because"]] if start["stopped_because"] else []
-            if start["started_from"] == "constant":
-                of.append("the same width everywhere scored better, and was searched from")
+            if start["started_from"] == "cost-aware":
+                of.append("cost-aware widths scored better, and were searched from")
         for note in of:
             notes.setdefault(note, []).append(start["start"])
     total = f"all trainings: {s['training_macs']:.3g} MACs, {s['seconds']:.0f} worker seconds"
@@ -60,7 +60,7 @@ def _courses(starts: Sequence[Mapping[str, Any]], wanted: Mapping[str, int] | No
             of = f" of {wanted[layer]}" if wanted and layer else ""
             table.add_row(
                 escape(s["start"]) if i == 0 else "",
-                ("scaling to the budget", "constant start")[i] if i < 2 else f"round {i - 2}",
+                ("scaling to the budget", "cost-aware start")[i] if i < 2 else f"round {i - 2}",
                 f"{widths[layer]}{of}" if layer else "",
                 "" if s["close"] is None else f"{s['close'][i]} of {len(widths)} back",
                 joined(widths),

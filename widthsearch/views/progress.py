@@ -187,7 +187,7 @@ def describe(slot: Slot) -> str:
     """``round 0 measure 2``, ``uniform baseline 3``, ``budget 1 repeat 0 tpe: round 5 score 0``."""
     where = f"round {slot.round} " if slot.kind in ("measure", "score") else ""
     if slot.kind == "score" and slot.step:
-        where = f"{where}step {slot.step:g} " if slot.round >= 0 else "constant widths "
+        where = f"{where}step {slot.step:g} " if slot.round >= 0 else "cost-aware widths "
     if slot.kind == "sweep" and slot.branch is not None:
         where = f"{slot.branch.arm} "
     elif slot.branch is not None:

@@ -174,7 +174,7 @@ def _network(
 
 
 def _start_name(start: Candidate | None) -> str | None:
-    return None if start is None else "uniform" if start.is_baseline else "constant"
+    return None if start is None else "uniform" if start.is_baseline else "cost-aware"
 
 
 def _source(kind: str, candidate: Candidate) -> Source:

@@ -1,4 +1,4 @@
-"""A search that starts from constant widths, or ends there: every view says so, and tells them from uniform ones."""
+"""A search that starts from cost-aware widths, or ends there: every view says so, and tells them from uniform ones."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from widthsearch import load
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
-# A loop whose loss depends on the widths (and a little on the seed) alone.  Layers as wide as each other are best.
+# A loop whose loss depends on the widths (and a little on the seed) alone.  The cost-aware ones are best.
 TRAIN = """
 def train(model, data, report):
     (x, y), _ = data
     nn.functional.cross_entropy(model(x), y).backward()
-    apart = abs(model.fc1.out_features - model.fc2.out_features)
+    apart = abs(model.fc1.out_features - 7) + abs(model.fc2.out_features - 11)
     report(val_loss=1 + 0.1 * apart + 0.01 * torch.rand(()).item(), val_accuracy=0.5)
 
 
@@ -32,53 +32,51 @@ def study(tmp_path: Path) -> Path:
     return write_study(tmp_path, *LOOP, SKEWED)
 
 
-def test_constant_widths_are_recommended_where_nothing_is_better(study: Path) -> None:
+def test_cost_aware_widths_are_recommended_where_nothing_is_better(study: Path) -> None:
     result = command("launch", study)
     assert result.code == 0, result.err
     found = json.loads(command("show", "--json").out)
-    uniform, constant = found["starting_networks"]
-    assert found["started_from"] == "constant"
-    assert (uniform["start"], constant["start"]) == ("uniform", "constant")
-    assert uniform["widths"] == found["baseline"]["widths"] != constant["widths"]
-    assert uniform["val_loss"]["mean"] > constant["val_loss"]["mean"]
-    assert found["recommended"]["widths"] == constant["widths"]
+    uniform, aware = found["starting_networks"]
+    assert found["started_from"] == "cost-aware"
+    assert (uniform["start"], aware["start"]) == ("uniform", "cost-aware")
+    assert uniform["widths"] == found["baseline"]["widths"] != aware["widths"]
+    assert uniform["val_loss"]["mean"] > aware["val_loss"]["mean"]
+    assert found["recommended"]["widths"] == aware["widths"] == {"fc1": 7, "fc2": 11}
     assert (found["recommended"]["round"], found["recommended"]["step"]) == (-1, 1)
     assert found["verdict"] == "better" and found["gain"]["n"] == 2
     # The first measure is of an over-wide network with these proportions.
     over_wide = found["rounds"][0]["over_wide"]
-    assert abs(over_wide["fc1"] - over_wide["fc2"]) <= 1
+    assert over_wide["fc2"] / over_wide["fc1"] == pytest.approx(11 / 7, abs=0.1)
     page = command("show").out
-    assert "best: constant widths" in page and "round -1" not in page
-    starts = [line.split() for line in page.splitlines() if line.split()[:1] in (["start"], ["constant"])]
-    assert [row[-1] for row in starts] == [
-        "-".join(map(str, s["widths"].values())) for s in (uniform, constant)
-    ]
+    assert "best: cost-aware widths" in page and "round -1" not in page
+    starts = [line.split() for line in page.splitlines() if line.split()[:1] in (["start"], ["cost-aware"])]
+    assert [row[-1] for row in starts] == ["-".join(map(str, s["widths"].values())) for s in (uniform, aware)]
     assert command("draw", "-o", "a.svg").code == 0
-    assert "constant widths" in Path("a.svg").read_text()
+    assert "cost-aware widths" in Path("a.svg").read_text()
 
 
-def test_all_that_shows_a_search_knows_of_constant_widths(study: Path) -> None:
+def test_all_that_shows_a_search_knows_of_cost_aware_widths(study: Path) -> None:
     assert command("launch", study).code == 0
     result = load("tiny", "sqlite:///widthsearch.db")
-    constant = load("tiny").widths
-    assert result.widths == constant
+    aware = load("tiny").widths
+    assert result.widths == aware
     places = result.plot_widths().data[0].x
-    assert list(places[:3]) == ["seed", "baseline", "constant"]
+    assert list(places[:3]) == ["seed", "baseline", "cost-aware"]
     loss = {trace.name: trace for trace in result.plot_loss().data}
     assert len(loss["uniform baseline"].y) == 1
-    assert any(text.startswith("constant widths") for text in loss["candidate"].text)
+    assert any(text.startswith("cost-aware widths") for text in loss["candidate"].text)
     pairs = [trace for trace in result.plot_seeds().data if trace.name.startswith("searched is better")]
     assert len(pairs) == 1
     rows = result.to_frame()
     assert len(rows[(rows["kind"] == "score") & (rows["round"] == -1)]) == 2
     assert command("report", "-o", "r.html").code == 0
-    assert "constant widths" in Path("r.html").read_text()
+    assert "cost-aware widths" in Path("r.html").read_text()
     exported = command("export", "-o", "net")
     assert exported.code == 0, exported.err
-    assert json.loads(Path("net/widths.json").read_text())["widths"] == constant
+    assert json.loads(Path("net/widths.json").read_text())["widths"] == aware
 
 
-def test_more_rounds_go_on_from_constant_widths(study: Path) -> None:
+def test_more_rounds_go_on_from_cost_aware_widths(study: Path) -> None:
     assert command("launch", study).code == 0
     assert command("resume", "--rounds", "2").code == 0
     found = json.loads(command("show", "--json").out)
@@ -87,9 +85,9 @@ def test_more_rounds_go_on_from_constant_widths(study: Path) -> None:
 
 
 def test_without_it_the_search_starts_from_the_uniform_network(tmp_path: Path) -> None:
-    file = write_study(tmp_path, *LOOP, SKEWED, ("rounds=1", "rounds=1, constant_start=False"))
+    file = write_study(tmp_path, *LOOP, SKEWED, ("rounds=1", "rounds=1, cost_aware_start=False"))
     assert command("launch", file).code == 0
     found = json.loads(command("show", "--json").out)
     assert [s["start"] for s in found["starting_networks"]] == ["uniform"]
     assert found["started_from"] == "uniform"
-    assert "constant" not in command("show").out
+    assert "cost-aware" not in command("show").out

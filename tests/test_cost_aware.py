@@ -1,0 +1,131 @@
+"""Cost-aware widths: the one solution of a convex problem, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import ResNet, images
+from scipy.optimize import minimize
+from test_plan import COST, PLAN
+from torch import nn
+
+from widthsearch.cost import Cost, Polynomial
+from widthsearch.cost_aware import LEAST_SHARE, cost_aware
+from widthsearch.space import trace
+
+
+def chain(positions: list[float]) -> Cost:
+    """Convolutions of three samples one after the other, 1 -> w_1 -> ... -> w_V -> 10, each at so many positions."""
+    v = len(positions)
+    multiplicity = np.vstack([np.zeros(v), np.zeros(v), np.eye(v), np.zeros(v)])
+    constant = np.array([1.0, 1.0, *np.zeros(v), 10.0])
+    factors = np.array([[1 + i, 2 + i] for i in range(v + 1)])
+    params = Polynomial(np.full(v + 1, 3.0), factors)
+    macs = Polynomial(3.0 * np.array([*positions, 1.0]), factors)
+    return Cost(tuple("abcdefgh"[:v]), multiplicity, constant, {"macs": macs, "params": params})
+
+
+chains = st.lists(st.floats(1, 100), min_size=2, max_size=8).map(chain)
+shares = st.floats(0.02, 1)
+
+
+def sum_of(layers: dict[str, float], widths: dict[str, float]) -> float:
+    return sum(n / widths[v] for v, n in layers.items())
+
+
+def budget_of(cost: Cost, share: float, other: float) -> dict[str, float]:
+    """These shares of what a network of 64 units everywhere costs."""
+    whole = cost(dict.fromkeys(cost.variables, 64))
+    return {"macs": share * whole["macs"], "params": other * whole["params"]}
+
+
+@given(cost=chains, share=shares, other=shares, data=st.data())
+def test_no_other_widths_at_the_budget_have_a_smaller_sum(cost, share, other, data):
+    layers = {v: data.draw(st.sampled_from([1.0, 1.0, 3.0])) for v in cost.variables}
+    budget = budget_of(cost, share, other)
+    found = cost_aware(layers, cost, budget)
+    used = max(cost(found)[r] / limit for r, limit in budget.items())
+    assert used == pytest.approx(1, abs=0.01)
+    within = {v: w / max(used, 1) for v, w in found.items()}  # exactly, as the cost grows at least so fast
+    many = np.array([layers[v] for v in cost.variables])
+    solved = minimize(
+        lambda x: (many * np.exp(-x)).sum(),
+        np.log(list(within.values())),
+        jac=lambda x: -many * np.exp(-x),
+        constraints=[
+            {"type": "ineq", "fun": lambda x, r=r, b=b: np.log(b / cost.gradient(r, np.exp(x))[0])}
+            for r, b in budget.items()
+        ],
+        method="SLSQP",
+    )
+    assert sum_of(layers, within) <= 1.02 * solved.fun
+
+
+def test_two_layers_alike_have_the_same_width_and_a_dear_one_less():
+    layers = dict.fromkeys("ab", 1.0)
+    even = cost_aware(layers, Cost(("a", "b"), *symmetric()), {"macs": 1000})
+    assert even["a"] == pytest.approx(even["b"])
+    dear = cost_aware(layers, chain([40.0, 40.0]), {"macs": 20_000})
+    cheap = cost_aware(layers, chain([40.0, 4.0]), {"macs": 20_000})
+    assert cheap["b"] / cheap["a"] > dear["b"] / dear["a"]
+
+
+def symmetric():
+    forms = np.array([[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=float)
+    product = Polynomial(np.ones(3), np.array([[1, 2], [2, 3], [3, 4]]))
+    return forms, np.array([1, 10, 0, 0, 10], dtype=float), {"macs": product}
+
+
+def test_a_width_that_more_layers_have_is_wider():
+    one, four = (cost_aware({"a": n, "b": 1.0}, COST, {"macs": 550}) for n in (1.0, 4.0))
+    assert four["a"] > 1.3 * one["a"] and four["b"] < one["b"]
+    assert COST(four)["macs"] == pytest.approx(550, rel=1e-3)
+
+
+def test_a_layer_that_costs_nothing_does_not_grow_without_bounds():
+    forms = np.array([[0, 0], [1, 0], [0, 1]], dtype=float)
+    macs = Polynomial(np.array([1.0]), np.array([[1, 1]]))  # a * a; b is for nothing
+    cost = Cost(("a", "b"), forms, np.array([1.0, 0, 0]), {"macs": macs})
+    found = cost_aware({"a": 1.0, "b": 1.0}, cost, {"macs": 100})
+    assert found["a"] == pytest.approx(10, rel=1e-3)
+    assert found["b"] == pytest.approx(found["a"] * 2 / LEAST_SHARE, rel=1e-2)
+
+
+def test_the_plan_scales_them_to_whole_widths_at_its_budget():
+    plan = replace(PLAN, minimum={"a": 1, "b": 12}, multiple_of={"a": 4, "b": 1}, widths={"a": 2, "b": 800})
+    widths = plan.cost_aware()
+    assert plan.constraints().allow(widths) and widths["b"] >= 12 and widths["a"] % 4 == 0
+    assert (
+        widths == replace(plan, widths={"a": 4000, "b": 1}).cost_aware()
+    )  # nothing of the seed network in it
+
+
+def test_a_residual_width_counts_once_for_every_layer_that_adds_to_it():
+    space = trace(ResNet(), images())
+    assert space.layers == {v: float(len(space.modules[v])) for v in space.widths}
+    assert max(space.layers.values()) > 1
+
+
+def test_a_head_counts_by_its_outputs():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(5, 24)
+            self.q, self.k, self.v = (nn.Linear(24, 24) for _ in range(3))
+            self.out = nn.Linear(24, 24)
+            self.head = nn.Linear(24, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.embed(x)
+            q, k, v = (f(x).view(*x.shape[:2], -1, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+            y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            return self.head((x + self.out(y)).mean(1))
+
+    space = trace(Net(), torch.randn(2, 7, 5))
+    heads = next(v for v, w in space.widths.items() if w == 3)
+    assert space.layers[heads] == pytest.approx(3 / 8)  # three layers, eight outputs to the head
