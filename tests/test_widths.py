@@ -125,16 +125,42 @@ def test_the_table_has_every_variable_with_width_and_share(tiny: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert "Net: 2 width variables, 356 MACs, 387 parameters; 100.0% of the MACs" in result.out
     rows = [line.split() for line in result.out.splitlines()]
-    assert ["fc1", "16", "89.9%"] in [row[:3] for row in rows]
-    assert ["fc2", "12", "64.0%"] in [row[:3] for row in rows]
+    assert ["fc1", "16", "10", "7", "89.9%"] in [row[:5] for row in rows]
+    assert ["fc2", "12", "7", "11", "64.0%"] in [row[:5] for row in rows]
+    assert "cost-aware under 193 parameters: 166 MACs, 187 parameters" in result.out
     assert "multiple of" not in result.out  # nothing is bounded
+
+
+def test_uniform_and_cost_aware_widths_are_those_of_the_search(tiny: Path) -> None:
+    plan = prepared(tiny).plan
+    shown = described(tiny)
+    assert shown["budget"] == plan.budget == {"params": 193}
+    for key, widths in (("uniform", plan.baseline()), ("cost_aware", plan.cost_aware())):
+        assert shown[key] == {"widths": widths, **plan.cost.at(widths)}
+    more = described(tiny, "--budget", "macs=2x,params=2x")
+    assert more["budget"] == {"macs": 712, "params": 774}
+    assert 700 < more["cost_aware"]["macs"] <= 712 or 760 < more["cost_aware"]["params"] <= 774
+
+
+def test_a_budget_that_is_too_small_is_said_beside_the_rest(tiny: Path) -> None:
+    shown = described(tiny, "--budget", "params=10")
+    assert widths_of(shown) == {"fc1": 16, "fc2": 12} and shown["budget"] is None
+    assert (
+        "params=10" in shown["budget_error"]
+        and shown["budget_error"] in command("widths", tiny, "--budget", "params=10").out
+    )
+
+
+def test_a_latency_budget_is_not_measured_for_it(tmp_path: Path) -> None:
+    shown = described(write_study(tmp_path, (BUDGET, "budget=Budget(latency='0.5x')")))
+    assert shown["budget"] is shown["uniform"] is shown["cost_aware"] is None
 
 
 def test_the_table_shows_bounds_where_there_are_any(tmp_path: Path) -> None:
     file = write_study(tmp_path, setting("minimum={'fc1': 4},\n    multiple_of=2"))
     rows = [line.split() for line in command("widths", file).out.splitlines()]
-    assert ["fc1", "16", "4", "2", "89.9%"] in [row[:5] for row in rows]
-    assert ["fc2", "12", "1", "2", "64.0%"] in [row[:5] for row in rows]
+    assert ["fc1", "16", "10", "6", "4", "2", "89.9%"] in [row[:7] for row in rows]
+    assert ["fc2", "12", "6", "12", "1", "2", "64.0%"] in [row[:7] for row in rows]
 
 
 def test_what_launch_refuses_in_a_study_is_refused_here(tmp_path: Path) -> None:
@@ -172,6 +198,12 @@ def test_a_function_class_or_network_of_a_file_or_module(models: Path, reference
 def test_a_class_of_an_installed_package() -> None:
     reference = "torch.nn:TransformerEncoderLayer(8, 2, dim_feedforward=12, dropout=0.0, batch_first=True)"
     assert widths_of(described("--model", reference, "--input", "2,5,8"))["linear1"] == 12
+
+
+def test_a_network_under_a_budget(models: Path) -> None:
+    shown = described("--model", "models.py:mlp(40)", "--input", "2,8", "--budget", "macs=110")
+    assert shown["uniform"] == shown["cost_aware"] == {"widths": {"0": 10}, "macs": 110, "params": 123}
+    assert described("--model", "models.py:mlp(40)", "--input", "2,8")["budget"] is None
 
 
 def test_an_absolute_path_and_a_batch_of_one(models: Path) -> None:
@@ -227,6 +259,9 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         for text in ("3,x", "", "3,", "2,0", "2,-8", "2x8", "2,8:long", "2.5,8")
     },
     "input that does not fit": ((*MODEL_OF, "--input", "2,9"), ("Sequential", "2x9")),
+    "no budget": ((*MODEL_OF, *INPUT, "--budget", "macs"), ("'macs'", "macs=0.25x")),
+    "a latency": ((*MODEL_OF, *INPUT, "--budget", "latency=1ms"), ("latency='1ms'", "macs, params")),
+    "a budget too small": ((*MODEL_OF, *INPUT, "--budget", "macs=10"), ("macs=10", "macs=11")),
     "too many inputs": ((*MODEL_OF, *INPUT, *INPUT), ("Sequential", "argument")),
     "floats for tokens": (
         ("--model", "models.py:Two", "--input", "2,9", "--input", "2,4"),

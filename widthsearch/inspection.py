@@ -12,29 +12,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from widthsearch.budget import Budget
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.patterns import numbers_of
-from widthsearch.prepare import load_data
+from widthsearch.plan import Plan
+from widthsearch.prepare import load_data, make_plan
 from widthsearch.space import WidthSpace, trace
 from widthsearch.study import Study, import_file
 from widthsearch.trial import build_space
 
 
 def widths_of_study(study: Study) -> dict[str, Any]:
-    """What ``widths STUDY.py --json`` prints; raises UsageError where launch would."""
+    """What ``widths STUDY.py --json`` prints; raises UsageError where launch would.
+
+    A budget that is too small is no reason not to show the rest: ``budget_error`` says so.
+    """
     space = build_space(study, load_data(study))
-    return describe(
-        space,
-        minimum=numbers_of("minimum", study.minimum, space.modules),
-        multiple_of=numbers_of("multiple_of", study.multiple_of, space.modules),
-    )
+    minimum = numbers_of("minimum", study.minimum, space.modules)
+    multiple_of = numbers_of("multiple_of", study.multiple_of, space.modules)
+    plan, error = None, None
+    if study.budget.latency is None and space.widths:  # a latency would have to be measured first
+        try:
+            plan = make_plan(study, space)
+        except UsageError as too_small:
+            error = str(too_small)
+    return describe(space, minimum=minimum, multiple_of=multiple_of, plan=plan, budget_error=error)
 
 
-def widths_of_model(reference: str, inputs: Sequence[str]) -> dict[str, Any]:
-    """What ``widths --model module:function --input 1,3,224,224 --json`` prints."""
+def widths_of_model(reference: str, inputs: Sequence[str], budget: Budget | None = None) -> dict[str, Any]:
+    """What ``widths --model module:function --input 1,3,224,224 --json`` prints.
+
+    Raises UsageError for a model or an input that cannot be used, and for a budget that is too small or of a
+    latency, which would have to be measured.
+    """
+    if budget is not None and budget.latency is not None:
+        raise UsageError(f"budget latency={budget.latency!r}: give macs, params or both here")
     model = load_model(reference)
-    example = tuple(example_input(text) for text in inputs)
-    return describe(trace(model, example))
+    space = trace(model, tuple(example_input(text) for text in inputs))
+    if budget is None or not space.widths:
+        return describe(space)
+    nothing = (torch.empty(0), torch.empty(0))  # a plan needs no data
+    study = Study(model=lambda: model, data=lambda: (nothing, nothing), budget=budget)
+    return describe(space, plan=make_plan(study, space))
 
 
 def describe(
@@ -42,8 +61,13 @@ def describe(
     *,
     minimum: Mapping[str, int] | None = None,
     multiple_of: Mapping[str, int] | None = None,
+    plan: Plan | None = None,
+    budget_error: str | None = None,
 ) -> dict[str, Any]:
-    """A width space as plain data.  Shares are of the MACs of one forward pass."""
+    """A width space as plain data.  Shares are of the MACs of one forward pass.
+
+    With a ``plan`` also its budget, and what needs no training: the uniform and the cost-aware widths there.
+    """
     cost = space.cost.at(space.widths)
     return {
         "model": type(space.model).__name__,
@@ -62,7 +86,15 @@ def describe(
         "macs": cost["macs"],
         "params": cost["params"],
         "coverage": space.cost.share("macs", space.widths, space.widths),
+        "budget_error": budget_error,
+        "budget": None if plan is None else plan.budget,
+        "uniform": None if plan is None else _network(plan, plan.baseline()),
+        "cost_aware": None if plan is None else _network(plan, plan.cost_aware()),
     }
+
+
+def _network(plan: Plan, widths: Mapping[str, int]) -> dict[str, Any]:
+    return {"widths": dict(widths), **plan.cost.at(widths)}
 
 
 def load_model(reference: str) -> nn.Module:

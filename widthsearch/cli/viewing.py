@@ -66,10 +66,22 @@ def widths(
         list[str] | None,
         typer.Option("--input", help="Its input's shape, 1,3,224,224 or 1,16:int; repeatable."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What it may cost, e.g. macs=0.25x,params=0.25x; default: the study's.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which widths of a network can be searched, without training anything."""
+    """Show which widths of a network can be searched, and what needs no training under a budget.
+
+    That is the network scaled uniformly, and cost-aware widths: wide where that costs little.
+    """
+    from dataclasses import replace
+
     from widthsearch import inspection
+    from widthsearch.budget import Budget
     from widthsearch.study import load_study
     from widthsearch.views.tables import show_widths
 
@@ -77,10 +89,12 @@ def widths(
         raise UsageError("give a study file, or --model module:function with --input 1,3,224,224")
     if (model is None) != (not input_):
         raise UsageError("--model and --input go together: --model module:function --input 1,3,224,224")
+    given = None if budget is None else Budget.parse(budget)
     if study is not None:
-        found = inspection.widths_of_study(load_study(study)[0])
+        asked = load_study(study)[0]
+        found = inspection.widths_of_study(asked if given is None else replace(asked, budget=given))
     else:
-        found = inspection.widths_of_model(str(model), input_ or [])
+        found = inspection.widths_of_model(str(model), input_ or [], given)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

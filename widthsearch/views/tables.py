@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.views.formats import about, age, bar, interval, joined, metric_form, shorten, status
+from widthsearch.views.formats import about, age, amounts, bar, interval, joined, metric_form, shorten, status
 
 _BAR = 20  # characters that stand for all MACs
 
@@ -78,17 +78,24 @@ def show_widths(console: Console, d: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     bounds = [b for b in ("min", "multiple_of") if any(v[b] != 1 for v in d["variables"])]
     table.add_column("width variable", overflow="fold")
-    for column in ("width", *(b.replace("_", " ") for b in bounds), "of MACs"):
+    known = {name: d[key] for name, key in (("uniform", "uniform"), ("cost-aware", "cost_aware")) if d[key]}
+    for column in ("width", *known, *(b.replace("_", " ") for b in bounds), "of MACs"):
         table.add_column(column, justify="right")
     table.add_column("", width=_BAR)
     table.add_column("units also made by", overflow="fold")
     for v in d["variables"]:
         others = [m for m in v["modules"] if m != v["name"]]
         share = v["share_of_macs"]
-        cells = [escape(v["name"]), str(v["width"]), *(str(v[b]) for b in bounds), f"{share:.1%}"]
+        widths = [v["width"], *(network["widths"][v["name"]] for network in known.values())]
+        cells = [escape(v["name"]), *map(str, widths), *(str(v[b]) for b in bounds), f"{share:.1%}"]
         table.add_row(*cells, bar(share, 1.0, _BAR), escape(shorten(others)))
     if found:
         console.print(table)
+    for name, network in known.items():
+        cost = amounts({r: network[r] for r in ("macs", "params")})
+        console.print(f"{name} under {amounts(d['budget'])}: {cost}", highlight=False)
+    if d["budget_error"]:
+        console.print(d["budget_error"], highlight=False, soft_wrap=True, markup=False)
     by_reason: dict[str, list[str]] = {}
     for f in d["frozen"]:
         by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")
