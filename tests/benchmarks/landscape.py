@@ -7,6 +7,10 @@ ones help) by a quadratic function of their log widths, with Huber's weights sin
 and looks for its lowest point at the budget.  Prints the modelled loss there, of uniform widths and of what every
 arm recommends, and which share of the way from uniform to the lowest point that is (in log loss).  Then trains
 the lowest point on ``--train`` of the comparison's fresh seeds, beside what is known of the others on these.
+
+``--surrogate``: also where each search would have ended if its own trainings, the first 28 of them or all, had been
+fitted by log loss = a + sum over variables of b_i / width_i, b_i > 0 and drawn to one another, and the widths with
+the lowest value of that at the budget were recommended.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 import numpy as np
 from balance import begin, train
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from widthsearch import rule
 from widthsearch.comparison import Comparison
@@ -62,7 +67,34 @@ class Quadratic:
         return np.column_stack([np.ones(len(z)), z, *squares])
 
 
-def lowest(model: Quadratic, plan: Plan, rounds: int = 8, many: int = 1500) -> dict[str, int]:
+class Surrogate:
+    """log loss = a + sum of b_i / (w_i / w_i of the uniform network), with Huber's loss and a ridge on log b_i - mean."""
+
+    RIDGE, HUBER = 0.5, 0.3
+
+    def __init__(
+        self, networks: Sequence[Mapping[str, int]], losses: list[float], uniform: Mapping[str, int]
+    ):
+        self.uniform = np.array(list(uniform.values()), dtype=float)
+        x, y = self._features(networks), np.log(losses)
+
+        def penalty(parameters: Array) -> float:
+            a, log_b = parameters[0], parameters[1:]
+            off = np.abs(y - a - x @ np.exp(log_b))
+            huber = np.where(off < self.HUBER, off**2 / 2, self.HUBER * (off - self.HUBER / 2))
+            return float(huber.sum() + self.RIDGE * ((log_b - log_b.mean()) ** 2).sum())
+
+        start = np.array([y.mean() - 0.5, *np.full(x.shape[1], -3.0)])
+        self.b = np.exp(minimize(penalty, start, method="L-BFGS-B").x[1:])
+
+    def __call__(self, networks: Sequence[Mapping[str, int]]) -> Array:
+        return self._features(networks) @ self.b
+
+    def _features(self, networks: Sequence[Mapping[str, int]]) -> Array:
+        return self.uniform / np.array([list(widths.values()) for widths in networks])
+
+
+def lowest(model: Quadratic | Surrogate, plan: Plan, rounds: int = 8, many: int = 1500) -> dict[str, int]:
     """The widths at the budget with the lowest modelled loss: random search, nearer and nearer."""
     generator, best = np.random.default_rng(0), plan.baseline()
     for k in range(rounds):
@@ -95,6 +127,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--storage")
     parser.add_argument("--train", type=int, default=8)
+    parser.add_argument("--surrogate", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     url = url_from(args.storage)
@@ -108,21 +141,45 @@ def main() -> None:
     print(f"{len(plain)} trainings, R2 {model.r2:.2f}")
 
     bottom = lowest(model, plan)
-    networks: list[tuple[str, Mapping[str, int]]] = [("lowest point", bottom), ("uniform", plan.baseline())]
+    networks: list[tuple[str, Mapping[str, int]]] = [
+        ("lowest point", bottom),
+        ("uniform", plan.baseline()),
+        ("cost-aware", plan.cost_aware()),
+    ]
     for outcome in comparison.outcomes(runs):
         if outcome.budget == 0 and outcome.points and outcome.arm not in ("uniform", "equal-ratio"):
             networks.append((f"{outcome.arm}, repeat {outcome.repeat}", outcome.points[-1].widths))
     modelled = model([widths for _, widths in networks])
     low, high = modelled[:2]
+    if args.surrogate:
+        for name, found in surrogates(plan, plain):
+            share = (high - model([found])[0]) / (high - low)
+            print(f"surrogate of {name:30} {joined(found):24} {share:4.0%} of the way", flush=True)
     fresh = list(range(plan.seeds, plan.seeds + args.train))
     losses = known_losses(plain, fresh)
     losses[joined(bottom)] = trained(study.user_attrs[SOURCE], bottom, fresh, args.workers)
     for (name, widths), at in zip(networks, modelled, strict=True):
-        real = losses[joined(widths)]
-        print(
-            f"{name:24} {joined(widths):24} modelled {np.exp(at):.4f}, {(high - at) / (high - low):4.0%}"
-            f" of the way; trained {np.mean(real):.4f} ± {np.std(real, ddof=1) / len(real) ** 0.5:.4f}"
+        real = losses.get(joined(widths))  # cost-aware ones need not be an arm
+        known = (
+            f"; trained {np.mean(real):.4f} ± {np.std(real, ddof=1) / len(real) ** 0.5:.4f}" if real else ""
         )
+        share = (high - at) / (high - low)
+        print(f"{name:24} {joined(widths):24} modelled {np.exp(at):.4f}, {share:4.0%} of the way{known}")
+
+
+def surrogates(plan: Plan, runs: list[Run]) -> list[tuple[str, dict[str, int]]]:
+    """Of every search with trainings at the budget of its own: what a fit of the first 28, and of all, recommends."""
+    searches: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        if run.key[0] in ("score", "baseline") and run.branch is not None:
+            searches.setdefault((run.branch.arm, run.branch.repeat), []).append(run)
+    found = []
+    for (arm, repeat), own in searches.items():
+        for some in dict.fromkeys((min(28, len(own)), len(own))):
+            losses = [r.value for r in own[:some] if r.value is not None]
+            fitted = Surrogate([r.widths for r in own[:some]], losses, plan.baseline())
+            found.append((f"{arm}, repeat {repeat}, {some} trainings", lowest(fitted, plan)))
+    return found
 
 
 def trained(source: Mapping[str, Any], widths: dict[str, int], seeds: list[int], workers: int) -> list[float]:
