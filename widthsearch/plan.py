@@ -55,7 +55,8 @@ class Plan:
     measure_length: float = 1.0  # of a measure, relative to other trainings
     pruner: str = "l0"  # of a measure
     cost_aware_start: bool = False  # whether cost-aware widths may be the start too
-    layers: dict[str, float] = field(default_factory=dict)  # see cost_aware.py; empty: one for each variable
+    # Per variable, of each layer that makes its units the outputs per unit.  Empty: one layer and one output.
+    outputs: dict[str, list[float]] = field(default_factory=dict)
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -98,8 +99,8 @@ class Plan:
         """The widths at the budget under which the layers are least narrow (see :mod:`.cost_aware`)."""
 
         def at_budget() -> dict[str, int]:
-            layers = self.layers or dict.fromkeys(self.widths, 1.0)
-            return rule.scale_to_budget(cost_aware(layers, self.cost, self.budget), self.constraints())
+            outputs = self.outputs or dict.fromkeys(self.widths, [1.0])
+            return rule.scale_to_budget(cost_aware(outputs, self.cost, self.budget), self.constraints())
 
         return self.once("cost-aware", at_budget)
 

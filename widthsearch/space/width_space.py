@@ -27,8 +27,8 @@ class WidthSpace:
 
     ``model``: the user's own; ``example``: what it was called with; ``widths``: variable -> width, in the
     order of execution; ``modules``: variable -> the layers that make its units; ``makers``: these as pairs
-    (layer, variable), in the order of execution; ``layers``: variable -> how many make it, each divided by
-    its outputs per unit (one, but of a head many); ``frozen``: what cannot be searched, and why; ``cost``:
+    (layer, variable), in the order of execution; ``outputs``: variable -> of each of these layers the
+    outputs per unit (one, but of a head many); ``frozen``: what cannot be searched, and why; ``cost``:
     MACs per sample and parameters at any widths; ``consumers``: the weight axes that read the variables;
     ``statistics``: the calls that compute statistics over them.
     """
@@ -53,9 +53,10 @@ class WidthSpace:
         self.modules: dict[str, tuple[str, ...]] = {
             name: tuple(maker for maker, made in self.makers if made == name) for name in self.widths
         }
-        self.layers: dict[str, float] = dict.fromkeys(self.widths, 0.0)
-        for (_, name), outputs in made.items():
-            self.layers[name] += self.widths[name] / outputs
+        self.outputs: dict[str, list[float]] = {
+            name: [n / width for (_, variable), n in made.items() if variable == name]
+            for name, width in self.widths.items()
+        }
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
         self.cost: Cost = cost_of(traced, self._variables, _batch_size(example))
         batch = _batch_size(example)
