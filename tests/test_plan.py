@@ -113,7 +113,7 @@ def test_good_proportions_stay_the_start():
 
 
 def test_equal_starts_are_one_and_not_two():
-    plan = replace(PLAN, widths={"a": 8, "b": 9}, cost_aware_start=True)
+    plan = replace(PLAN, widths=PLAN.cost_aware(), cost_aware_start=True)
     assert [c.widths for c in History(plan, []).starts] == [plan.baseline()]
 
 
