@@ -97,12 +97,8 @@ class Plan:
 
     def cost_aware(self) -> dict[str, int]:
         """The widths at the budget under which the layers are least narrow (see :mod:`.cost_aware`)."""
-
-        def at_budget() -> dict[str, int]:
-            outputs = self.outputs or dict.fromkeys(self.widths, [1.0])
-            return rule.scale_to_budget(cost_aware(outputs, self.cost, self.budget), self.constraints())
-
-        return self.once("cost-aware", at_budget)
+        outputs = self.outputs or dict.fromkeys(self.widths, [1.0])
+        return self.once("cost-aware", lambda: cost_aware(outputs, self.cost, self.constraints()))
 
     def cut_equally(self, over_wide: Mapping[str, int]) -> dict[str, int]:
         """The baseline, as far as an over-wide network in the same proportions has the units."""
