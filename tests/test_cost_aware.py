@@ -70,7 +70,7 @@ def least_sum(
     return float(solved.fun)
 
 
-@given(cost=chains, share=shares, other=shares, data=st.data())
+@given(cost=chains, share=st.floats(0.1, 1), other=st.floats(0.1, 1), data=st.data())
 def test_no_other_widths_at_the_budget_have_a_smaller_sum(cost, share, other, data):
     outputs = {v: data.draw(st.sampled_from([[1.0], [1.0, 1.0, 1.0], [8.0, 1.0]])) for v in cost.variables}
     budget = budget_of(cost, share, other)
@@ -78,6 +78,18 @@ def test_no_other_widths_at_the_budget_have_a_smaller_sum(cost, share, other, da
     best = least_sum(outputs, cost, budget, list(found.values()))
     # Whole widths are a little worse than real ones, the more so the narrower they are.
     assert sum_of(outputs, found) <= (1 + 0.6 / min(found.values())) * best
+
+
+@given(positions=st.lists(st.floats(1, 100), min_size=2, max_size=2), share=st.floats(0.1, 1))
+def test_two_narrow_layers_are_nearly_the_best_of_all_whole_widths(positions, share):
+    cost = chain(positions)
+    budget = budget_of(cost, share, share)
+    outputs = {"a": [1.0], "b": [1.0]}
+    found = cost_aware(outputs, cost, constraints_of(cost, budget))
+    grid = np.array([[a, b] for a in range(1, 200) for b in range(1, 200)], dtype=float)
+    amounts = cost.many(grid)
+    fits = np.all([amounts[r] <= limit for r, limit in budget.items()], axis=0)
+    assert sum_of(outputs, found) <= 1.1 * (1 / grid[fits]).sum(axis=1).min()
 
 
 @given(cost=chains, share=shares, step=st.sampled_from([1, 2, 4]), minimum=st.sampled_from([1, 3]))
