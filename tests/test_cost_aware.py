@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import ResNet, images
+from networks import NETWORKS, ResNet, images
 from scipy.optimize import minimize
 from test_plan import COST, PLAN
 from torch import nn
@@ -175,3 +175,12 @@ def test_a_head_counts_by_its_outputs():
     space = trace(Net(), torch.randn(2, 7, 5))
     heads = next(v for v, w in space.widths.items() if w == 3)
     assert space.outputs[heads] == [8.0, 8.0, 8.0]  # three layers, eight outputs to the head
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network_has_them(name):
+    network = NETWORKS[name]
+    space = trace(network.factory(), network.example, verify=False)
+    constraints = constraints_of(space.cost, {"params": space.cost.at(space.widths)["params"] // 2})
+    widths = cost_aware(space.outputs, space.cost, constraints)
+    assert list(widths) == list(space.widths) and constraints.allow(widths)

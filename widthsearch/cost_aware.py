@@ -34,10 +34,8 @@ STEPS = 400  # of the iteration for real widths, some 0.02 s: to a thousandth an
 RATE, PRICE_RATE = 0.25, 0.3  # how far a step goes towards the condition above, and the prices with it
 #: A layer that costs a smaller share than this of the whole pays as much all the same, or it would never end.
 LEAST_SHARE = 1e-3
-OPEN, MOST_OPEN = (
-    0.2,
-    400,
-)  # the share of the budget that is filled step by step; in about so many steps at most
+OPEN = 0.2  # the share of the budget that is filled step by step
+MOST_OPEN = 400  # steps in which it is, about
 
 Vector = NDArray[np.float64]
 
@@ -72,7 +70,9 @@ def cost_aware(
             break
         pays = np.maximum(price @ (more / (limit - fixed)[:, None]), LEAST_SHARE * price.sum() * step / w)
         brings = many * (1 / w - 1 / (w + step))
-        best = int(np.argmax(np.where(fits, brings / pays, -1.0)))
+        worth = np.where(fits, brings / pays, 0.0)
+        # Of layers that are alike the first one, on any machine.
+        best = int(np.argmax(np.round(worth / worth.max(), 9)))
         w[best] += step[best]
     return {v: int(n) for v, n in zip(cost.variables, w, strict=True)}
 
@@ -95,4 +95,4 @@ def _real(
         pays = np.maximum(price @ share, LEAST_SHARE * price.sum())
         log_w += RATE * (np.log(many / pays) - log_w)
         price *= (value / (limit - fixed)) ** PRICE_RATE
-    return np.exp(log_w), price
+    return np.exp(log_w).round(6), price  # layers that are alike are equal now, on any machine

@@ -54,7 +54,7 @@ class WidthSpace:
             name: tuple(maker for maker, made in self.makers if made == name) for name in self.widths
         }
         self.outputs: dict[str, list[float]] = {
-            name: [n / width for (_, variable), n in made.items() if variable == name]
+            name: [n / width for (_, variable), n in made.items() if variable == name] or [1.0]
             for name, width in self.widths.items()
         }
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
