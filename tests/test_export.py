@@ -259,7 +259,7 @@ def test_no_recommendation_yet(tiny: Path) -> None:
 
 
 def test_what_an_unfinished_search_recommends_is_called_that(tiny: Path) -> None:
-    interrupt(tiny, stop_at=7)
+    interrupt(tiny, stop_at=8)
     if summary(Finished(tiny, "sqlite:///widthsearch.db", None, []))["recommended"] is None:  # type: ignore[arg-type]
         pytest.fail("the search has not scored anything by then")
     assert command("export", "-o", "net").code == 0

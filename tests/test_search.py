@@ -20,7 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 def digits(tmp_path_factory):
     """What `digits_mlp` finds with one Ray worker, undisturbed."""
     url = f"sqlite:///{tmp_path_factory.mktemp('digits') / 'one.db'}"
-    result = real_command("launch", STUDIES / "digits_mlp.py", "--workers", "1", "--storage", url)
+    result = real_command(
+        "launch", STUDIES / "digits_mlp.py", "--workers", "1", "--storage", url, timeout=400
+    )
     assert result.code == 0, result.err
     found = complete(trials(url, "digits_mlp"))
     assert len(found) >= 2 + 2 + 2 + 8
@@ -28,7 +30,7 @@ def digits(tmp_path_factory):
 
 
 def test_two_workers_find_what_one_finds_to_the_last_bit(digits):
-    result = real_command("launch", STUDIES / "digits_mlp.py", "--workers", "2")
+    result = real_command("launch", STUDIES / "digits_mlp.py", "--workers", "2", timeout=400)
     assert result.code == 0, result.err
     assert complete(trials(name="digits_mlp")) == digits
 
