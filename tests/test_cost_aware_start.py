@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import optuna
 import pytest
-from commands import RECIPE, command, write_study
+from commands import RECIPE, assert_refused, command, write_study
 
 from widthsearch import load
+from widthsearch.storage import PLAN
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -91,3 +93,13 @@ def test_without_it_the_search_starts_from_the_uniform_network(tmp_path: Path) -
     assert [s["start"] for s in found["starting_networks"]] == ["uniform"]
     assert found["started_from"] == "uniform"
     assert "cost-aware" not in command("show").out
+
+
+def test_a_study_of_another_version_is_refused_and_does_not_hide_the_others(study: Path) -> None:
+    assert command("launch", study).code == 0 and command("launch", study, "--name", "other").code == 0
+    other = optuna.load_study(study_name="other", storage="sqlite:///widthsearch.db")
+    other.set_user_attr(PLAN, {**other.user_attrs[PLAN], "constant_start": True})
+    for verb in ("show", "resume", "report"):
+        assert_refused(command(verb, "other"), "'other'", "another version", "constant_start")
+    listed = command("list")
+    assert listed.code == 0 and "another version" in listed.out and "finished" in listed.out
