@@ -106,7 +106,7 @@ def test_they_fit_the_budget_and_nothing_more_does(cost, share, step, minimum):
 
 def test_two_layers_alike_have_the_same_width_and_a_dear_one_less():
     outputs = dict.fromkeys("ab", [1.0])
-    alike = Cost(("a", "b"), *symmetric())
+    alike = replace(COST, constant=np.array([1, 10, 0, 0, 10], dtype=float))
     even = cost_aware(outputs, alike, constraints_of(alike, {"macs": 1000}))
     assert abs(even["a"] - even["b"]) <= 1
     dear, cheap = (
@@ -114,12 +114,6 @@ def test_two_layers_alike_have_the_same_width_and_a_dear_one_less():
         for cost in (chain([40.0, 40.0]), chain([40.0, 4.0]))
     )
     assert cheap["b"] / cheap["a"] > dear["b"] / dear["a"]
-
-
-def symmetric():
-    forms = np.array([[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=float)
-    product = Polynomial(np.ones(3), np.array([[1, 2], [2, 3], [3, 4]]))
-    return forms, np.array([1, 10, 0, 0, 10], dtype=float), {"macs": product}
 
 
 def test_a_width_that_more_layers_have_is_wider():
@@ -147,9 +141,8 @@ def test_the_plan_scales_them_to_whole_widths_at_its_budget():
     plan = replace(PLAN, minimum={"a": 1, "b": 12}, multiple_of={"a": 4, "b": 1}, widths={"a": 2, "b": 800})
     widths = plan.cost_aware()
     assert plan.constraints().allow(widths) and widths["b"] >= 12 and widths["a"] % 4 == 0
-    assert (
-        widths == replace(plan, widths={"a": 4000, "b": 1}).cost_aware()
-    )  # nothing of the seed network in it
+    # Nothing of the seed network is in it.
+    assert widths == replace(plan, widths={"a": 4000, "b": 1}).cost_aware()
 
 
 def test_a_residual_width_counts_once_for_every_layer_that_adds_to_it():

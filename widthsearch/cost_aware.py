@@ -45,10 +45,11 @@ def cost_aware(
 ) -> dict[str, int]:
     """Whole widths at the budget under which the layers are least narrow, per variable of ``cost``.
 
-    ``outputs``: per variable, of each of its layers the outputs per unit; ``cost``: that of the constraints.
+    ``outputs``: per variable, of each of its layers the outputs per unit (nothing: one layer with one);
+    ``cost``: that of the constraints.
     Raises :class:`BudgetTooSmallError` if the minimum widths already cost too much.
     """
-    many = np.array([sum(1 / k for k in outputs[v]) for v in cost.variables])  # (V,)
+    many = np.array([sum(1 / k for k in outputs.get(v) or [1.0]) for v in cost.variables])  # (V,)
     fixed = np.array([cost.overhead(r) for r in constraints.budget])  # (R,): what no width changes
     limit = np.array(list(constraints.budget.values()), dtype=float)
     real, price = _real(many, cost, tuple(constraints.budget), limit, fixed)

@@ -55,8 +55,7 @@ class Plan:
     measure_length: float = 1.0  # of a measure, relative to other trainings
     pruner: str = "l0"  # of a measure
     cost_aware_start: bool = False  # whether cost-aware widths may be the start too
-    # Per variable, of each layer that makes its units the outputs per unit.  Empty: one layer and one output.
-    outputs: dict[str, list[float]] = field(default_factory=dict)
+    outputs: dict[str, list[float]] = field(default_factory=dict)  # see cost_aware.py
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -97,8 +96,7 @@ class Plan:
 
     def cost_aware(self) -> dict[str, int]:
         """The widths at the budget under which the layers are least narrow (see :mod:`.cost_aware`)."""
-        outputs = self.outputs or dict.fromkeys(self.widths, [1.0])
-        return self.once("cost-aware", lambda: cost_aware(outputs, self.cost, self.constraints()))
+        return self.once("cost-aware", lambda: cost_aware(self.outputs, self.cost, self.constraints()))
 
     def cut_equally(self, over_wide: Mapping[str, int]) -> dict[str, int]:
         """The baseline, as far as an over-wide network in the same proportions has the units."""

@@ -48,13 +48,13 @@ class WidthSpace:
         self._initialisation, self._changes, self._fixed = initialisation, changes, dict(fixed or {})
         self._variables: Variables = apply_changes(traced, changes).without(self._fixed)
         self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
-        made = makers_of(traced, self._variables)
-        self.makers: tuple[tuple[str, str], ...] = tuple(made)
+        makers = makers_of(traced, self._variables)
+        self.makers: tuple[tuple[str, str], ...] = tuple(makers)
         self.modules: dict[str, tuple[str, ...]] = {
-            name: tuple(maker for maker, made in self.makers if made == name) for name in self.widths
+            name: tuple(maker for maker, made in makers if made == name) for name in self.widths
         }
         self.outputs: dict[str, list[float]] = {
-            name: [n / width for (_, variable), n in made.items() if variable == name] or [1.0]
+            name: [n / width for (_, made), n in makers.items() if made == name]
             for name, width in self.widths.items()
         }
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
