@@ -18,27 +18,12 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
+from trainings import begin, load, parser_of, train, widths_of
 
 from widthsearch import rule
-from widthsearch.errors import TrainingError
 from widthsearch.plan import Plan, Slot
 from widthsearch.prepare import prepare
-from widthsearch.study import load_study
-from widthsearch.trial import TrialRunner
 from widthsearch.views.formats import joined
-
-
-def begin(file: str) -> None:
-    global runner
-    study, path, _ = load_study(file)
-    runner = TrialRunner(study, prepare(study, path).plan)
-
-
-def train(slot: Slot) -> dict[str, Any]:
-    try:
-        return runner.run(slot)
-    except TrainingError:
-        return {"val_loss": None}
 
 
 def networks(plan: Plan, widths: dict[str, int], directions: int, sizes: list[float]) -> list[dict[str, Any]]:
@@ -86,21 +71,16 @@ def loss(network: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study")
+    parser = parser_of(__doc__)
     parser.add_argument("widths", help="the recommended ones, 8-6-9-7-8-11-45")
     parser.add_argument("-o", "--output", required=True)
     parser.add_argument("--directions", type=int, default=20)
     parser.add_argument("--sizes", type=float, nargs="+", default=[0.25, 0.5])
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    study, path, _ = load_study(args.study)
-    plan = prepare(study, path).plan
-    widths = dict(zip(plan.widths, map(int, args.widths.split("-")), strict=True))
+    plan = prepare(*load(args.study)).plan
+    widths = widths_of(plan, args.widths)
     file = Path(args.output)
     known = json.loads(file.read_text())["networks"] if file.exists() else []
     asked = networks(plan, widths, args.directions, args.sizes)

@@ -8,40 +8,16 @@ Prints the mean and median loss of each, and the gain over the first one, paired
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
+from trainings import begin, gain_of, load, losses_of, parser_of, train, widths_of
 
-from widthsearch import Budget
-from widthsearch.errors import TrainingError
 from widthsearch.plan import Plan, Slot
 from widthsearch.prepare import prepare
-from widthsearch.study import Study, load_study
-from widthsearch.trial import TrialRunner
 from widthsearch.views.formats import joined
 
 FIRST_SEED = 100  # no search has trained with these
-
-
-def load(file: str, budget: str | None) -> tuple[Study, Plan]:
-    study, path, _ = load_study(file)
-    if budget is not None:
-        study = replace(study, budget=Budget.parse(budget))
-    return study, prepare(study, path).plan
-
-
-def begin(file: str, budget: str | None) -> None:
-    global runner
-    runner = TrialRunner(*load(file, budget))
-
-
-def train(slot: Slot) -> float:
-    try:
-        return float(runner.run(slot)["val_loss"])
-    except TrainingError:
-        return float("nan")
 
 
 def network(plan: Plan, name: str) -> dict[str, int]:
@@ -49,35 +25,30 @@ def network(plan: Plan, name: str) -> dict[str, int]:
     known = {"uniform": plan.baseline, "constant": plan.constant, "cost-aware": plan.cost_aware}
     if name in known:
         return known[name]()
-    widths = dict(zip(plan.widths, map(int, name.split("-")), strict=True))
+    widths = widths_of(plan, name)
     if not plan.constraints().allow(widths):
         raise SystemExit(f"{name} costs {plan.cost.at(widths)}, more than {plan.budget}")
     return widths
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study")
+    parser = parser_of(__doc__)
     parser.add_argument("widths", nargs="+")
     parser.add_argument("--budget")
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    _, plan = load(args.study, args.budget)
+    plan = prepare(*load(args.study, args.budget)).plan
     networks = {name: network(plan, name) for name in args.widths}
     first = None
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget)) as pool:
         for name, widths in networks.items():
             slots = [Slot("report", -1, FIRST_SEED + k, widths) for k in range(args.seeds)]
-            losses = np.array(pool.map(train, slots, 1))
+            losses = losses_of(pool.map(train, slots, 1))
             first = losses if first is None else first
-            gain = (first - losses)[~np.isnan(first - losses)]
             print(
                 f"{name:12} {joined(widths):40} {np.nanmean(losses):.4f}"
                 f" ± {np.nanstd(losses, ddof=1) / len(losses) ** 0.5:.4f}  median {np.nanmedian(losses):.4f}"
-                f"  gain {gain.mean():+.4f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.4f}",
+                f"  {gain_of(first, losses)}",
                 flush=True,
             )
 

@@ -22,9 +22,9 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-from balance import begin, train
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from trainings import begin, train
 
 from widthsearch import rule
 from widthsearch.comparison import Comparison

@@ -9,30 +9,18 @@ rule were chosen by (studies/README.md).
 
 from __future__ import annotations
 
-import argparse
 import ast
-from dataclasses import replace
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
 import numpy as np
+from trainings import begin, gain_of, load, losses_of, parser_of, train
 
-from widthsearch import Budget, rule
-from widthsearch.errors import TrainingError
+from widthsearch import rule
 from widthsearch.plan import Slot
 from widthsearch.prepare import prepare
-from widthsearch.study import Study, load_study
-from widthsearch.trial import TrialRunner
 from widthsearch.views.formats import joined
-
-
-def study_of(args: argparse.Namespace) -> tuple[Study, Any]:
-    study, path, _ = load_study(args.study)
-    changes = dict(pair.split("=", 1) for pair in args.set)
-    if args.budget:
-        study = replace(study, budget=Budget.parse(args.budget))
-    return replace(study, **{k: value_of(v) for k, v in changes.items()}), path
 
 
 def value_of(text: str) -> Any:
@@ -42,34 +30,18 @@ def value_of(text: str) -> Any:
         return text
 
 
-def begin(args: argparse.Namespace) -> None:
-    global runner
-    study, path = study_of(args)
-    runner = TrialRunner(study, prepare(study, path).plan)
-
-
-def train(slot: Slot) -> dict[str, Any]:
-    try:
-        return runner.run(slot)
-    except TrainingError:
-        return {"val_loss": np.nan}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study")
+    parser = parser_of(__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--budget")
     parser.add_argument("--steps", type=float, nargs="+", default=[0.25, 0.5, 1.0])
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    study, path = study_of(args)
+    changes = {k: value_of(v) for k, v in (pair.split("=", 1) for pair in args.set)}
+    study, path = load(args.study, args.budget, **changes)
     plan = prepare(study, path).plan
     over_wide = plan.over_wide(plan.widths)
-    with get_context("spawn").Pool(args.workers, begin, (args,)) as pool:
+    with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget, changes)) as pool:
         measures = pool.map(train, [Slot("measure", 0, k, over_wide) for k in range(plan.replicas)], 1)
         ratios = [m["prune_ratio"] for m in measures if "prune_ratio" in m]
         uniform = None
@@ -77,13 +49,12 @@ def main() -> None:
             relative = rule.grow_shrink(over_wide, rule.merge(ratios), damping=step * rule.damping(ratios))
             widths = rule.scale_to_budget(relative, plan.constraints()) if step else plan.baseline()
             found = pool.map(train, [Slot("report", 0, k, widths) for k in range(args.seeds)], 1)
-            losses = np.array([f["val_loss"] for f in found])
+            losses = losses_of(found)
             uniform = losses if uniform is None else uniform
-            gain = (uniform - losses)[~np.isnan(uniform - losses)]
             print(
                 f"step {step:4g}  {joined(widths)}  loss {np.nanmean(losses):.4f}  "
                 f"median {median(losses[~np.isnan(losses)]):.4f}  "
-                f"gain {gain.mean():+.4f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.4f}",
+                f"{gain_of(uniform, losses)}",
                 flush=True,
             )
 

@@ -11,7 +11,6 @@ the gain over uniform widths by the recipe, paired by seed, with its 95 % interv
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,11 +19,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from trainings import load, parser_of, widths_of
+
 from widthsearch.errors import TrainingError
 from widthsearch.intervals import mean_se, paired_gain
 from widthsearch.plan import Plan, Slot
 from widthsearch.prepare import prepare
-from widthsearch.study import load_study
 from widthsearch.trial import TrialRunner
 from widthsearch.views.formats import joined
 
@@ -40,7 +40,7 @@ def begin(file: str) -> None:
 @cache
 def runner_of(widths: tuple[int, ...], way: str) -> tuple[TrialRunner, Plan]:
     """What trains these widths in this way, under the plan whose uniform network has them."""
-    study, path, _ = load_study(study_file)
+    study, path = load(study_file)
     plan = prepare(study, path).plan
     own = replace(plan, widths=dict(zip(plan.widths, widths, strict=True)))
     own.known["baseline"] = own.widths  # they are at the budget: not to be scaled again
@@ -62,18 +62,13 @@ def train(task: tuple[tuple[int, ...], str, int]) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study")
+    parser = parser_of(__doc__)
     parser.add_argument("widths", help="the recommended ones, 8-6-9-7-8-11-45")
     parser.add_argument("-o", "--output", required=True)
     parser.add_argument("--seeds", type=int, default=24)
-    parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    study, path, _ = load_study(args.study)
-    plan = prepare(study, path).plan
-    searched = dict(zip(plan.widths, map(int, args.widths.split("-")), strict=True))
+    plan = prepare(*load(args.study)).plan
+    searched = widths_of(plan, args.widths)
     # Seeds that no search has seen.
     seeds = range(plan.seeds, plan.seeds + args.seeds)
     rows: list[dict[str, Any]] = []

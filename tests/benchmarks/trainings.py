@@ -1,0 +1,67 @@
+"""What the benchmarks that train share: trainings in a pool's processes, widths as text, gains paired by seed."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widthsearch import Budget
+from widthsearch.errors import TrainingError
+from widthsearch.plan import Plan, Slot
+from widthsearch.prepare import prepare
+from widthsearch.study import Study, load_study
+from widthsearch.trial import TrialRunner
+
+Losses = NDArray[np.float64]  # by seed; NaN where a training failed
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """With what all of them take: the study, and how many processes train."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("--workers", type=int, default=2)
+    return parser
+
+
+def load(file: str, budget: str | None = None, **changes: Any) -> tuple[Study, Path]:
+    """A study of a file, with another budget or other fields."""
+    study, path, _ = load_study(file)
+    if budget is not None:
+        study = replace(study, budget=Budget.parse(budget))
+    return replace(study, **changes), path
+
+
+def begin(file: str, budget: str | None = None, changes: dict[str, Any] | None = None) -> None:
+    """Make this process one that can :func:`train`."""
+    global runner
+    study, path = load(file, budget, **(changes or {}))
+    runner = TrialRunner(study, prepare(study, path).plan)
+
+
+def train(slot: Slot) -> dict[str, Any]:
+    """What a training ended with; the loss is ``None`` if it failed."""
+    try:
+        return runner.run(slot)
+    except TrainingError:
+        return {"val_loss": None}
+
+
+def losses_of(outcomes: list[dict[str, Any]]) -> Losses:
+    """The losses, NaN for ``None``."""
+    return np.array([o["val_loss"] for o in outcomes], dtype=float)
+
+
+def widths_of(plan: Plan, text: str) -> dict[str, int]:
+    """``8-6-9-7-8-11-45`` by variable."""
+    return dict(zip(plan.widths, map(int, text.split("-")), strict=True))
+
+
+def gain_of(reference: Losses, losses: Losses) -> str:
+    """Mean of the differences paired by seed, and its standard error."""
+    gain = (reference - losses)[~np.isnan(reference - losses)]
+    return f"gain {gain.mean():+.4f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.4f}"
