@@ -10,11 +10,12 @@ import test_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from test_plan import COST, PLAN, pretend
+from test_plan import CHAIN, CONSTANTS, COST, FORMS, PLAN, pretend
 
 from widthsearch import rule
 from widthsearch.arms import ARMS, RANGE, Point, Search, at_budget, sampled
 from widthsearch.comparison import Comparison, least_cost, next_step, parse_arm, read_plan
+from widthsearch.cost import Cost
 from widthsearch.errors import UsageError
 from widthsearch.history import next_step as next_of_search
 from widthsearch.intervals import crossed, paired_gain
@@ -159,16 +160,41 @@ def test_a_lost_training_is_only_a_candidate_less():
     assert all(o.points for o in plan.outcomes(finished))
 
 
-def test_an_arm_whose_search_fails_recommends_nothing_and_the_others_go_on():
+@pytest.mark.parametrize("lost, found", [(("baseline", "score"), 0), (("measure",), 1)])
+def test_a_search_that_fails_recommends_its_start_or_nothing_and_the_others_go_on(lost, found):
     def run(slot):
-        if slot.kind == "measure":
+        if slot.branch.arm == "grow-shrink" and slot.kind in lost:
             return Run(slot.key, "failed", slot.widths, error="loss is nan", branch=slot.branch)
         return train(slot)
 
     plan = replace(COMPARISON, arms=("grow-shrink", "uniform"), repeats=1)
     step, _, finished = simulate(plan, run=run)
     assert isinstance(step, Done)
-    assert [bool(o.points) for o in plan.outcomes(finished)] == [False, True] * 2
+    assert [len(o.points) for o in plan.outcomes(finished)] == [found, 1] * 2
+
+
+# The weights out of b are dear: 10-60, scaled to 550 MACs and 1,100 such parameters, leaves MACs unused that
+# cost-aware widths use.
+DEAR = Cost(
+    ("a", "b"),
+    FORMS,
+    CONSTANTS,
+    {"macs": CHAIN, "params": replace(CHAIN, coefficients=np.array([1.0, 1, 10]))},
+)
+UNEVEN = replace(PLAN, widths={"a": 10, "b": 60}, cost=DEAR, rounds=1, cost_aware_start=True)
+
+
+@pytest.mark.parametrize("budget", [{"macs": 550}, {"macs": 550, "params": 1100}, {"params": 1100}])
+def test_the_default_cost_pays_for_the_rounds_from_whichever_start(budget):
+    plan = replace(UNEVEN, budget=budget)
+    comparison = Comparison(plan, (budget,), ("grow-shrink",), repeats=3)
+    _, asked, finished = simulate(comparison)
+    for outcome in comparison.outcomes(finished):
+        own = [s for s in asked if s.branch.repeat == outcome.repeat and s.branch.arm == "grow-shrink"]
+        assert {s.kind for s in own} == {"baseline", "measure", "score"}
+        assert len(outcome.points) == 2
+        if "macs" in budget:  # without, a proposal may be dearer than both starts
+            assert outcome.points[-1].cost <= comparison.limit(0) * (1 + 1e-9)
 
 
 def search_of(arm, losses):

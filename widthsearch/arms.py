@@ -101,6 +101,22 @@ def at_budget(plan: Plan, factors: Factors) -> dict[str, int]:
     return rule.scale_to_budget(relative, plan.constraints())
 
 
+def dearest(plan: Plan, over: float = 1.0) -> float:
+    """What a training at ``over`` times the budget may cost at most, in uniform trainings.
+
+    A budget of MACs bounds it.  Without one it depends on the widths: the dearer of the two starts.
+    """
+    constraints = plan.constraints(over)
+
+    def macs() -> float:
+        if "macs" in constraints.budget:
+            return constraints.budget["macs"]
+        starts = [plan.widths, plan.cost_aware()] if plan.cost_aware_start else [plan.widths]
+        return max(plan.cost.at(rule.scale_to_budget(start, constraints))["macs"] for start in starts)
+
+    return plan.once(("dearest", over), macs) / plan.cost.at(plan.baseline())["macs"]
+
+
 Arm = Callable[[Search], Steps]
 
 
@@ -130,18 +146,18 @@ def equal_ratio(search: Search) -> Steps:
 
 def grow_shrink(search: Search) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost."""
-    plan, cost, round_ = search.plan, 0.0, -1
+    plan, cost, rounds = search.plan, 0.0, 0
     for phase in rounds_of(search.history):
         measures = [slot for slot in phase if slot.kind == "measure"]
         price = sum(search.cost_of(slot) for slot in phase)
-        scores = plan.seeds * len(plan.step_sizes)  # of the round, at most
+        scores = plan.seeds * len(plan.step_sizes) * dearest(plan)  # of the round, at most
         if measures and cost + price + scores > search.limit * (1 + 1e-9):
             return  # its round would not fit
         yield [replace(slot, branch=search.branch) for slot in phase]
         cost += price
         if measures:
-            round_ += 1
-        elif round_ >= 0 and (best := search.history.best(round_ + 1)) is not None:
+            rounds += 1
+        elif (best := search.history.best(rounds)) is not None:
             yield Point(cost, best.widths)
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from widthsearch import history
-from widthsearch.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search
+from widthsearch.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search, dearest
 from widthsearch.errors import UsageError
 from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
 from widthsearch.probe import Probe
@@ -177,7 +177,7 @@ class Comparison:
                     plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
                 )
                 counts["baseline"] += searches * plan.seeds
-                counts["report"] += searches * rounds * plan.report_seeds
+                counts["report"] += searches * (1 + rounds) * plan.report_seeds  # the start, too
             elif of in ("uniform", "constant", "cost-aware", "equal-ratio"):
                 kind = "pruned" if of == "equal-ratio" else "report"
                 counts[kind] += len(self.budgets) * plan.report_seeds
@@ -234,10 +234,10 @@ def pruner_of(arm: str) -> str:
 
 def least_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
-    unit = plan.cost.at(plan.baseline())["macs"]
-    over_wide = plan.measure_length * plan.cost.at(plan.over_wide(plan.widths))["macs"] / unit
-    starts = 1 + (plan.cost.at(plan.cost_aware())["macs"] / unit if plan.cost_aware_start else 0)
-    return rounds * (plan.replicas * over_wide + plan.seeds * len(plan.step_sizes)) + plan.seeds * starts
+    measures = plan.replicas * plan.measure_length * dearest(plan, plan.over)
+    scores = plan.seeds * len(plan.step_sizes) * dearest(plan)
+    starts = plan.seeds * (1 + plan.cost_aware_start * dearest(plan))
+    return rounds * (measures + scores) + starts
 
 
 #: What a study of ours follows.
