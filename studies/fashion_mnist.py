@@ -3,7 +3,8 @@
 The whole data set: 50,000 train and 10,000 validation images (fixed split of the published training part)
 and the published 10,000 test images, which only the final report reads.  Nothing is downloaded: install the
 Debian package ``dataset-fashion-mnist``, or let FASHION_MNIST_DIR name a folder with the four IDX files.
-Seed widths 16-32-64: 2,552,000 MACs and 91,642 parameters.
+Seed widths 16-32-64: 2,552,000 MACs and 91,642 parameters.  ``reduced`` is the same question on 10,000 train
+images, for comparisons of many searches.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gzip
 import os
 import zlib
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,6 +61,11 @@ def data() -> tuple[tuple[Tensor, Tensor], ...]:
     return (x[train], y[train]), (x[validation], y[validation]), read(folder, "t10k")
 
 
+def reduced_data() -> tuple[tuple[Tensor, Tensor], ...]:
+    (x, y), validation, test = data()
+    return (x[:10_000].clone(), y[:10_000].clone()), validation, test
+
+
 def read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Images (n, 1, 28, 28), normalised by the training part's mean and deviation, and labels (n,)."""
     images = idx(folder / f"{part}-images-idx3-ubyte.gz", header=16).view(-1, 1, 28, 28)
@@ -86,3 +93,4 @@ study = Study(
     replicas=3,
     seeds=3,
 )
+reduced = replace(study, data=reduced_data)

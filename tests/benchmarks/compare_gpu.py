@@ -1,0 +1,348 @@
+"""`widthsearch compare`, with all of its plain trainings made by fleets on one GPU, hundreds at a time.
+
+    python tests/benchmarks/compare_gpu.py studies/mnist1d_conv.py --budgets 1/32,1/16 --repeats 3 --rounds 1 \\
+        --arms 'grow-shrink,uniform,constant,cost-aware,one-shot,random*10,tpe*10,gp' --report-seeds 8 -o runs
+    python tests/benchmarks/compare_gpu.py ... the same ... -o runs --into sqlite:///widthsearch.db
+
+Several studies at once share the GPU.  Every search is a process that walks through its arm as the driver does
+(asks of Optuna's samplers take seconds) and makes its own gated trainings on a CPU core; its plain trainings, and
+those of the report, go to the study's fleet (fleet.py).  What ended is kept in ``runs/STUDY.jsonl``, from which the
+same command goes on; ``--seconds`` stops it in time.  ``--into`` trains nothing: it writes what the files hold into a
+database as the study that `compare` would have made, for ``widthsearch show`` and, where something is missing,
+``widthsearch resume``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, TextIO
+
+import optuna
+import torch
+from fleet import Entry, Fleet, entry_of
+from optuna.trial import TrialState
+from trainings import load, parser_of
+
+from widthsearch import storage as names
+from widthsearch.arms import Arm, Point, Search
+from widthsearch.comparison import Comparison, fresh_key, parse_arm
+from widthsearch.database import open_storage
+from widthsearch.lock import driver_lock
+from widthsearch.plan import Branch, Key, Run, Slot
+from widthsearch.prepare import Prepared, load_data, make_comparison, prepare
+from widthsearch.sampler import search_space
+from widthsearch.search import create
+from widthsearch.trial import TrialRunner
+
+AT_ONCE = 64  # trainings of one list
+STREAMS = 2  # lists of one study at a time
+Outcome = dict[str, Any]
+Wanted = tuple[int, Connection, Slot, Entry]
+#: What is trained first: what a search waits for; then its end on fresh seeds and random networks; then its course.
+FIRST, SECOND, LAST = range(3)
+EVALUATED = {"val_loss": "val_loss", "accuracy": names.ACCURACY, "test_loss": names.TEST_LOSS, "test_accuracy": names.TEST_ACCURACY}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A training that ended: its slot and its attributes, as in a worker's answer; the loss None if it failed."""
+
+    slot: Slot
+    outcome: Outcome
+
+    def runs(self, retries: int) -> list[Run]:
+        """As the driver would see it: one that fails is tried again, in vain since it has the same seed."""
+        s, loss = self.slot, self.outcome["val_loss"]
+        state, times = ("complete", 1) if loss is not None else ("failed", 1 + retries)
+        ratios = self.outcome.get(names.PRUNE_RATIO)
+        run = Run(s.key, state, s.widths, loss, ratios, branch=s.branch, asked=s.asked)  # type: ignore[arg-type]
+        return [run] * times
+
+    def to_json(self) -> str:
+        s = self.slot
+        assert s.branch is not None
+        return json.dumps(
+            [s.kind, s.round, s.replica, dict(s.widths), s.step, list(s.branch), s.asked, self.outcome]
+        )
+
+    @classmethod
+    def from_json(cls, line: str) -> Ended:
+        *slot, branch, asked, outcome = json.loads(line)
+        return cls(Slot(*slot, branch=Branch(*branch), asked=tuple(asked)), outcome)
+
+
+class Work:
+    """One study's comparison: its searches, its fleet, and the file of what has ended."""
+
+    def __init__(self, reference: str, args: Any) -> None:
+        self.changes = {"report_seeds": args.report_seeds, "rounds": args.rounds}
+        study, self.path = load(reference, **self.changes)
+        data = load_data(study)  # once: it may take seconds
+        self.study = replace(study, data=lambda: data)
+        file, _, self.attribute = reference.partition(":")
+        self.name = "-".join(filter(None, (Path(file).stem, self.attribute)))
+        self.prepared: Prepared = prepare(self.study, self.path)
+        self.comparison: Comparison = make_comparison(
+            self.study,
+            self.prepared.plan,
+            arms=args.arms.split(","),
+            shares=args.budgets.split(","),
+            repeats=args.repeats,
+        )
+        on_cpu = replace(self.study, recipe=replace(self.study.recipe, device="cpu"))
+        self.runner = TrialRunner(on_cpu, self.comparison)
+        self.file = Path(args.out) / f"{self.name}.jsonl"
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        self.ended = [Ended.from_json(line) for line in lines]
+        self.reported = {_fresh(e.slot) for e in self.ended if e.slot.kind == "report"}
+
+    def searches(self) -> list[Branch]:
+        """One for all arms that go by the same runs.  (``equal-ratio`` trains otherwise: `resume` makes it.)"""
+        c = self.comparison
+        return [
+            Branch(budget, repeat, arm)
+            for arm in dict.fromkeys(parse_arm(arm)[1] for arm in c.arms if arm != "equal-ratio")
+            for repeat in range(c.repeats)
+            for budget in range(len(c.budgets))
+        ]
+
+    def search(self, branch: Branch) -> list[tuple[Arm, Search]]:
+        """The arms that go by a branch's runs, each with its view of them."""
+        plan = self.comparison.plan_of(Slot("score", 0, 0, {}, branch=branch))
+        limit = self.comparison.limit(branch.budget)
+        arms = [parse_arm(arm) for arm in self.comparison.arms]
+        return [
+            (function, Search(branch, plan, times * limit))
+            for function, of, times in arms
+            if of == branch.arm
+        ]
+
+    def follow(self, branch: Branch, pipe: Connection) -> None:
+        """A search from start to end, in a process of its own: as in `Comparison`, but it trains as it goes."""
+        retries = self.comparison.plan.retries
+        runs = [run for e in self.ended if e.slot.branch == branch for run in e.runs(retries)]
+        points: list[list[Point]] = []
+        for function, search in self.search(branch):
+            phase: list[Slot] | None = []
+            while phase is not None:
+                found = self.train_all(phase, pipe)
+                runs += [run for ended in found for run in ended.runs(retries)]
+                search.look_at(runs)
+                phase, so_far = _walk(function, search)
+            points.append(so_far)
+        for priority, chosen in (
+            (SECOND, [of[-1] for of in points if of]),
+            (LAST, [p for of in points for p in of]),
+        ):
+            for slot in (s for point in chosen for s in self.comparison.report_slots(branch.budget, point)):
+                pipe.send((priority, slot, self.entry(slot)))
+        pipe.send(None)
+
+    def train_all(self, slots: list[Slot], pipe: Connection) -> list[Ended]:
+        """Gated trainings here, plain ones by the fleet."""
+        plain = [slot for slot in slots if slot.kind != "measure"]
+        for slot in plain:
+            assert slot.branch is not None
+            pipe.send((SECOND if slot.branch.arm == "random" else FIRST, slot, self.entry(slot)))
+        measured = [Ended(slot, self.runner.run(slot)) for slot in slots if slot.kind == "measure"]
+        for ended in measured:
+            pipe.send(ended)
+        return measured + [pipe.recv() for _ in plain]
+
+    def entry(self, slot: Slot) -> Entry:
+        plan = self.comparison.plan_of(slot)
+        return entry_of(
+            self.runner.space, {v: slot.widths[v] for v in plan.widths}, slot.random_seed(plan.seed)
+        )
+
+    def serve(self, pipes: list[Connection], device: torch.device, deadline: float) -> None:
+        """Train what the searches ask for, several lists at a time."""
+        fleet = Fleet(self.runner.space, self.study.recipe, self.study.data(), device)
+        pending: list[Wanted] = []
+        with ThreadPoolExecutor(STREAMS) as pool, self.file.open("a") as file:
+            training: dict[Future[list[Ended]], list[Wanted]] = {}
+            while (pipes or pending or training) and time.monotonic() < deadline:
+                self.listen(pipes, pending, file)
+                for future in [f for f in training if f.done()]:
+                    found = future.result()
+                    self.keep(found, file)
+                    for (_, pipe, slot, _), ended in zip(training.pop(future), found, strict=True):
+                        if slot.kind != "report":
+                            pipe.send(ended)
+                if pending and len(training) < STREAMS and not wait(pipes, 0.02):
+                    pending.sort(key=lambda wanted: wanted[0])  # stable
+                    now = [w for w in pending if w[0] == pending[0][0]][:AT_ONCE]
+                    del pending[: len(now)]
+                    training[pool.submit(self.trained, fleet, [w[2:] for w in now])] = now
+        print(
+            f"{self.name}: {len(self.ended)} trainings{', not done' if pipes or pending else ''}", flush=True
+        )
+
+    def listen(self, pipes: list[Connection], pending: list[Wanted], file: TextIO) -> None:
+        """Take in what searches say, for a moment."""
+        for pipe in wait(pipes, 0.01):
+            assert isinstance(pipe, Connection)
+            message = pipe.recv()
+            if message is None:
+                pipes.remove(pipe)
+            elif isinstance(message, Ended):
+                self.keep([message], file)
+            else:
+                priority, slot, entry = message
+                if slot.kind != "report" or _fresh(slot) not in self.reported:
+                    pending.append((priority, pipe, slot, entry))
+                    self.reported.add(_fresh(slot))
+
+    def trained(self, fleet: Fleet, wanted: Sequence[tuple[Slot, Entry]]) -> list[Ended]:
+        start = time.perf_counter()
+        test = any(slot.kind == "report" for slot, _ in wanted)
+        outcomes = fleet.train([entry for _, entry in wanted], test=test)
+        seconds = time.perf_counter() - start
+        print(f"{self.name}: {len(wanted)} trained in {seconds:.2f} s, {len(self.ended)} before", flush=True)
+        found = []
+        for (slot, _), outcome in zip(wanted, outcomes, strict=True):
+            cost = self.comparison.plan.cost.at(slot.widths)
+            attributes = {
+                EVALUATED[k]: v for k, v in outcome.items() if slot.kind == "report" or "test" not in k
+            }
+            samples = fleet.steps * min(self.study.recipe.batch_size, fleet.samples)
+            attributes |= {**cost, names.TRAINING_MACS: round(3 * cost["macs"] * samples)}
+            attributes |= {
+                names.SECONDS: round(seconds / len(wanted), 3),
+                names.HOST: f"fleet on {device_name(fleet)}",
+            }
+            found.append(Ended(slot, attributes))
+        return found
+
+    def keep(self, ended: Iterable[Ended], file: TextIO) -> None:
+        for e in ended:
+            file.write(e.to_json() + "\n")
+            self.ended.append(e)
+        file.flush()
+
+    def into(self, url: str) -> None:
+        """Write all that ended into a database, as the trials of a study."""
+        storage, name = open_storage(url, create=True, patient=True), f"{self.name}-compare"
+        with driver_lock(url, name):
+            study = create(
+                storage,
+                url,
+                name,
+                source={"file": str(self.path), "name": self.attribute or "study"},
+                changes=self.changes,
+                prepared=self.prepared,
+                plan=self.comparison,
+                checkpoints=None,
+            )
+            space, wanted = search_space(self.comparison), self.of_random()
+            for ended in self.ended:
+                branch = ended.slot.branch
+                if branch in wanted and ended.slot.key not in wanted[branch]:
+                    continue  # of a random search that was to be a longer one
+                for run in ended.runs(self.comparison.plan.retries):
+                    study.add_trial(self.trial(ended, run, space))
+
+    def of_random(self) -> dict[Branch | None, set[Key]]:
+        """The slots of every random search, which are known from the first."""
+        found: dict[Branch | None, set[Key]] = {}
+        for branch in self.searches():
+            if branch.arm == "random":
+                function, search = self.search(branch)[0]
+                found[branch] = {
+                    slot.key for slot in next(s for s in function(search) if isinstance(s, list))
+                }
+        return found
+
+    def trial(self, ended: Ended, run: Run, space: dict[str, Any]) -> optuna.trial.FrozenTrial:
+        slot = ended.slot
+        assert slot.branch is not None
+        attributes = {names.ROUND: slot.round, names.REPLICA: slot.replica, names.KIND: slot.kind}
+        attributes |= {names.SEED: slot.random_seed(self.comparison.plan_of(slot).seed)}
+        attributes |= dict(zip((names.BUDGET, names.REPEAT, names.ARM), slot.branch, strict=True))
+        attributes |= {names.STEP: slot.step} if slot.step else {}
+        attributes |= {names.ASKED: list(slot.asked)} if slot.asked else {}
+        attributes |= {k: v for k, v in ended.outcome.items() if k != "val_loss"}
+        return optuna.trial.create_trial(
+            state=TrialState.COMPLETE if run.value is not None else TrialState.FAIL,
+            value=run.value,
+            params={v: int(w) for v, w in slot.widths.items()},
+            distributions=space,
+            user_attrs=attributes,
+        )
+
+
+def _walk(function: Arm, search: Search) -> tuple[list[Slot] | None, list[Point]]:
+    """What an arm wants trained next, and its points up to there."""
+    points: list[Point] = []
+    for step in function(search):
+        if isinstance(step, Point):
+            points.append(step)
+        elif open_ := [slot for slot in step if search.history.state(slot) == "open"]:
+            return open_, points
+    return None, points
+
+
+def _fresh(slot: Slot) -> tuple[Any, ...]:
+    assert slot.branch is not None
+    return fresh_key(slot.branch.budget, slot.kind, slot.replica, slot.widths)
+
+
+def device_name(fleet: Fleet) -> str:
+    return torch.cuda.get_device_name(fleet.device) if fleet.device.type == "cuda" else "the CPU"
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("more", nargs="*")
+    parser.add_argument("--arms", default="grow-shrink,uniform,constant,cost-aware,random,tpe,gp")
+    parser.add_argument("--budgets", default="1/32,1/16,1/8,1/4")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="of ours: that, and no more, is what a search may cost"
+    )
+    parser.add_argument("--report-seeds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("-o", "--out", required=True)
+    parser.add_argument("--into")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = True  # rounds less than the bfloat16 that a recipe has on GPUs
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + args.seconds
+    works = [Work(reference, args) for reference in (args.study, *args.more)]
+    if args.into:
+        for work in works:
+            work.into(args.into)
+        return
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Before anything touches the GPU: processes that are forked then share data and code, and are ready at once.
+    fork, threads, processes = mp.get_context("fork"), [], []
+    pipes: dict[str, list[Connection]] = {}
+    for work in works:
+        for branch in work.searches():
+            ours, theirs = fork.Pipe()
+            process = fork.Process(target=work.follow, args=(branch, theirs), daemon=True)
+            process.start()
+            processes.append(process)
+            pipes.setdefault(work.name, []).append(ours)
+    for work in works:
+        arguments = (pipes.get(work.name, []), torch.device(args.device), deadline)
+        threads.append(threading.Thread(target=work.serve, args=arguments))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    os._exit(0)  # searches that are still asking would be waited for
+
+
+if __name__ == "__main__":
+    main()
