@@ -2,9 +2,9 @@
 
     python tests/benchmarks/step_sizes.py studies/mnist1d_conv.py --set pressure=cost --set over=2 --seeds 16
 
-Prints, per step size, the widths, the mean and median loss over seeds, and the gain over uniform widths (step 0),
-paired by seed, with its standard error.  ``--set`` changes a field of the study.  It is what the defaults of the
-rule were chosen by (studies/README.md).
+Prints, per step size, the widths, the mean and median loss over seeds, and the gain over the start (step 0), which
+is the uniform widths or, with ``--start cost-aware``, those, paired by seed, with its standard error.  ``--set``
+changes a field of the study.  It is what the defaults of the rule were chosen by (studies/README.md).
 """
 
 from __future__ import annotations
@@ -35,26 +35,28 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--budget")
     parser.add_argument("--steps", type=float, nargs="+", default=[0.25, 0.5, 1.0])
+    parser.add_argument("--start", choices=("uniform", "cost-aware"), default="uniform")
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
     changes = {k: value_of(v) for k, v in (pair.split("=", 1) for pair in args.set)}
     study, path = load(args.study, args.budget, **changes)
     plan = prepare(study, path).plan
-    over_wide = plan.over_wide(plan.widths)
+    start = plan.cost_aware() if args.start == "cost-aware" else plan.baseline()
+    over_wide = plan.over_wide(start if args.start == "cost-aware" else plan.widths)
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget, changes)) as pool:
         measures = pool.map(train, [Slot("measure", 0, k, over_wide) for k in range(plan.replicas)], 1)
         ratios = [m["prune_ratio"] for m in measures if "prune_ratio" in m]
-        uniform = None
+        first = None
         for step in (0.0, *args.steps):
             relative = rule.grow_shrink(over_wide, rule.merge(ratios), damping=step * rule.damping(ratios))
-            widths = rule.scale_to_budget(relative, plan.constraints()) if step else plan.baseline()
+            widths = rule.scale_to_budget(relative, plan.constraints()) if step else start
             found = pool.map(train, [Slot("report", 0, k, widths) for k in range(args.seeds)], 1)
             losses = losses_of(found)
-            uniform = losses if uniform is None else uniform
+            first = losses if first is None else first
             print(
                 f"step {step:4g}  {joined(widths)}  loss {np.nanmean(losses):.4f}  "
                 f"median {median(losses[~np.isnan(losses)]):.4f}  "
-                f"{gain_of(uniform, losses)}",
+                f"{gain_of(first, losses)}",
                 flush=True,
             )
 
