@@ -303,8 +303,10 @@ def device_name(fleet: Fleet) -> str:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("more", nargs="*")
-    parser.add_argument("--arms", default="grow-shrink,uniform,constant,cost-aware,random,tpe,gp")
-    parser.add_argument("--budgets", default="1/32,1/16,1/8,1/4")
+    parser.add_argument(
+        "--arms", default="grow-shrink,uniform,constant,cost-aware,equal-ratio,one-shot,random,tpe,gp"
+    )
+    parser.add_argument("--budgets", default="1/32,1/16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--rounds", type=int, default=1, help="of ours: that, and no more, is what a search may cost"
