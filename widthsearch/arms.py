@@ -106,9 +106,9 @@ def dearest(plan: Plan, over: float = 1.0) -> float:
 
     A budget of MACs bounds it.  Without one it depends on the widths: the dearer of the two starts.
     """
-    constraints = plan.constraints(over)
 
     def macs() -> float:
+        constraints = plan.constraints(over)
         if "macs" in constraints.budget:
             return constraints.budget["macs"]
         starts = [plan.widths, plan.cost_aware()] if plan.cost_aware_start else [plan.widths]

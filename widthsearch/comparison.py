@@ -34,7 +34,9 @@ class Outcome:
     points: tuple[Point, ...]
 
 
-class _Phase(NamedTuple):
+class Phase(NamedTuple):
+    """Slots that can be trained now, and the state of each."""
+
     slots: list[Slot]
     states: list[str]
 
@@ -110,7 +112,7 @@ class Comparison:
         fresh = range(self.plan.seeds, self.plan.seeds + self.plan.report_seeds)
         return [Slot(kind, -1, k, widths, branch=branch) for k in fresh]
 
-    def _phases(self, runs: list[Run]) -> Iterator[_Phase]:
+    def _phases(self, runs: list[Run]) -> Iterator[Phase]:
         """All that can be trained now, in the order in which it is handed out."""
         searches = by_branch(runs)
         reports: dict[FreshKey, list[Run]] = {}
@@ -130,11 +132,11 @@ class Comparison:
                         slots = self.report_slots(budget, point)
                         keys = [fresh_key(budget, s.kind, s.replica, s.widths) for s in slots]
                         found = [reports.get(key, []) for key in keys]
-                        yield _Phase(slots, [history.state_of(of, self.plan.retries) for of in found])
+                        yield Phase(slots, [history.state_of(of, self.plan.retries) for of in found])
 
     def _walk(
         self, searches: Mapping[Branch, list[Run]], budget: int, repeat: int, arm: str
-    ) -> tuple[_Phase | None, list[Point]]:
+    ) -> tuple[Phase | None, list[Point]]:
         """How far an arm's search has come: the phase that is not over yet, if any, and its points so far."""
         function, of, times = parse_arm(arm)
         key = Branch(budget, repeat, arm)
@@ -147,16 +149,10 @@ class Comparison:
             self._searches[key] = Search(branch, self._plan(*branch), times * self.limit(budget))
         search = self._searches[key]
         search.look_at(runs)
-        points: list[Point] = []
-        for step in function(search):
-            if isinstance(step, Point):
-                points.append(step)
-                continue
-            states: list[str] = [search.history.state(slot) for slot in step]
-            if "open" in states or "running" in states:
-                return _Phase(step, states), points
-        self._ended[key] = (content, points)
-        return None, points
+        pending, points = walk(function, search)
+        if pending is None:
+            self._ended[key] = (content, points)
+        return pending, points
 
     def expected(self) -> dict[str, int]:
         """Trials per kind at most (of report trainings: if every recommendation is another one)."""
@@ -197,6 +193,19 @@ class Comparison:
         """The inverse of :meth:`to_json`."""
         plan, budgets = Plan.from_json(data["plan"]), tuple(data["budgets"])
         return cls(plan, budgets, tuple(data["arms"]), data["repeats"], data["search_cost"])
+
+
+def walk(arm: Arm, search: Search) -> tuple[Phase | None, list[Point]]:
+    """How far an arm has come: the phase that is not over yet, if any, and its points so far."""
+    points: list[Point] = []
+    for step in arm(search):
+        if isinstance(step, Point):
+            points.append(step)
+            continue
+        states: list[str] = [search.history.state(slot) for slot in step]
+        if "open" in states or "running" in states:
+            return Phase(step, states), points
+    return None, points
 
 
 def fresh_key(budget: int, kind: str, replica: int, widths: Mapping[str, int]) -> FreshKey:

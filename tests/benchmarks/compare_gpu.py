@@ -33,8 +33,8 @@ from optuna.trial import TrialState
 from trainings import load, parser_of
 
 from widthsearch import storage as names
-from widthsearch.arms import Arm, Point, Search
-from widthsearch.comparison import Comparison, fresh_key, parse_arm
+from widthsearch.arms import ARMS, Arm, Point, Search
+from widthsearch.comparison import Comparison, fresh_key, parse_arm, walk
 from widthsearch.database import open_storage
 from widthsearch.lock import driver_lock
 from widthsearch.plan import Branch, Key, Run, Slot
@@ -49,7 +49,7 @@ Outcome = dict[str, Any]
 Wanted = tuple[int, Connection, Slot, Entry]
 #: What is trained first: what a search waits for; then its end on fresh seeds and random networks; then its course.
 FIRST, SECOND, LAST = range(3)
-EVALUATED = {"val_loss": "val_loss", "accuracy": names.ACCURACY, "test_loss": names.TEST_LOSS, "test_accuracy": names.TEST_ACCURACY}  # fmt: skip
+TEST = (names.TEST_LOSS, names.TEST_ACCURACY)  # of the trainings of the report alone
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,13 @@ class Work:
         runs = [run for e in self.ended if e.slot.branch == branch for run in e.runs(retries)]
         points: list[list[Point]] = []
         for function, search in self.search(branch):
-            phase: list[Slot] | None = []
-            while phase is not None:
-                found = self.train_all(phase, pipe)
+            search.look_at(runs)
+            pending, so_far = walk(function, search)
+            while pending is not None:
+                found = self.train_all([slot for slot, s in zip(*pending, strict=True) if s == "open"], pipe)
                 runs += [run for ended in found for run in ended.runs(retries)]
                 search.look_at(runs)
-                phase, so_far = _walk(function, search)
+                pending, so_far = walk(function, search)
             points.append(so_far)
         for priority, chosen in (
             (SECOND, [of[-1] for of in points if of]),
@@ -211,9 +212,7 @@ class Work:
         found = []
         for (slot, _), outcome in zip(wanted, outcomes, strict=True):
             cost = self.comparison.plan.cost.at(slot.widths)
-            attributes = {
-                EVALUATED[k]: v for k, v in outcome.items() if slot.kind == "report" or "test" not in k
-            }
+            attributes = {k: v for k, v in outcome.items() if slot.kind == "report" or k not in TEST}
             samples = fleet.steps * min(self.study.recipe.batch_size, fleet.samples)
             attributes |= {**cost, names.TRAINING_MACS: round(3 * cost["macs"] * samples)}
             attributes |= {
@@ -280,17 +279,6 @@ class Work:
         )
 
 
-def _walk(function: Arm, search: Search) -> tuple[list[Slot] | None, list[Point]]:
-    """What an arm wants trained next, and its points up to there."""
-    points: list[Point] = []
-    for step in function(search):
-        if isinstance(step, Point):
-            points.append(step)
-        elif open_ := [slot for slot in step if search.history.state(slot) == "open"]:
-            return open_, points
-    return None, points
-
-
 def _fresh(slot: Slot) -> tuple[Any, ...]:
     assert slot.branch is not None
     return fresh_key(slot.branch.budget, slot.kind, slot.replica, slot.widths)
@@ -303,9 +291,7 @@ def device_name(fleet: Fleet) -> str:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("more", nargs="*")
-    parser.add_argument(
-        "--arms", default="grow-shrink,uniform,constant,cost-aware,equal-ratio,one-shot,random,tpe,gp"
-    )
+    parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--budgets", default="1/32,1/16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
@@ -328,14 +314,12 @@ def main() -> None:
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Before anything touches the GPU: processes that are forked then share data and code, and are ready at once.
-    fork, threads, processes = mp.get_context("fork"), [], []
+    fork, threads = mp.get_context("fork"), []
     pipes: dict[str, list[Connection]] = {}
     for work in works:
         for branch in work.searches():
             ours, theirs = fork.Pipe()
-            process = fork.Process(target=work.follow, args=(branch, theirs), daemon=True)
-            process.start()
-            processes.append(process)
+            fork.Process(target=work.follow, args=(branch, theirs), daemon=True).start()
             pipes.setdefault(work.name, []).append(ours)
     for work in works:
         arguments = (pipes.get(work.name, []), torch.device(args.device), deadline)

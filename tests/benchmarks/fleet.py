@@ -16,7 +16,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from widthsearch.space import WidthSpace
 from widthsearch.study import Data, Recipe
-from widthsearch.train import make_optimizer, make_schedule, seed_everything, steps_per_epoch
+from widthsearch.train import RecipeLoop, batches, make_optimizer, make_schedule, seed_everything, size_of
 
 Arrays = dict[str, NDArray[np.float32]]  # parameters by name
 CAPTURE = threading.Lock()  # fleets of several threads share a GPU
@@ -186,13 +186,9 @@ class Fleet:
     def __post_init__(self) -> None:
         if self.recipe.loss is not None or self.recipe.optimizer != "sgd" or self.recipe.label_smoothing:
             raise ValueError("a fleet trains by SGD on cross-entropy without smoothing alone")
-        names = ("train", "validation", "test")
-        self.splits = {
-            name: tuple(t.to(self.device) for t in split)  # type: ignore[union-attr]
-            for name, split in zip(names, self.data, strict=False)
-        }
-        self.samples = len(self.splits["train"][0])
-        self.steps = self.recipe.epochs * steps_per_epoch(self.data[0], self.recipe)
+        loop = RecipeLoop(replace(self.recipe, device=str(self.device)), self.data)
+        self.splits, self.steps = loop.splits, loop.steps
+        self.samples = size_of(self.splits["train"])
 
     def lists(self, entries: list[int], of: Sequence[Entry]) -> list[list[int]]:
         """Indices in lists that are worth padding to one shape: split where widths differ most."""
@@ -247,16 +243,16 @@ class Fleet:
         return net.train()
 
     def _order(self, seed: int) -> Tensor:
-        """(steps, B), as `widthsearch.train.batches` draws them."""
+        """(steps, B): the samples of every batch of a training with this seed."""
         if seed not in self._orders:
-            size = min(self.recipe.batch_size, self.samples)
-            generator = torch.Generator().manual_seed(seed)
-            whole = self.samples // size * size
-            epochs = [
-                torch.randperm(self.samples, generator=generator)[:whole].view(-1, size)
-                for _ in range(self.recipe.epochs)
-            ]
-            self._orders[seed] = torch.cat(epochs)
+            generator, all_ = torch.Generator().manual_seed(seed), torch.arange(self.samples)
+            self._orders[seed] = torch.stack(
+                [
+                    batch
+                    for _ in range(self.recipe.epochs)
+                    for batch, _ in batches((all_, all_), self.recipe.batch_size, generator)
+                ]
+            )
         return self._orders[seed]
 
     def _rates(self) -> Tensor:
