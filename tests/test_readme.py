@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from commands import command, write_study
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = ("README.md", "studies/README.md", "studies/RESULTS.md")
 WIDER = (
     "nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 3)",
     "nn.Linear(8, 96), nn.Linear(96, 80), nn.Linear(80, 3)",
@@ -60,6 +62,22 @@ def test_there_are_commands() -> None:
     verbs = {line.split()[1] for line in commands()}
     assert verbs >= {"launch", "show", "resume", "list", "report", "draw", "export"}
     assert verbs >= {"compare", "probe", "pruners", "bench", "widths"}
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of its headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", (ROOT / page).read_text())
+    for path, anchor in links:
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+    assert links
 
 
 @pytest.mark.slow
