@@ -14,7 +14,6 @@ from commands import (
     clean_process,
     command,
     complete,
-    real_command,
     start,
     trials,
     write_study,
@@ -158,7 +157,7 @@ def test_a_comparison_of_its_own_budget_with_ray_stopped_and_resumed(study: Path
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "widthsearch resume two" in err
-    result = real_command("resume", "two", "--workers", "2")
+    result = command("resume", "two")
     assert result.code == 0, result.err
     assert complete(trials(name="two")) == complete(trials(name="one"))
 

@@ -89,7 +89,7 @@ def test_a_failure_is_told_with_its_reason(tmp_path: Path):
 def test_with_ray_the_workers_lines_arrive(tiny: Path):
     result = real_command("launch", tiny, "--workers", "2", "-v")
     assert result.code == 0
-    assert re.search(r"widthsearch.workers: Ray is there after [\d.]+ s, without its dashboard", result.err)
+    assert re.search(r"widthsearch.ray_node: Ray is there after [\d.]+ s, without its dashboard", result.err)
     assert "2 workers with 1 CPUs and 0 GPUs each" in result.err
     assert len(re.findall(r"trial \d+, in its worker: gates: price", result.err)) == 2
     assert "in its worker: study loaded on" in result.err

@@ -17,7 +17,6 @@ from commands import (
     clean_process,
     command,
     complete,
-    real_command,
     start,
     trials,
     write_study,
@@ -414,7 +413,7 @@ def test_a_probe_with_ray_stopped_and_resumed(study: Path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    result = real_command("resume", "two", "--workers", "2")
+    result = command("resume", "two")
     assert result.code == 0, result.err
     assert complete(trials(name="two")) == complete(trials(name="one"))
 

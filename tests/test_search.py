@@ -18,25 +18,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """What `digits_mlp` finds with one Ray worker, undisturbed."""
+    """What `digits_mlp` finds undisturbed and without Ray."""
     url = f"sqlite:///{tmp_path_factory.mktemp('digits') / 'one.db'}"
-    result = real_command(
-        "launch", STUDIES / "digits_mlp.py", "--workers", "1", "--storage", url, timeout=400
-    )
+    result = command("launch", STUDIES / "digits_mlp.py", "--storage", url)
     assert result.code == 0, result.err
     found = complete(trials(url, "digits_mlp"))
     assert len(found) >= 2 + 2 + 2 + 8
     return found
 
 
-def test_two_workers_find_what_one_finds_to_the_last_bit(digits):
+def test_two_ray_workers_find_it_to_the_last_bit(digits):
     result = real_command("launch", STUDIES / "digits_mlp.py", "--workers", "2", timeout=400)
     assert result.code == 0, result.err
-    assert complete(trials(name="digits_mlp")) == digits
-
-
-def test_no_ray_finds_what_ray_finds_to_the_last_bit(digits):
-    assert command("launch", STUDIES / "digits_mlp.py").code == 0
     assert complete(trials(name="digits_mlp")) == digits
 
 
@@ -57,7 +50,7 @@ def test_a_killed_driver_is_resumed_to_the_same_end(digits):
     time.sleep(pause)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    result = real_command("resume", "digits_mlp", "--workers", "2")
+    result = command("resume", "digits_mlp")
     assert result.code == 0, result.err
     assert complete(trials(name="digits_mlp")) == digits  # (complete() refuses a slot completed twice)
     assert len(trials(name="digits_mlp")) <= len(digits) + 2  # what was running was run again, no more
@@ -75,7 +68,7 @@ def test_a_stopped_driver_leaves_a_resumable_study(digits, stop):
     assert "widthsearch resume digits_mlp" in err
     assert "Traceback" not in err
     assert "interrupted" in command("show", "digits_mlp").out
-    result = real_command("resume", "digits_mlp", "--workers", "2")
+    result = command("resume", "digits_mlp")
     assert result.code == 0, result.err
     assert complete(trials(name="digits_mlp")) == digits
 

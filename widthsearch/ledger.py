@@ -128,16 +128,7 @@ class Ledger:
             raise RuntimeError(
                 f"trial {trial.number}: the sampler proposed {trial.params}, not {slot.widths}"
             )
-        for key, value in (
-            (names.ROUND, slot.round),
-            (names.REPLICA, slot.replica),
-            *([(names.STEP, slot.step)] if slot.step else []),
-            *([(names.ASKED, list(slot.asked))] if slot.asked else []),
-            (names.SEED, slot.random_seed(self.plan.plan_of(slot).seed)),
-            (names.CHECKPOINT, slot.file),
-            *zip((names.BUDGET, names.REPEAT, names.ARM), slot.branch or (), strict=False),
-            (names.KIND, slot.kind),  # last: a trial without a kind is no run yet
-        ):
+        for key, value in attributes_of(slot, self.plan).items():
             trial.set_user_attr(key, value)
         self._live[trial.number] = (trial, slot)
         return trial.number
@@ -221,6 +212,20 @@ class Ledger:
                     raise UsageError(f"the database cannot be used: {reason(error)}") from error
                 log.info("lost the database (%s); trying again", reason(error))
                 time.sleep(min(lost, 10))
+
+
+def attributes_of(slot: Slot, plan: AnyPlan) -> dict[str, Any]:
+    """What a trial says of its slot, in the order to write it in."""
+    return {
+        names.ROUND: slot.round,
+        names.REPLICA: slot.replica,
+        **({names.STEP: slot.step} if slot.step else {}),
+        **({names.ASKED: list(slot.asked)} if slot.asked else {}),
+        names.SEED: slot.random_seed(plan.plan_of(slot).seed),
+        names.CHECKPOINT: slot.file,
+        **dict(zip((names.BUDGET, names.REPEAT, names.ARM), slot.branch or (), strict=False)),
+        names.KIND: slot.kind,  # last: a trial without a kind is no run yet
+    }
 
 
 def _words(slot: Slot) -> str:

@@ -19,12 +19,12 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from widthsearch.cluster import check_address, python_files, unpacked
+from widthsearch.cluster import python_files, unpacked
 from widthsearch.comparison import read_plan
-from widthsearch.database import PATIENCE_SECONDS
-from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
+from widthsearch.errors import CheckpointError, TrainingError, UsageError
 from widthsearch.ledger import Ledger
 from widthsearch.plan import Branch, Slot
+from widthsearch.ray_node import cpus_of, daemons_live, reason_of, room_for, start_ray, start_ray_patiently
 from widthsearch.stopping import Stop, interrupt
 from widthsearch.study import Study, load_study
 from widthsearch.trial import TrialRunner
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: How long an idle worker sleeps before it asks again.
 IDLE_SECONDS = 0.25
-#: How often a connection that the cluster aborted is tried.
-CONNECTIONS = 3
 #: How often in a row Ray may go away without one training having ended between.
 RAY_LOST = 5
 
@@ -47,7 +45,7 @@ def run_on_ray(
     Without a number, as many as the cluster (or this machine) has room for now.  Where Ray itself goes away
     (its daemons are killed, the head of the cluster is restarted) it is started, or connected to, again.
     """
-    _start_ray(study, workers, address)
+    start_ray(study, workers, address)
     lost, ended = 0, 0
     while True:
         searcher = LedgerSearcher(ledger)
@@ -62,28 +60,28 @@ def run_on_ray(
             if lost > RAY_LOST:
                 raise
             what = "starting Ray again" if address is None else f"waiting for the cluster at {address}"
-            ledger.progress.say(f"Ray went away ({_reason(error)}); {what}")
+            ledger.progress.say(f"Ray went away ({reason_of(error)}); {what}")
             log.info("lost Ray %d times in a row", lost, exc_info=True)
         finally:
             stop.gently = interrupt
             ray.shutdown()
         ledger.close_orphans()
-        _start_ray_patiently(study, workers, address)
+        start_ray_patiently(study, workers, address)
 
 
 def _run_tune(
     searcher: LedgerSearcher, study: Study, reference: str, workers: int | None, address: str | None
 ) -> None:
-    workers = workers or _room_for(study)
+    workers = workers or room_for(study)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a worker's death we tell in one line
     searcher.ledger.progress.workers = workers
-    log.info("%d workers with %g CPUs and %g GPUs each", workers, _cpus(study), study.gpus)
+    log.info("%d workers with %g CPUs and %g GPUs each", workers, cpus_of(study), study.gpus)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # start all workers at once
     with tempfile.TemporaryDirectory(prefix="widthsearch-") as folder, _driver_here(folder):
         try:
             tune.run(
                 tune.with_parameters(TrialActor, study=_what_workers_need(searcher.ledger, reference)),
-                resources_per_trial={"cpu": _cpus(study), "gpu": study.gpus},
+                resources_per_trial={"cpu": cpus_of(study), "gpu": study.gpus},
                 search_alg=searcher,
                 scheduler=_Deaths(searcher),
                 callbacks=[_Stopping(searcher)],
@@ -106,20 +104,6 @@ def _run_tune(
         raise searcher.error
 
 
-def _reason(error: Exception) -> str:
-    """One line of an error of Ray's: some are whole tracebacks, whose last line says it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith(("Traceback", "ray::", "\x1b[36mray::")):
-        return lines[-1].strip()
-    return describe_error(error)
-
-
-def _daemons_live() -> bool:
-    """Whether the daemons of a local Ray live.  (Without its GCS, Ray ends this process a minute later.)"""
-    node = ray._private.worker._global_node
-    return node is None or not node.is_head() or node.remaining_processes_alive()
-
-
 @contextmanager
 def _driver_here(folder: str) -> Iterator[None]:
     """Let Tune run in this process although it is only a client of the cluster (ray://).
@@ -137,19 +121,6 @@ def _driver_here(folder: str) -> Iterator[None]:
         storage._get_ray_train_session_dir = original
 
 
-def _cpus(study: Study) -> float:
-    return study.threads if study.cpus is None else study.cpus
-
-
-def _room_for(study: Study) -> int:
-    """How many trainings the cluster can run at a time now, at least one."""
-    there = ray.cluster_resources()
-    room = there.get("CPU", 0.0) / _cpus(study)
-    if study.gpus:
-        room = min(room, there.get("GPU", 0.0) / study.gpus)
-    return max(1, int(room))
-
-
 def _what_workers_need(ledger: Ledger, reference: str) -> dict[str, Any]:
     file, _, attribute = reference.rpartition(":")
     return {
@@ -160,64 +131,6 @@ def _what_workers_need(ledger: Ledger, reference: str) -> dict[str, Any]:
         "checkpoints": (ledger.checkpoints.url, ledger.identity),
         "log_level": logging.getLogger("widthsearch").getEffectiveLevel(),
     }
-
-
-def _connected(address: str, **options: Any) -> Any:
-    """``ray.init`` on a running cluster; a busy head of ray:// may need another try to serve a new client."""
-    for _ in range(CONNECTIONS - 1):
-        try:
-            return ray.init(address=address, **options)
-        except ConnectionAbortedError:
-            time.sleep(IDLE_SECONDS)
-    return ray.init(address=address, **options)
-
-
-def _start_ray(study: Study, workers: int | None, address: str | None) -> None:
-    quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
-    # Only the driver talks to the database: its address, perhaps with a password, is not for Ray's processes.
-    secret = {name: os.environ.pop(name) for name in ("WIDTHSEARCH_STORAGE",) if name in os.environ}
-    start = time.monotonic()
-    try:
-        if address is not None:
-            context = _connected(address, **quiet)
-        else:
-            cpus = -(-(workers or 1) * _cpus(study) // 1)  # rounded up
-            # Small object store: results are a few numbers, data is loaded by each worker.
-            context = ray.init(
-                address="local",  # whatever RAY_ADDRESS says
-                num_cpus=int(cpus),
-                include_dashboard=False,
-                object_store_memory=100 * 2**20,
-                **quiet,
-            )
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, ImportError) as error:
-        where = "Ray does not start here" if address is None else f"no Ray cluster at {address!r}"
-        raise UsageError(f"{where}: {describe_error(error)}") from None
-    except SystemExit:  # what Ray makes of a SIGTERM at this moment
-        raise KeyboardInterrupt from None
-    finally:
-        os.environ.update(secret)
-    link = (
-        f"dashboard at http://{context.dashboard_url}" if context.dashboard_url else "without its dashboard"
-    )
-    log.info("Ray is there after %.1f s, %s", time.monotonic() - start, link)
-    if address is None and study.gpus > (gpus := ray.cluster_resources().get("GPU", 0.0)):
-        ray.shutdown()
-        raise UsageError(f"Study(gpus={study.gpus!r}): this machine has {gpus:g} GPUs that Ray can see")
-
-
-def _start_ray_patiently(study: Study, workers: int | None, address: str | None) -> None:
-    """Like :func:`_start_ray`, for a cluster whose head may take its time to come back."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            if address is not None:
-                check_address(address)
-            return _start_ray(study, workers, address)
-        except UsageError:
-            if address is None or time.monotonic() > give_up:
-                raise
-        time.sleep(5)
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
@@ -304,7 +217,7 @@ class _Stopping(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called several times a second."""
-        self._searcher.ray_died = not _daemons_live()
+        self._searcher.ray_died = not daemons_live()
         if self._searcher.stopped or self._searcher.ray_died:
             raise KeyboardInterrupt
 
@@ -326,7 +239,7 @@ class _Deaths(FIFOScheduler):  # type: ignore[misc]
             where = trial.temporary_state.location.hostname or "of its worker"
             self._searcher.reasons[trial.trial_id] = f"the host {where} died or was cut off"
         elif not isinstance(error, ray.exceptions.ActorDiedError) or "creation" in str(error):
-            self._searcher.reasons[trial.trial_id] = _reason(error)
+            self._searcher.reasons[trial.trial_id] = reason_of(error)
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]

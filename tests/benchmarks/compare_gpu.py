@@ -36,6 +36,7 @@ from widthsearch import storage as names
 from widthsearch.arms import ARMS, Arm, Point, Search
 from widthsearch.comparison import Comparison, fresh_key, parse_arm, walk
 from widthsearch.database import open_storage
+from widthsearch.ledger import attributes_of
 from widthsearch.lock import driver_lock
 from widthsearch.plan import Branch, Key, Run, Slot
 from widthsearch.prepare import Prepared, load_data, make_comparison, prepare
@@ -263,12 +264,7 @@ class Work:
 
     def trial(self, ended: Ended, run: Run, space: dict[str, Any]) -> optuna.trial.FrozenTrial:
         slot = ended.slot
-        assert slot.branch is not None
-        attributes = {names.ROUND: slot.round, names.REPLICA: slot.replica, names.KIND: slot.kind}
-        attributes |= {names.SEED: slot.random_seed(self.comparison.plan_of(slot).seed)}
-        attributes |= dict(zip((names.BUDGET, names.REPEAT, names.ARM), slot.branch, strict=True))
-        attributes |= {names.STEP: slot.step} if slot.step else {}
-        attributes |= {names.ASKED: list(slot.asked)} if slot.asked else {}
+        attributes = attributes_of(slot, self.comparison)
         attributes |= {k: v for k, v in ended.outcome.items() if k != "val_loss"}
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if run.value is not None else TrialState.FAIL,
