@@ -154,6 +154,7 @@ def test_a_budget_that_is_too_small_is_said_beside_the_rest(tiny: Path) -> None:
 def test_a_latency_budget_is_not_measured_for_it(tmp_path: Path) -> None:
     shown = described(write_study(tmp_path, (BUDGET, "budget=Budget(latency='0.5x')")))
     assert shown["budget"] is shown["uniform"] is shown["cost_aware"] is None
+    assert "latency='0.5x'" in shown["budget_error"]
 
 
 def test_the_table_shows_bounds_where_there_are_any(tmp_path: Path) -> None:

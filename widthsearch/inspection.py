@@ -25,13 +25,18 @@ from widthsearch.trial import build_space
 def widths_of_study(study: Study) -> dict[str, Any]:
     """What ``widths STUDY.py --json`` prints; raises UsageError where launch would.
 
-    A budget that is too small is no reason not to show the rest: ``budget_error`` says so.
+    A budget that is too small, or of a latency, is no reason not to show the rest: ``budget_error`` says so.
     """
     space = build_space(study, load_data(study))
     minimum = numbers_of("minimum", study.minimum, space.modules)
     multiple_of = numbers_of("multiple_of", study.multiple_of, space.modules)
     plan, error = None, None
-    if study.budget.latency is None and space.widths:  # a latency would have to be measured first
+    if study.budget.latency is not None:
+        error = (
+            f"budget latency={study.budget.latency!r}: launch measures this machine first, so no widths "
+            "under it are shown here"
+        )
+    elif space.widths:
         try:
             plan = make_plan(study, space)
         except UsageError as too_small:
