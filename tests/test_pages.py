@@ -17,9 +17,9 @@ from commands import MODEL, URL, Finished, command, interrupt, start, write_stud
 from optuna_dashboard import get_note
 from played import fill
 
-from widthsearch.dashboard import only_from_here
+from widthsearch.dashboard import look, only_from_here
 from widthsearch.database import open_storage
-from widthsearch.storage import load
+from widthsearch.storage import PLAN, load
 from widthsearch.views.markup import html_of, markdown_of
 from widthsearch.views.notes import annotate
 from widthsearch.views.page import report_page
@@ -167,6 +167,23 @@ def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
     assert "verdict" in get_note(study)
     # What the dashboard keeps is no part of the search.
     assert command("show").code == 0
+
+
+def test_a_study_that_cannot_be_read_is_told_of_once(tiny: Path) -> None:
+    assert command("launch", tiny).code == 0
+    url = "sqlite:///widthsearch.db"
+    storage = open_storage(url, create=False)
+    study = load("tiny", storage, url)
+    plan = study.user_attrs[PLAN]
+    study.set_user_attr(PLAN, plan | {"of_tomorrow": 1})
+    said: list[str] = []
+    seen: dict[str, object] = {}
+    for _ in range(3):
+        look(storage, url, said.append, seen)
+    assert len(said) == 1 and "tiny" in said[0] and "another version" in said[0]
+    study.set_user_attr(PLAN, plan)
+    look(storage, url, said.append, seen)
+    assert len(said) == 1 and "verdict" in get_note(study)
 
 
 @pytest.mark.parametrize(

@@ -68,16 +68,26 @@ def only_from_here(app: App, port: int) -> App:
 
 def _follow(storage: optuna.storages.BaseStorage, url: str, say: Callable[[str], None]) -> None:
     """Keep the notes and figures of all studies up to date."""
-    seen: dict[str, tuple[Any, ...]] = {}
+    seen: dict[str, object] = {}
     while True:
-        for name in names.study_names(storage):
-            try:
-                study = optuna.load_study(study_name=name, storage=storage)
-                ended = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-                state = (len(ended), study.user_attrs.get(names.STATUS))
-                if seen.get(name) != state:
-                    annotate(study, url)
-                    seen[name] = state
-            except Exception as error:  # a study that was deleted meanwhile, a database that is busy
-                say(f"notes of {name}: {describe_error(error)}")
+        look(storage, url, say, seen)
         time.sleep(REFRESH_SECONDS)
+
+
+def look(
+    storage: optuna.storages.BaseStorage, url: str, say: Callable[[str], None], seen: dict[str, object]
+) -> None:
+    """Write the notes and figures of the studies that have changed since they were ``seen``."""
+    for name in names.study_names(storage):
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+            ended = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+            state: object = (len(ended), study.user_attrs.get(names.STATUS))
+            if seen.get(name) != state:
+                annotate(study, url)
+                seen[name] = state
+        except Exception as error:  # a study of another version, one deleted meanwhile, a busy database
+            trouble = f"notes of {name}: {describe_error(error)}"
+            if seen.get(name) != trouble:  # tried every time, told once
+                say(trouble)
+                seen[name] = trouble
