@@ -58,6 +58,7 @@ study = Study(
     seeds=2,
     report_seeds=2,
     step_sizes=[1],
+    doublings=0,
 )
 '''
 TRIALS = 12  # 2 measures, 2 scores, 2 of each start, and 2 more of each network for the report

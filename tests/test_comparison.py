@@ -14,7 +14,7 @@ from test_plan import CHAIN, CONSTANTS, COST, FORMS, PLAN, pretend
 
 from widthsearch import rule
 from widthsearch.arms import ARMS, RANGE, Point, Search, at_budget, sampled
-from widthsearch.comparison import Comparison, least_cost, next_step, parse_arm, read_plan
+from widthsearch.comparison import Comparison, most_cost, next_step, parse_arm, read_plan
 from widthsearch.cost import Cost
 from widthsearch.errors import UsageError
 from widthsearch.history import next_step as next_of_search
@@ -22,7 +22,8 @@ from widthsearch.intervals import crossed, paired_gain
 from widthsearch.plan import Branch, Done, Run, Wait
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
-LIMIT = least_cost(replace(PLAN, budget=BUDGETS[0]), 2)
+TWO_ROUNDS = replace(PLAN, rounds=2, doublings=2)
+LIMIT = most_cost(replace(TWO_ROUNDS, budget=BUDGETS[0]), 2)
 EVERY = (
     "grow-shrink",
     "uniform",
@@ -34,7 +35,7 @@ EVERY = (
     "tpe",
     "random*2",
 )
-COMPARISON = Comparison(replace(PLAN, budget=BUDGETS[1], rounds=2), BUDGETS, EVERY, repeats=2, cost=LIMIT)
+COMPARISON = Comparison(replace(TWO_ROUNDS, budget=BUDGETS[1]), BUDGETS, EVERY, repeats=2, cost=LIMIT)
 
 
 def train(slot):
@@ -112,7 +113,7 @@ def test_the_first_repeat_is_the_search_that_launch_makes(whole):
     _, asked, finished = whole
     for budget in range(2):
         branch = Branch(budget, 0, "grow-shrink")
-        plan = replace(PLAN, rounds=2, budget=BUDGETS[budget])
+        plan = replace(TWO_ROUNDS, budget=BUDGETS[budget])
         own = [s for s in asked if s.branch == branch]
         runs = [replace(r, branch=None) for r in finished if r.branch == branch]
         for k, slot in enumerate(own):

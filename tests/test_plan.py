@@ -28,7 +28,7 @@ PLAN = Plan(
     seeds=2,
     report_seeds=3,
     patience=2,
-    step_sizes=(0.5, 1.0),
+    step_sizes=(0.25, 0.5),
     tolerance=0.02,
     retries=1,
     seed=7,
@@ -76,7 +76,7 @@ def test_a_search_goes_through_all_phases_and_finds_the_layer_that_needs_more():
     assert COST(widths)["macs"] <= 550
     kinds = [s.kind for s in asked]
     assert kinds[:9] == ["baseline"] * 2 + ["measure"] * 3 + ["score"] * 4
-    assert [(s.replica, s.step) for s in asked[5:9]] == [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
+    assert [(s.replica, s.step) for s in asked[5:9]] == [(0, 0.25), (0, 0.5), (1, 0.25), (1, 0.5)]
     assert kinds[-6:] == ["report", "baseline"] * 3
     assert {s.replica for s in asked if s.kind == "report"} == {2, 3, 4}  # fresh seeds
 
@@ -126,28 +126,72 @@ def test_where_no_start_can_be_trained_nothing_is_measured():
     assert "measure" not in {s.kind for s in asked}
 
 
+DOUBLING = replace(PLAN, step_sizes=(0.1, 0.2), doublings=2)
+
+
+@pytest.mark.parametrize("plan", [PLAN, DOUBLING], ids=["", "doubling"])
 @pytest.mark.parametrize("workers", [2, 3, 8])
-def test_workers_and_the_order_in_which_they_end_change_nothing(workers):
-    one = simulate()
+def test_workers_and_the_order_in_which_they_end_change_nothing(workers, plan):
+    one = simulate(plan)
     for seed in range(5):
-        many = simulate(workers=workers, order=random.Random(seed))
+        many = simulate(plan, workers=workers, order=random.Random(seed))
         assert many[0] == one[0]
         assert [(s.key, s.widths) for s in many[1]] == [(s.key, s.widths) for s in one[1]]
 
 
-def test_a_search_interrupted_anywhere_goes_on_to_the_same_end():
-    end, asked, finished = simulate()
+@pytest.mark.parametrize("plan", [PLAN, DOUBLING], ids=["", "doubling"])
+def test_a_search_interrupted_anywhere_goes_on_to_the_same_end(plan):
+    end, asked, finished = simulate(plan)
     for k in range(len(asked)):
         slot = asked[k]
         runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths)]
-        assert next_step(PLAN, runs) == slot
+        assert next_step(plan, runs) == slot
+
+
+@pytest.mark.parametrize(
+    "best, tried",
+    [
+        (0.1, [0.1, 0.2]),  # the longest is not the best: that is far enough
+        (0.2, [0.1, 0.2, 0.4]),
+        (0.4, [0.1, 0.2, 0.4, 0.8]),
+        (0.8, [0.1, 0.2, 0.4, 0.8]),  # no more than two
+        (None, [0.1, 0.2]),  # none beats the start
+    ],
+)
+def test_while_the_longest_proposal_is_the_best_network_one_twice_as_long_is_tried(best, tried):
+    def run(slot):
+        r = pretend(slot)
+        if slot.kind == "measure":
+            return r
+        loss = 1.0 if slot.round < 0 or best is None else abs(np.log(slot.step / best)) / 10
+        return replace(r, value=1.1 if best is None and slot.round >= 0 else loss)
+
+    step, asked, finished = simulate(replace(DOUBLING, rounds=1), run=run)
+    scored = [(s.step, s.replica) for s in asked if s.kind == "score"]
+    first, longer = scored[:4], scored[4:]
+    assert first == [(0.1, 0), (0.2, 0), (0.1, 1), (0.2, 1)]
+    assert longer == [(s, k) for s in tried[2:] for k in range(PLAN.seeds)]
+    assert (step.round, step.step) == ((0, best) if best is not None else (-1, 0.0))
+    assert all(COST(s.widths)["macs"] <= 550 for s in asked if s.kind == "score")
+
+
+def test_a_lost_proposal_is_not_doubled_and_one_beside_it_does_not_stop_it():
+    def run(slot, lost):
+        r = pretend(slot)
+        if slot.kind == "score" and slot.step == lost:
+            return replace(r, state="failed", error="loss is nan", value=None)
+        return r if slot.kind == "measure" else replace(r, value=1.0 - slot.step)
+
+    for lost, tried in ((0.2, {0.1, 0.2}), (0.1, {0.1, 0.2, 0.4, 0.8})):
+        _, asked, _ = simulate(replace(DOUBLING, rounds=1), run=lambda slot, lost=lost: run(slot, lost))
+        assert {s.step for s in asked if s.kind == "score"} == tried
 
 
 def test_a_failed_run_is_retried_with_the_same_seed_and_then_given_up():
     tries = []
 
     def run(slot):
-        if slot.key == ("score", 0, 1, 1.0):
+        if slot.key == ("score", 0, 1, 0.5):
             tries.append(slot.random_seed(PLAN.seed))
             return Run(slot.key, "failed", slot.widths, error="loss is nan")
         return pretend(slot)
@@ -246,20 +290,20 @@ def test_the_uniform_network_is_kept_where_no_proposal_scores_better():
 
 
 def test_the_next_round_starts_from_the_best_network_at_whatever_step_it_was():
-    def run(slot):  # half a step is better than a whole one
+    def run(slot):  # the shorter step is better than the longer one
         r = unbalanced(slot, lambda r: 1.0)
-        return replace(r, value=0.5) if slot.step == 0.5 and slot.round == 0 else r
+        return replace(r, value=0.5) if slot.step == 0.25 and slot.round == 0 else r
 
     _, asked, finished = simulate(run=run)
     best = History(PLAN, finished).best(1)
-    assert (best.round, best.step) == (0, 0.5)
+    assert (best.round, best.step) == (0, 0.25)
     measured = next(s.widths for s in asked if (s.kind, s.round) == ("measure", 1))
     assert measured["a"] / measured["b"] == pytest.approx(best.widths["a"] / best.widths["b"], rel=0.1)
-    assert {(s.round, s.step) for s in asked if s.kind == "report"} == {(0, 0.5)}
+    assert {(s.round, s.step) for s in asked if s.kind == "report"} == {(0, 0.25)}
 
 
 def test_no_network_is_scored_twice():
-    step, asked, _ = simulate(replace(PLAN, step_sizes=(0.99, 0.995, 1.0), rounds=2))
+    step, asked, _ = simulate(replace(PLAN, step_sizes=(0.495, 0.5, 0.505), rounds=2))
     scored = [(s.replica, tuple(s.widths.items())) for s in asked if s.kind in ("score", "baseline")]
     assert len(scored) == len(set(scored))
 

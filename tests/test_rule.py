@@ -132,6 +132,27 @@ def test_a_full_step_goes_to_the_kept_widths(widths, data):
     assert scale == pytest.approx([scale[0]] * len(scale))
 
 
+@given(networks(), st.data(), st.floats(0.01, 2), st.integers(1, 3))
+def test_a_proposal_is_as_far_as_it_is_said_to_be_in_the_direction_of_the_rule(widths, data, step, replicas):
+    kept = {v: data.draw(st.floats(0.3, 0.7)) for v in widths}
+    p = [{v: 1 - k * data.draw(st.floats(0.95, 1.05)) for v, k in kept.items()} for _ in range(replicas)]
+    new = rule.proposal(widths, p, step)
+    moved = np.log([new[v] / widths[v] for v in widths])
+    full = np.log([rule.grow_shrink(widths, rule.merge(p))[v] / widths[v] for v in widths])
+    distance = step * rule.damping(p)
+    if rule.length(rule.merge(p)) < 1e-9:
+        assert moved == pytest.approx(0)
+    elif np.abs(full).max() * distance / full.std() < np.log(rule.MAX_STEP):  # nothing is cut off
+        assert moved.std() == pytest.approx(distance, abs=1e-7)
+        assert moved == pytest.approx(full * distance / full.std(), abs=1e-7)
+    assert np.abs(moved).max() <= np.log(rule.MAX_STEP) + 1e-9
+
+
+@given(networks(), ratios, st.floats(0.01, 2), st.integers(1, 4))
+def test_where_all_prune_by_the_same_share_there_is_no_direction(widths, ratio, step, replicas):
+    assert rule.proposal(widths, replicas * [dict.fromkeys(widths, ratio)], step) == pytest.approx(widths)
+
+
 def test_replicas_merge_by_the_geometric_mean_of_what_they_kept():
     merged = rule.merge([{"a": 0.5, "b": 0.0}, {"a": 0.875, "b": 0.75}])
     assert merged == pytest.approx({"a": 1 - math.sqrt(0.5 * 0.125), "b": 0.5})

@@ -138,6 +138,7 @@ study = Study(
     patience=3,
     tolerance=0.0,
     step_sizes=[1],
+    doublings=0,
     pressure="neurons",
     measure_length=1,
     cost_aware_start=False,

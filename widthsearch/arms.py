@@ -146,19 +146,28 @@ def equal_ratio(search: Search) -> Steps:
 
 def grow_shrink(search: Search) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost."""
-    plan, cost, rounds = search.plan, 0.0, 0
-    for phase in rounds_of(search.history):
-        measures = [slot for slot in phase if slot.kind == "measure"]
-        price = sum(search.cost_of(slot) for slot in phase)
-        scores = plan.seeds * len(plan.step_sizes) * dearest(plan)  # of the round, at most
-        if measures and cost + price + scores > search.limit * (1 + 1e-9):
-            return  # its round would not fit
-        yield [replace(slot, branch=search.branch) for slot in phase]
-        cost += price
-        if measures:
-            rounds += 1
-        elif (best := search.history.best(rounds)) is not None:
+    plan, cost, rounds, scored = search.plan, 0.0, 0, False
+
+    def so_far() -> Steps:
+        if (best := search.history.best(rounds)) is not None:
             yield Point(cost, best.widths)
+
+    for phase in rounds_of(search.history):
+        price = sum(search.cost_of(slot) for slot in phase)
+        measures = any(slot.kind == "measure" for slot in phase)
+        if measures:  # what was scored before is all that there is of its round
+            yield from so_far()
+            # A round is begun where its proposals will fit; longer ones are tried as long as they do.
+            price_of_round = price + plan.seeds * len(plan.step_sizes) * dearest(plan)
+            if cost + price_of_round > search.limit * (1 + 1e-9):
+                return
+            rounds += 1
+        elif scored and cost + price > search.limit * (1 + 1e-9):  # a longer proposal
+            break
+        yield [replace(slot, branch=search.branch) for slot in phase]
+        cost, scored = cost + price, not measures
+    if scored:
+        yield from so_far()
 
 
 def one_shot(search: Search) -> Steps:
@@ -168,7 +177,7 @@ def one_shot(search: Search) -> Steps:
         yield [replace(slot, branch=search.branch) for slot in phase]
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):
-        proposal = search.history.candidates(0)[-1:] or [search.history.baseline]
+        proposal = next(search.history.stages(0))[-1:] or [search.history.baseline]
         yield Point(cost, proposal[0].widths)
 
 

@@ -82,7 +82,7 @@ class Comparison:
         if self.cost is not None:
             return self.cost
         plan = self._plan(budget, 0)
-        return plan.once("least cost", lambda: least_cost(plan, plan.rounds))
+        return plan.once("most", lambda: most_cost(plan, plan.rounds))
 
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
@@ -168,7 +168,7 @@ class Comparison:
                 one_shot = of not in (arm.partition("*")[0] for arm in self.arms)
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
-                scores = rounds * plan.seeds * len(plan.step_sizes)
+                scores = rounds * plan.seeds * plan.proposals
                 counts["score"] += searches * (
                     plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
                 )
@@ -241,8 +241,13 @@ def pruner_of(arm: str) -> str:
     return arm.partition("*")[0].partition(":")[2]
 
 
-def least_cost(plan: Plan, rounds: int) -> float:
+def most_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
+    return least_cost(plan, rounds) + rounds * plan.doublings * plan.seeds * dearest(plan)
+
+
+def least_cost(plan: Plan, rounds: int) -> float:
+    """What they cost at most where no proposal is doubled: less than that does not pay for them."""
     measures = plan.replicas * plan.measure_length * dearest(plan, plan.over)
     scores = plan.seeds * len(plan.step_sizes) * dearest(plan)
     starts = plan.seeds * (1 + plan.cost_aware_start * dearest(plan))

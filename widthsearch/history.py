@@ -101,29 +101,59 @@ class History:
         return [r.prune_ratio for r in self.complete("measure", round_) if r.prune_ratio is not None]
 
     def relative(self, round_: int, step: float) -> Mapping[str, float]:
-        """Proportions of widths: ``step`` of the way that the rule goes from the round's measure.
+        """Proportions of widths: from the round's measure in the direction of the rule, as far as ``step``.
 
-        Round -1: those of a start.
+        That is the standard deviation of the change in log width, before replica noise damps it.  Prune
+        ratios say which way to go, and little of how far: their full step is far too long on a transformer,
+        and far too short on an MLP.  Round -1: the proportions of a start.
         """
         if round_ < 0:
             return self.plan.cost_aware() if step else self.plan.widths
         ratios = self.prune_ratios(round_)
         measured = self.complete("measure", round_)[0].widths
         over_wide = {v: measured[v] for v in self.plan.widths}
-        return rule.grow_shrink(over_wide, rule.merge(ratios), damping=step * rule.damping(ratios))
+        return rule.proposal(over_wide, ratios, step)
 
     def candidates(self, round_: int) -> list[Candidate]:
-        """The proposals of a measured round, one per step size; none that was scored before."""
+        """The proposals of a measured round, as far as they are known; none that was scored before."""
         if round_ not in self._candidates:  # asked for again by every later round
-            known = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
-            seen = [c.widths for c in known]
-            found = self._candidates[round_] = []
-            for step in self.plan.step_sizes:
-                widths = self._at_budget(round_, step)
-                if widths not in seen:
-                    seen.append(widths)
-                    found.append(Candidate(round_, step, widths))
+            self._candidates[round_] = [c for stage in self.stages(round_) for c in stage]
         return self._candidates[round_]
+
+    def stages(self, round_: int) -> Iterator[list[Candidate]]:
+        """The proposals in the order of their trial: one per step size, all at once; then longer ones.
+
+        While the longest is the best network so far, it is not known how far to go: one that goes twice as
+        far is tried, ``doublings`` times at most.
+        """
+        known = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
+        seen = [c.widths for c in known]
+        found: list[Candidate] = []
+        for step in self.plan.step_sizes:
+            widths = self._at_budget(round_, step)
+            if widths not in seen:
+                seen.append(widths)
+                found.append(Candidate(round_, step, widths))
+        yield found
+        for _ in range(self.plan.doublings):
+            if not self._longest_is_best(round_, found):
+                return
+            step = 2 * found[-1].step
+            widths = self._at_budget(round_, step)
+            if widths in seen:
+                return
+            seen.append(widths)
+            found = [*found, Candidate(round_, step, widths)]
+            yield found[-1:]
+
+    def _longest_is_best(self, round_: int, found: Sequence[Candidate]) -> bool:
+        """Whether all of these have ended, and the last one beats them and the best before this round."""
+        slots = [c.slot(k) for c in found for k in range(self.plan.seeds)]
+        if not found or any(self.state(slot) not in ("complete", "lost") for slot in slots):
+            return False
+        score, best = self.score(found[-1]), self.best(round_)
+        others = [self.score(c) for c in (*found[:-1], *([best] if best is not None else []))]
+        return score is not None and all(other is None or score < other for other in others)
 
     def _at_budget(self, round_: int, step: float) -> dict[str, int]:
         def scaled() -> dict[str, int]:
@@ -251,11 +281,12 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[Candidate |
         yield measure
         if not history.prune_ratios(round_):
             return None, f"every measure of round {round_} failed: {history.last_error(measure)}"
+        for stage in history.stages(round_):
+            yield [c.slot(k) for k in range(plan.seeds) for c in stage]
         candidates = history.candidates(round_)
-        score = [c.slot(k) for k in range(plan.seeds) for c in candidates]
-        yield score
         if candidates and all(history.score(c) is None for c in candidates):
-            return None, f"every score of round {round_} failed: {history.last_error(score)}"
+            lost = [c.slot(k) for c in candidates for k in range(plan.seeds)]
+            return None, f"every score of round {round_} failed: {history.last_error(lost)}"
         # A round that has another one after it did not end the search (and need not be judged again).
         another = round_ + 1 < plan.rounds and ("measure", round_ + 1, 0, 0.0) in history.runs
         because = None if another else history.stop_reason(round_)

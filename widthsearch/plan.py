@@ -51,7 +51,10 @@ class Plan:
     tolerance: float
     retries: int
     seed: int
-    step_sizes: tuple[float, ...] = (1.0,)
+    step_sizes: tuple[float, ...] = (
+        1.0,
+    )  # how far proposals go: standard deviation of the log widths' change
+    doublings: int = 0  # how often the longest may be doubled while it is the best
     measure_length: float = 1.0  # of a measure, relative to other trainings
     pruner: str = "l0"  # of a measure
     cost_aware_start: bool = False  # whether cost-aware widths may be the start too
@@ -121,10 +124,15 @@ class Plan:
         """Trials per kind if the search uses all of its rounds."""
         return {
             "measure": self.rounds * self.replicas,
-            "score": self.rounds * len(self.step_sizes) * self.seeds + self.cost_aware_start * self.seeds,
+            "score": (self.rounds * self.proposals + self.cost_aware_start) * self.seeds,
             "baseline": self.seeds + self.report_seeds,
             "report": self.report_seeds,
         }
+
+    @property
+    def proposals(self) -> int:
+        """Of a round, at most."""
+        return len(self.step_sizes) + self.doublings
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for the study's attributes."""
@@ -135,6 +143,7 @@ class Plan:
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of :meth:`to_json`."""
         sizes = tuple(data["step_sizes"])
+        data["doublings"]  # a plan without it has another measure of step sizes
         return cls(**{**data, "step_sizes": sizes, "cost": Cost.from_json(data["cost"])})
 
 

@@ -124,6 +124,7 @@ def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Pl
         tolerance=study.tolerance,
         measure_length=measure_epochs(study) / study.recipe.epochs,
         step_sizes=tuple(sorted({float(step) for step in study.step_sizes})),
+        doublings=study.doublings,
         retries=study.retries,
         seed=study.seed,
     )

@@ -26,6 +26,8 @@ CostFunction = Callable[[Mapping[str, float]], Mapping[str, float]]
 #: Largest factor by which one round may move a width against the others: a wild measure (a layer that
 #: lost nearly all of its gates by accident) must not be able to wreck the next network.
 MAX_STEP = 8.0
+#: Differences of log-kept shares that are due to rounding, and no direction.
+ROUNDING = 1e-9
 
 
 class BudgetTooSmallError(ValueError):
@@ -76,6 +78,11 @@ def grow_shrink(
     return {v: w * float(np.exp(s)) for (v, w), s in zip(widths.items(), log_step, strict=True)}
 
 
+def length(prune_ratio: Mapping[str, float]) -> float:
+    """How far the full step goes: the standard deviation over the variables of its change in log width."""
+    return float(np.std([np.log1p(-p) for p in prune_ratio.values()]))
+
+
 def damping(prune_ratios: Sequence[Mapping[str, float]]) -> float:
     """How much of the full step the replicas justify, in [0, 1].
 
@@ -90,6 +97,20 @@ def damping(prune_ratios: Sequence[Mapping[str, float]]) -> float:
     noise = log_kept.var(axis=0, ddof=1).mean() / r  # variance of a replica mean
     observed = log_kept.mean(axis=0).var(ddof=1)
     return float(max(0.0, 1.0 - noise / observed)) if observed > 0 else 0.0
+
+
+def proposal(
+    widths: Mapping[str, float], prune_ratios: Sequence[Mapping[str, float]], step: float
+) -> dict[str, float]:
+    """Relative widths at a distance of ``step`` in the direction that the replicas of a measure give.
+
+    The distance is the standard deviation of the change in log width, times :func:`damping`.  Where all
+    layers prune by the same share there is no direction, and nothing moves.
+    """
+    merged = merge(prune_ratios)
+    full = length(merged)
+    factor = damping(prune_ratios) * step / full if full > ROUNDING else 0.0
+    return grow_shrink(widths, merged, damping=factor)
 
 
 def standard_error(prune_ratios: Sequence[Mapping[str, float]]) -> dict[str, float] | None:

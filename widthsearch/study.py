@@ -71,8 +71,10 @@ class Study:
     ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the place of gates
     (``l0``), a measure trains the same network and cuts it to the same budget by their ranks.  It takes
     ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
-    ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction.  The
-    next round starts from the best network so far, the first one from the model scaled uniformly to the
+    ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction; while the
+    longest is the best network so far, of one twice as long, too, ``doublings`` times at most.  (A step size
+    is the standard deviation of the change in log width: at 0.6 a typical width changes by a factor of 1.8.)
+    The next round starts from the best network so far, the first one from the model scaled uniformly to the
     budget; with ``cost_aware_start`` from the widths that the cost alone suggests (see :mod:`.cost_aware`),
     where these score better.  The search stops early when the layers are balanced
     (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
@@ -118,7 +120,8 @@ class Study:
     report_seeds: int = 8
     over: float = 4.0
     measure_length: float = 0.5
-    step_sizes: Sequence[float] = (0.25, 0.5, 1.0)
+    step_sizes: Sequence[float] = (0.15, 0.3, 0.6)
+    doublings: int = 2
     cost_aware_start: bool = True
     pressure: Literal["neurons", "cost"] = "cost"
     pruner: Literal["l0", "l1", "taylor"] = "l0"
@@ -180,12 +183,12 @@ class Study:
         steps = self.step_sizes
         if not isinstance(steps, Sequence) or not steps or not all(_is_step(step) for step in steps):
             raise UsageError(
-                f"Study(step_sizes={steps!r:.60}): must be a list of shares of the full step, above 0 and at "
-                "most 2, e.g. (0.25, 0.5, 1)"
+                f"Study(step_sizes={steps!r:.60}): must be a list of changes of the log widths (standard "
+                "deviations), above 0 and at most 2, e.g. (0.15, 0.3, 0.6)"
             )
         if self.report_seeds < 2:
             raise UsageError(f"Study(report_seeds={self.report_seeds!r}): at least 2, for an interval")
-        for name in ("retries", "seed"):
+        for name in ("retries", "seed", "doublings"):
             value = getattr(self, name)
             if not isinstance(value, int) or not 0 <= value < 2**32:
                 raise UsageError(

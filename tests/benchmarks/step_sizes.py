@@ -34,7 +34,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--budget")
-    parser.add_argument("--steps", type=float, nargs="+", default=[0.25, 0.5, 1.0])
+    parser.add_argument("--steps", type=float, nargs="+", default=[0.15, 0.3, 0.6, 1.2])
     parser.add_argument("--start", choices=("uniform", "cost-aware"), default="uniform")
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
@@ -46,9 +46,11 @@ def main() -> None:
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget, changes)) as pool:
         measures = pool.map(train, [Slot("measure", 0, k, over_wide) for k in range(plan.replicas)], 1)
         ratios = [m["prune_ratio"] for m in measures if "prune_ratio" in m]
+        full = rule.length(rule.merge(ratios))
+        print(f"length of the rule's full step {full:.2f}, damping {rule.damping(ratios):.2f}", flush=True)
         first = None
         for step in (0.0, *args.steps):
-            relative = rule.grow_shrink(over_wide, rule.merge(ratios), damping=step * rule.damping(ratios))
+            relative = rule.proposal(over_wide, ratios, step)
             widths = rule.scale_to_budget(relative, plan.constraints()) if step else start
             found = pool.map(train, [Slot("report", 0, k, widths) for k in range(args.seeds)], 1)
             losses = losses_of(found)
