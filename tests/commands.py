@@ -57,7 +57,7 @@ study = Study(
     replicas=2,
     seeds=2,
     report_seeds=2,
-    step_sizes=[1],
+    step_sizes=[0.6],
     doublings=0,
 )
 '''

@@ -147,7 +147,7 @@ BAD_STUDIES = {
     },
     **{
         f"Study(step_sizes={given})": Bad(
-            (("step_sizes=[1]", f"step_sizes={given}"),), (f"Study(step_sizes={given})", "above 0", "at most 2")
+            (("step_sizes=[0.6]", f"step_sizes={given}"),), (f"Study(step_sizes={given})", "above 0", "at most 2")
         )
         for given in ("[]", "[0]", "[1, 3]", "'fast'", "0.5", "[True]")
     },
