@@ -98,14 +98,18 @@ class Probe:
 
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
-        histories = self.histories(runs)
+        found = {branch.arm: of for branch, of in by_branch(runs).items()}
+        owners = self.owners(found)
+        histories = self._histories(found, owners)
         begun = all(known.begun for known in histories.values())
         steps = []
         for start, known in histories.items():
             step = step_after(known)
             # Which rounds a search shares with one before it is known once all have begun.
             if isinstance(step, Slot) and (begun or not known.begun):
-                return replace(step, branch=branch_of(start))
+                # Nearly always its own: but one of those that share a round may have no use for a proposal,
+                # whose widths are those of its baseline.
+                return replace(step, branch=branch_of(owners[start].of(step.kind, step.round)))
             steps.append(step)
         if not begun or any(isinstance(step, Wait) for step in steps):
             return Wait()
@@ -115,9 +119,14 @@ class Probe:
     def histories(self, runs: Iterable[Run]) -> dict[str, History]:
         """Every start's search, from the trainings that it goes by."""
         found = {branch.arm: of for branch, of in by_branch(runs).items()}
+        return self._histories(found, self.owners(found))
+
+    def _histories(
+        self, found: Mapping[str, Sequence[Run]], owners: Mapping[str, Owners]
+    ) -> dict[str, History]:
         return {
-            start: History(self.plans[start], owners.chosen(found, lambda run: run.key[:2]))
-            for start, owners in self.owners(found).items()
+            start: History(self.plans[start], own.chosen(found, lambda run: run.key[:2]))
+            for start, own in owners.items()
         }
 
     def owners(self, found: Mapping[str, Sequence[Run]]) -> dict[str, Owners]:
