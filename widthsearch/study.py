@@ -72,7 +72,7 @@ class Study:
     (``l0``), a measure trains the same network and cuts it to the same budget by their ranks.  It takes
     ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
     ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction; while the
-    longest is the best network so far, of one twice as long, too, ``doublings`` times at most.  (A step size
+    longest is the best network so far, of one twice as long, too (at most ``doublings`` times).  (A step size
     is the standard deviation of the change in log width: at 0.6 a typical width changes by a factor of 1.8.)
     The next round starts from the best network so far, the first one from the model scaled uniformly to the
     budget; with ``cost_aware_start`` from the widths that the cost alone suggests (see :mod:`.cost_aware`),
@@ -121,7 +121,7 @@ class Study:
     over: float = 4.0
     measure_length: float = 0.5
     step_sizes: Sequence[float] = (0.15, 0.3, 0.6)
-    doublings: int = 2
+    doublings: int = 1
     cost_aware_start: bool = True
     pressure: Literal["neurons", "cost"] = "cost"
     pruner: Literal["l0", "l1", "taylor"] = "l0"
