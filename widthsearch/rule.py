@@ -6,7 +6,9 @@ Symbols, for the V width variables i and the R replicas r of one measure:
     p_ri       prune ratio, 1 - kept_ri / w_i
     p_i        merged prune ratio: 1 - geometric mean over r of (1 - p_ri)
     spread     standard deviation over i of the replica mean of p_ri
-    w'_i       w_i * ((1 - p_i) / g) ** damping, with g the geometric mean over i of (1 - p_i)
+    x_i        log((1 - p_i) / g), with g the geometric mean over i of (1 - p_i): the direction
+    w'_i       w_i * exp(s * d * x_i / standard deviation of x), a proposal at the step size s
+    d          :func:`damping`, by what the replicas differ
 
 A layer that keeps more of its neurons than the typical layer grows, one that keeps less shrinks; where
 all layers prune by the same share, nothing moves (the fixed point, "balanced").  ``w'`` has no scale of
