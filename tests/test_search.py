@@ -142,7 +142,8 @@ study = Study(
 
 
 def test_a_layer_inflated_20_times_is_pruned_most_and_comes_back():
-    """By the rule alone, without another start; that it is all the way in the end shows test_probe.py."""
+    """By the rule alone, without another start; that it comes all the way shows test_probe.py, with pretended
+    trainings."""
     Path("inflated.py").write_text(INFLATED.format(studies=str(STUDIES)))
     result = command("launch", "inflated.py")
     assert result.code == 0, result.err

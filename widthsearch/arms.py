@@ -177,7 +177,7 @@ def one_shot(search: Search) -> Steps:
         yield [replace(slot, branch=search.branch) for slot in phase]
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):
-        proposal = next(search.history.stages(0))[-1:] or [search.history.baseline]
+        proposal = search.history.stages(0)[0][-1:] or [search.history.baseline]
         yield Point(cost, proposal[0].widths)
 
 

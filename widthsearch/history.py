@@ -73,7 +73,7 @@ class History:
         self.starts = [self.baseline]
         if plan.cost_aware_start and plan.cost_aware() != self.baseline.widths:
             self.starts.append(Candidate(-1, 1.0, plan.cost_aware()))
-        self._candidates: dict[int, list[Candidate]] = {}
+        self._stages: dict[int, list[list[Candidate]]] = {}
         # The best of no round (the starts), of one, of two..., with its score.
         self._best: list[tuple[tuple[int, float], Candidate] | None] = []
 
@@ -116,35 +116,36 @@ class History:
 
     def candidates(self, round_: int) -> list[Candidate]:
         """The proposals of a measured round, as far as they are known; none that was scored before."""
-        if round_ not in self._candidates:  # asked for again by every later round
-            self._candidates[round_] = [c for stage in self.stages(round_) for c in stage]
-        return self._candidates[round_]
+        return [c for stage in self.stages(round_) for c in stage]
 
-    def stages(self, round_: int) -> Iterator[list[Candidate]]:
+    def stages(self, round_: int) -> list[list[Candidate]]:
         """The proposals in the order of their trial: one per step size, all at once; then longer ones.
 
         While the longest is the best network so far, it is not known how far to go: one that goes twice as
         far is tried, ``doublings`` times at most.
         """
-        known = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
-        seen = [c.widths for c in known]
-        found: list[Candidate] = []
-        for step in self.plan.step_sizes:
-            widths = self._at_budget(round_, step)
-            if widths not in seen:
-                seen.append(widths)
-                found.append(Candidate(round_, step, widths))
-        yield found
-        for _ in range(self.plan.doublings):
-            if not self._longest_is_best(round_, found):
-                return
-            step = 2 * found[-1].step
+        if round_ not in self._stages:  # asked for again by every later round
+            self._stages[round_] = list(self._propose(round_))
+        return self._stages[round_]
+
+    def _propose(self, round_: int) -> Iterator[list[Candidate]]:
+        seen = [c.widths for c in (*self.starts, *(c for r in range(round_) for c in self.candidates(r)))]
+
+        def unseen(step: float) -> list[Candidate]:
             widths = self._at_budget(round_, step)
             if widths in seen:
-                return
+                return []
             seen.append(widths)
-            found = [*found, Candidate(round_, step, widths)]
-            yield found[-1:]
+            return [Candidate(round_, step, widths)]
+
+        found = [c for step in self.plan.step_sizes for c in unseen(step)]
+        yield found
+        for _ in range(self.plan.doublings):
+            longer = unseen(2 * found[-1].step) if self._longest_is_best(round_, found) else []
+            if not longer:
+                return
+            found = found + longer
+            yield longer
 
     def _longest_is_best(self, round_: int, found: Sequence[Candidate]) -> bool:
         """Whether all of these have ended, and the last one beats them and the best before this round."""

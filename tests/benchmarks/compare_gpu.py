@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import optuna
 import torch
@@ -63,10 +63,11 @@ class Ended:
     def runs(self, retries: int) -> list[Run]:
         """As the driver would see it: one that fails is tried again, in vain since it has the same seed."""
         s, loss = self.slot, self.outcome["val_loss"]
-        state, times = ("complete", 1) if loss is not None else ("failed", 1 + retries)
+        done = loss is not None
         ratios = self.outcome.get(names.PRUNE_RATIO)
-        run = Run(s.key, state, s.widths, loss, ratios, branch=s.branch, asked=s.asked)  # type: ignore[arg-type]
-        return [run] * times
+        state: Literal["complete", "failed"] = "complete" if done else "failed"
+        run = Run(s.key, state, s.widths, loss, ratios, branch=s.branch, asked=s.asked)
+        return [run] * (1 if done else 1 + retries)
 
     def to_json(self) -> str:
         s = self.slot
