@@ -159,7 +159,7 @@ def start(
     return process
 
 
-def real_command(*args: str | Path, timeout: float = 120, **environment: str) -> Result:
+def real_command(*args: str | Path, timeout: float = 300, **environment: str) -> Result:
     """Run the real command to its end."""
     process = start(*args, **environment)
     out, err = process.communicate(timeout=timeout)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from commands import STARTED, Finished, clean_process, command, trials, write_study
+
+# One thread, here and in all that is started: two test processes on two cores, each with two threads that wait for
+# one another in a loop, take up to five times as long.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # Run in the background of a script, or under nohup, pytest is told to ignore these, and what it starts would too.
 for _number in (signal.SIGINT, signal.SIGHUP):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,6 +214,18 @@ def test_the_real_command_refuses_in_one_line(tmp_path: Path) -> None:
 
 
 # Databases -----------------------------------------------------------------------------------------------
+
+
+def test_it_says_its_versions_also_as_a_module() -> None:
+    script = subprocess.run(
+        [Path(sys.executable).with_name("widthsearch"), "--version"], capture_output=True, text=True
+    )
+    module = subprocess.run(
+        [sys.executable, "-m", "widthsearch", "--version"], capture_output=True, text=True
+    )
+    assert script.returncode == module.returncode == 0
+    assert script.stdout == module.stdout
+    assert script.stdout.startswith(f"widthsearch {version('widthsearch')} (torch {torch.__version__}, ")
 
 
 def test_files_that_are_no_database(tiny: Path) -> None:

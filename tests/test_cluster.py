@@ -167,9 +167,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60, note: Callabl
         time.sleep(0.05)
 
 
-def end(process: subprocess.Popen[str], log: Path, seconds: float = 120) -> Result:
+def end(process: subprocess.Popen[str], log: Path, seconds: float = 300) -> Result:
     """What a command printed (stdout and stderr together), once it has ended."""
-    process.wait(seconds)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"it goes on after {seconds} s: {log.read_text()}") from None
     return Result(process.returncode, log.read_text(), log.read_text())
 
 

@@ -13,6 +13,7 @@ import pytest
 from commands import assert_refused, command, complete, real_command, start, trials
 
 STUDIES = Path(__file__).parents[1] / "studies"
+DIGITS = (STUDIES / "digits_mlp.py", "--seeds", "1")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 
 
@@ -20,15 +21,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 def digits(tmp_path_factory):
     """What `digits_mlp` finds undisturbed and without Ray."""
     url = f"sqlite:///{tmp_path_factory.mktemp('digits') / 'one.db'}"
-    result = command("launch", STUDIES / "digits_mlp.py", "--storage", url)
+    result = command("launch", *DIGITS, "--storage", url)
     assert result.code == 0, result.err
     found = complete(trials(url, "digits_mlp"))
-    assert len(found) >= 2 + 2 + 2 + 8
+    assert len(found) >= 2 + 2 * (2 + 1) + 2 * 4  # starts, rounds with their measures, the report
     return found
 
 
 def test_two_ray_workers_find_it_to_the_last_bit(digits):
-    result = real_command("launch", STUDIES / "digits_mlp.py", "--workers", "2", timeout=400)
+    result = real_command("launch", *DIGITS, "--workers", "2")
     assert result.code == 0, result.err
     assert complete(trials(name="digits_mlp")) == digits
 
@@ -43,7 +44,7 @@ def wait_for(process, text):
 
 def test_a_killed_driver_is_resumed_to_the_same_end(digits):
     """kill -9 at a random moment, resume: every trial as if nothing had happened, none run twice."""
-    process = start("launch", STUDIES / "digits_mlp.py", "--workers", "2", PYTHONUNBUFFERED="1")
+    process = start("launch", *DIGITS, "--workers", "2", PYTHONUNBUFFERED="1")
     last, pause = random.randrange(1, len(digits) - 2), random.uniform(0, 1.5)
     print(f"kill -9 {pause:.2f} s after trial {last}")  # shown if the test fails
     wait_for(process, f"trial {last}:")
@@ -58,7 +59,7 @@ def test_a_killed_driver_is_resumed_to_the_same_end(digits):
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_driver_leaves_a_resumable_study(digits, stop):
-    process = start("launch", STUDIES / "digits_mlp.py", "--workers", "2", PYTHONUNBUFFERED="1")
+    process = start("launch", *DIGITS, "--workers", "2", PYTHONUNBUFFERED="1")
     wait_for(process, "trial 3:")
     started = time.monotonic()
     process.send_signal(stop)
@@ -75,7 +76,7 @@ def test_a_stopped_driver_leaves_a_resumable_study(digits, stop):
 
 def test_a_killed_worker_costs_one_retry(digits):
     """The trainings that died with their worker are run again; the driver goes on."""
-    process = start("launch", STUDIES / "digits_mlp.py", "--workers", "1", PYTHONUNBUFFERED="1")
+    process = start("launch", *DIGITS, "--workers", "1", PYTHONUNBUFFERED="1")
     wait_for(process, "trial 2:")
     workers = [
         int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and is_actor_of(p, process.pid)
@@ -108,7 +109,7 @@ def is_actor_of(process: Path, driver: int) -> bool:
 
 def test_an_unreachable_cluster_is_refused():
     address = "127.0.0.1:1"
-    assert_refused(real_command("launch", STUDIES / "digits_mlp.py", "--address", address), address)
+    assert_refused(real_command("launch", DIGITS[0], "--address", address), address)
 
 
 INFLATED = '''

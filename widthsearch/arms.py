@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -245,8 +246,20 @@ def _ask(
         if loss is not None:
             params = dict(zip(variables, factors, strict=True))
             study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=loss))
-    found = study.ask(fixed_distributions=space).params
+    with _quiet_optuna():
+        found = study.ask(fixed_distributions=space).params
     return tuple(found[v] for v in variables)
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Without its warnings: a Gaussian process that finds no better kernel, and goes on, would tear the display."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _best_of(search: Search, tried: list[tuple[float, Slot]]) -> Steps:

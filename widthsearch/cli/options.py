@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -73,6 +75,24 @@ TensorBoard = Annotated[
     typer.Option("--tensorboard", metavar="DIR", help="Write scalars for TensorBoard into DIR/NAME."),
 ]
 F = TypeVar("F", bound=Callable[..., None])
+
+
+def _say_version(asked: bool) -> None:
+    """What a bug report needs: read from the metadata, so nothing heavy is imported."""
+    if asked:
+        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "optuna", "ray", "sqlalchemy"))
+        typer.echo(f"widthsearch {version('widthsearch')} ({others}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def _application(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Show the versions and exit.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """The options of ``widthsearch`` itself."""
 
 
 def parts(option: str) -> tuple[str, ...]:

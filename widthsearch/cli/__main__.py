@@ -1,5 +1,0 @@
-"""``python -m widthsearch.cli``."""
-
-from widthsearch.cli import main
-
-main()
