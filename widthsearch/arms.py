@@ -253,7 +253,7 @@ def _ask(
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Without the warnings of a Gaussian process that is hard to fit: it goes on, the display would be torn."""
+    """Without the warnings of a Gaussian process that is hard to fit: they would tear the display."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
