@@ -213,19 +213,17 @@ def test_the_real_command_refuses_in_one_line(tmp_path: Path) -> None:
     assert not Path("widthsearch.db").exists()
 
 
-# Databases -----------------------------------------------------------------------------------------------
-
-
 def test_it_says_its_versions_also_as_a_module() -> None:
-    script = subprocess.run(
-        [Path(sys.executable).with_name("widthsearch"), "--version"], capture_output=True, text=True
-    )
+    script = real_command("--version")
     module = subprocess.run(
         [sys.executable, "-m", "widthsearch", "--version"], capture_output=True, text=True
     )
-    assert script.returncode == module.returncode == 0
-    assert script.stdout == module.stdout
-    assert script.stdout.startswith(f"widthsearch {version('widthsearch')} (torch {torch.__version__}, ")
+    assert script.code == module.returncode == 0
+    assert script.out == module.stdout
+    assert script.out.startswith(f"widthsearch {version('widthsearch')} (torch {torch.__version__}, ")
+
+
+# Databases -----------------------------------------------------------------------------------------------
 
 
 def test_files_that_are_no_database(tiny: Path) -> None:

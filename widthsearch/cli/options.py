@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -80,6 +78,9 @@ F = TypeVar("F", bound=Callable[..., None])
 def _say_version(asked: bool) -> None:
     """What a bug report needs: read from the metadata, so nothing heavy is imported."""
     if asked:
+        import platform
+        from importlib.metadata import version
+
         others = ", ".join(f"{name} {version(name)}" for name in ("torch", "optuna", "ray", "sqlalchemy"))
         typer.echo(f"widthsearch {version('widthsearch')} ({others}, Python {platform.python_version()})")
         raise typer.Exit
