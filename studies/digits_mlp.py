@@ -41,7 +41,5 @@ study = Study(
     budget=Budget(macs="0.25x", params="0.25x"),
     recipe=Recipe(epochs=15, batch_size=128, lr=0.1),
     rounds=2,
-    replicas=2,
-    seeds=2,
     report_seeds=4,
 )

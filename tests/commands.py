@@ -56,6 +56,7 @@ study = Study(
     rounds=1,
     replicas=2,
     seeds=2,
+    final_seeds=0,
     report_seeds=2,
     step_sizes=[0.6],
     doublings=0,

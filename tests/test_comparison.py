@@ -14,7 +14,7 @@ from test_plan import CHAIN, CONSTANTS, COST, FORMS, PLAN, pretend
 
 from widthsearch import rule
 from widthsearch.arms import ARMS, RANGE, Point, Search, at_budget, sampled
-from widthsearch.comparison import Comparison, most_cost, next_step, parse_arm, read_plan
+from widthsearch.comparison import Comparison, least_cost, most_cost, next_step, parse_arm, read_plan
 from widthsearch.cost import Cost
 from widthsearch.errors import UsageError
 from widthsearch.history import next_step as next_of_search
@@ -22,7 +22,7 @@ from widthsearch.intervals import crossed, paired_gain
 from widthsearch.plan import Branch, Done, Run, Wait
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
-TWO_ROUNDS = replace(PLAN, rounds=2, doublings=2)
+TWO_ROUNDS = replace(PLAN, rounds=2, doublings=2, final_seeds=1)
 LIMIT = most_cost(replace(TWO_ROUNDS, budget=BUDGETS[0]), 2)
 EVERY = (
     "grow-shrink",
@@ -101,7 +101,7 @@ def test_workers_and_the_order_in_which_they_end_change_nothing(whole, workers):
 
 def test_a_comparison_interrupted_anywhere_goes_on_to_the_same_end(whole):
     _, asked, finished = whole
-    for k in range(0, len(asked), 17):
+    for k in range(0, len(asked), 41):
         slot = asked[k]
         runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths, branch=slot.branch)]
         again = read_plan({**COMPARISON.to_json(), "marker": k})  # nothing remembered from before
@@ -183,6 +183,21 @@ DEAR = Cost(
     {"macs": CHAIN, "params": replace(CHAIN, coefficients=np.array([1.0, 1, 10]))},
 )
 UNEVEN = replace(PLAN, widths={"a": 10, "b": 60}, cost=DEAR, rounds=1, cost_aware_start=True)
+
+
+@pytest.mark.parametrize("rounds", (1.0, 1.4, 1.8, 2.0))
+def test_a_search_and_its_run_off_cost_no_more_than_they_may(rounds):
+    plan = replace(TWO_ROUNDS, budget=BUDGETS[0], final_seeds=2)
+    one, two = least_cost(plan, 1), least_cost(plan, 2)
+    comparison = Comparison(plan, BUDGETS[:1], ("grow-shrink",), 3, cost=one + (rounds - 1) * (two - one))
+    _, asked, finished = simulate(comparison)
+    for outcome in comparison.outcomes(finished):
+        branch = Branch(0, outcome.repeat, "grow-shrink")
+        search = Search(branch, plan, comparison.cost)
+        own = [slot for slot in asked if slot.branch == branch]
+        assert sum(map(search.cost_of, own)) == pytest.approx(outcome.points[-1].cost)
+        assert outcome.points[-1].cost <= comparison.cost * (1 + 1e-9)
+        assert sum(slot.replica in (2, 3) and slot.kind != "measure" for slot in own) == 3 * plan.final_seeds
 
 
 @pytest.mark.parametrize("budget", [{"macs": 550}, {"macs": 550, "params": 1100}, {"params": 1100}])

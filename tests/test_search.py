@@ -13,7 +13,7 @@ import pytest
 from commands import assert_refused, command, complete, real_command, start, trials
 
 STUDIES = Path(__file__).parents[1] / "studies"
-DIGITS = (STUDIES / "digits_mlp.py", "--seeds", "1")
+DIGITS = (STUDIES / "digits_mlp.py", "--replicas", "2", "--seeds", "1")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 
 

@@ -168,6 +168,7 @@ def launch(
     rounds: int | None = None,
     replicas: int | None = None,
     seeds: int | None = None,
+    final_seeds: int | None = None,
     pruner: str | None = None,
     budgets: Sequence[str] | None = None,
     workers: int | None = None,
@@ -183,7 +184,8 @@ def launch(
 
     Raises :class:`UsageError` as the command does, also where the search fails.
     """
-    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds, "pruner": pruner}
+    given = {"rounds": rounds, "replicas": replicas, "pruner": pruner}
+    given |= {"seeds": seeds, "final_seeds": final_seeds}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget) if isinstance(budget, str) else budget

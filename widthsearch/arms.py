@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from widthsearch import rule
 from widthsearch.history import History, rounds_of
-from widthsearch.plan import Branch, Kind, Plan, Run, Slot
+from widthsearch.plan import FINALISTS, Branch, Kind, Plan, Run, Slot
 
 #: How far `random`, `tpe` and `gp` look from the uniform widths: by this factor each way (before the result
 #: is scaled to the budget).
@@ -146,29 +146,35 @@ def equal_ratio(search: Search) -> Steps:
 
 
 def grow_shrink(search: Search) -> Steps:
-    """The width search as ``launch`` runs it, for as many rounds as fit into the cost."""
+    """The width search as ``launch`` runs it, for as many rounds as fit into the cost with the run-off."""
     plan, cost, rounds, scored = search.plan, 0.0, 0, False
-
-    def so_far() -> Steps:
-        if (best := search.history.best(rounds)) is not None:
-            yield Point(cost, best.widths)
-
+    limit = search.limit * (1 + 1e-9) - price_of_run_off(plan)
     for phase in rounds_of(search.history):
         price = sum(search.cost_of(slot) for slot in phase)
         measures = any(slot.kind == "measure" for slot in phase)
-        if measures:  # what was scored before is all that there is of its round
-            yield from so_far()
+        if measures:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
-            price_of_round = price + plan.seeds * len(plan.step_sizes) * dearest(plan)
-            if cost + price_of_round > search.limit * (1 + 1e-9):
-                return
+            if cost + price + plan.seeds * len(plan.step_sizes) * dearest(plan) > limit:
+                break
+            if (best := search.history.best(rounds)) is not None:
+                yield Point(cost, best.widths)
             rounds += 1
-        elif scored and cost + price > search.limit * (1 + 1e-9):  # a longer proposal
+        elif scored and cost + price > limit:  # a longer proposal
             break
         yield [replace(slot, branch=search.branch) for slot in phase]
         cost, scored = cost + price, not measures
-    if scored:
-        yield from so_far()
+    if not scored:  # the measures of a round failed: there is nothing to recommend
+        return
+    if run_off := search.history.run_off(rounds):
+        yield [replace(slot, branch=search.branch) for slot in run_off]
+        cost += sum(search.cost_of(slot) for slot in run_off)
+    if (best := search.history.recommended(rounds)) is not None:
+        yield Point(cost, best.widths)
+
+
+def price_of_run_off(plan: Plan) -> float:
+    """What the run-off costs at most, in uniform trainings."""
+    return FINALISTS * plan.final_seeds * dearest(plan)
 
 
 def one_shot(search: Search) -> Steps:

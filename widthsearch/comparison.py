@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from widthsearch import history
-from widthsearch.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search, dearest
+from widthsearch.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search, dearest, price_of_run_off
 from widthsearch.errors import UsageError
-from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
+from widthsearch.plan import FINALISTS, Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
 from widthsearch.probe import Probe
 from widthsearch.pruner_plan import MEASURES, PrunerPlan
 
@@ -109,8 +109,7 @@ class Comparison:
         branch = Branch(budget, -1, REPORT)
         kind: Kind = "report" if point.over_wide is None else "pruned"
         widths = point.widths if point.over_wide is None else point.over_wide
-        fresh = range(self.plan.seeds, self.plan.seeds + self.plan.report_seeds)
-        return [Slot(kind, -1, k, widths, branch=branch) for k in fresh]
+        return [Slot(kind, -1, k, widths, branch=branch) for k in self.plan.fresh]
 
     def _phases(self, runs: list[Run]) -> Iterator[Phase]:
         """All that can be trained now, in the order in which it is handed out."""
@@ -168,7 +167,7 @@ class Comparison:
                 one_shot = of not in (arm.partition("*")[0] for arm in self.arms)
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
-                scores = rounds * plan.seeds * plan.proposals
+                scores = rounds * plan.seeds * plan.proposals + FINALISTS * plan.final_seeds
                 counts["score"] += searches * (
                     plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
                 )
@@ -251,7 +250,7 @@ def least_cost(plan: Plan, rounds: int) -> float:
     measures = plan.replicas * plan.measure_length * dearest(plan, plan.over)
     scores = plan.seeds * len(plan.step_sizes) * dearest(plan)
     starts = plan.seeds * (1 + plan.cost_aware_start * dearest(plan))
-    return rounds * (measures + scores) + starts
+    return rounds * (measures + scores) + starts + price_of_run_off(plan)
 
 
 #: What a study of ours follows.

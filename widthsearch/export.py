@@ -237,7 +237,7 @@ def _best_training(study: optuna.Study, plan: Plan, summary: dict[str, Any]) -> 
         for t in completed(study.get_trials(deepcopy=False))
         if t.user_attrs[names.KIND] != "measure" and {v: t.params.get(v) for v in plan.widths} == widths
     ]
-    fresh = [t for t in own if t.user_attrs[names.REPLICA] >= plan.seeds]
+    fresh = [t for t in own if t.user_attrs[names.REPLICA] not in plan.selecting]
     return min(fresh or own, key=lambda t: t.value)  # type: ignore[arg-type, return-value]
 
 

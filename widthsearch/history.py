@@ -14,10 +14,11 @@ from typing import Literal
 import numpy as np
 
 from widthsearch import rule
-from widthsearch.plan import WORKER_DEATHS, Done, Failed, Key, Kind, Plan, Run, Slot, Step, Wait
+from widthsearch.plan import FINALISTS, WORKER_DEATHS, Done, Failed, Key, Kind, Plan, Run, Slot, Step, Wait
 
 #: Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed.
 State = Literal["open", "running", "complete", "lost"]
+Score = tuple[int, float]  # lost runs, mean loss
 
 
 def state_of(runs: Sequence[Run], retries: int) -> State:
@@ -75,7 +76,7 @@ class History:
             self.starts.append(Candidate(-1, 1.0, plan.cost_aware()))
         self._stages: dict[int, list[list[Candidate]]] = {}
         # The best of no round (the starts), of one, of two..., with its score.
-        self._best: list[tuple[tuple[int, float], Candidate] | None] = []
+        self._best: list[tuple[Score, Candidate] | None] = []
 
     def complete(self, kind: Kind, round_: int) -> list[Run]:
         """The completed runs of one kind and round, in the order of their replicas."""
@@ -168,18 +169,29 @@ class History:
         ratios = [tuple((r.prune_ratio or {}).items()) for r in measures]
         return (tuple(measures[0].widths.items()), *ratios) if measures else ()
 
-    def losses(self, candidate: Candidate) -> dict[int, float]:
-        """Seed (replica) -> validation loss, of the trainings that select."""
+    def losses(self, candidate: Candidate, seeds: int) -> dict[int, float]:
+        """Seed (replica) -> validation loss, of the trainings with the first ``seeds`` seeds."""
         return {
             r.key[2]: r.value
             for r in self.complete(candidate.kind, candidate.round)
-            if r.key[3] == candidate.step and r.key[2] < self.plan.seeds and r.value is not None
+            if r.key[3] == candidate.step and r.key[2] < seeds and r.value is not None
         }
 
-    def score(self, candidate: Candidate) -> tuple[int, float] | None:
-        """What candidates are compared by: lost runs first, then mean loss.  ``None`` if none completed."""
-        losses = list(self.losses(candidate).values())
-        return (self.plan.seeds - len(losses), float(np.mean(losses))) if losses else None
+    def score(self, candidate: Candidate, more_seeds: int = 0) -> Score | None:
+        """What candidates are compared by: lost runs first, then mean loss.  ``None`` if none completed.
+
+        ``more_seeds``: than those that every candidate is trained on.
+        """
+        seeds = self.plan.seeds + more_seeds
+        losses = list(self.losses(candidate, seeds).values())
+        return (seeds - len(losses), float(np.mean(losses))) if losses else None
+
+    def scored(self, rounds: int) -> Iterator[tuple[Score, Candidate]]:
+        """The starts and the proposals of the first ``rounds`` rounds that have a score."""
+        proposed = (c for r in range(rounds) if self.prune_ratios(r) for c in self.candidates(r))
+        for candidate in (*self.starts, *proposed):
+            if (score := self.score(candidate)) is not None:
+                yield score, candidate
 
     def best(self, rounds: int) -> Candidate | None:
         """The best scored of the starts and the proposals of the first ``rounds`` rounds.
@@ -200,11 +212,33 @@ class History:
         found = self._best[rounds]
         return None if found is None else found[1]
 
+    def finalists(self, rounds: int) -> list[Candidate]:
+        """Those of the run-off, best first.  None where it would choose from one, or the plan has none."""
+        best = sorted(self.scored(rounds), key=lambda entry: entry[0])[:FINALISTS]
+        return [c for _, c in best] if self.plan.final_seeds and len(best) > 1 else []
+
+    def run_off(self, rounds: int) -> list[Slot]:
+        """The trainings of the run-off, seed by seed.
+
+        The best of many candidates on a few seeds is often one that was lucky there: a network in which now
+        and then a training fails.
+        """
+        finalists = self.finalists(rounds)
+        return [c.slot(k) for k in self.plan.selecting[self.plan.seeds :] for c in finalists]
+
+    def recommended(self, rounds: int) -> Candidate | None:
+        """The best of the run-off on all its seeds; until that is over, and without one, the best scored."""
+        finalists = self.finalists(rounds)
+        if not finalists or not all(self.state(s) in ("complete", "lost") for s in self.run_off(rounds)):
+            return self.best(rounds)
+        scores = [self.score(c, self.plan.final_seeds) for c in finalists]
+        return finalists[min((score, i) for i, score in enumerate(scores) if score is not None)[1]]
+
     def gain_of(self, candidate: Candidate | None) -> float | None:
         """Baseline loss minus its loss, on the seeds that select: optimistic, the verdict is not."""
         if candidate is None:
             return None
-        base, own = self.losses(self.baseline), self.losses(candidate)
+        base, own = (self.losses(c, self.plan.seeds) for c in (self.baseline, candidate))
         pairs = base.keys() & own.keys()
         return float(np.mean([base[k] - own[k] for k in pairs])) if pairs else None
 
@@ -253,22 +287,25 @@ def _phases(history: History) -> Iterator[list[Slot] | Done | Failed]:
     A phase is handed out once all trainings of the phases before it have ended.
     """
     plan = history.plan
-    best, because = yield from rounds_of(history)
-    if best is None:
+    rounds, because = yield from rounds_of(history)
+    if rounds is None:
         yield Failed(because)
         return
-    fresh = range(plan.seeds, plan.seeds + plan.report_seeds)
+    if run_off := history.run_off(rounds):
+        yield run_off
+    best = history.recommended(rounds)
+    assert best is not None  # a start is scored
     recommended = [
-        Slot("report", best.round, k, best.widths, best.step) for k in fresh if not best.is_baseline
+        Slot("report", best.round, k, best.widths, best.step) for k in plan.fresh if not best.is_baseline
     ]
-    baseline = [history.baseline.slot(k) for k in fresh]
+    baseline = [history.baseline.slot(k) for k in plan.fresh]
     # In pairs, so that half a report is fair too.
     yield [slot for pair in zip_longest(recommended, baseline) for slot in pair if slot is not None]
     yield Done(best.round, best.step, because)
 
 
-def rounds_of(history: History) -> Generator[list[Slot], None, tuple[Candidate | None, str]]:
-    """The phases of the search itself; returns what it recommends, if anything, and why the search ended."""
+def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None, str]]:
+    """The phases of the rounds; returns how many were made and why no more, ``None`` if the search failed."""
     plan = history.plan
     # Seed by seed, so that what is known at any moment is known of all.
     start = [c.slot(k) for k in range(plan.seeds) for c in history.starts]
@@ -293,6 +330,5 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[Candidate |
         because = None if another else history.stop_reason(round_)
         if because is not None:
             break
-    best = history.best(round_ + 1)
-    assert best is not None and because is not None  # a start is scored, and the last round has its limit
-    return best, because
+    assert because is not None  # the last round has its limit
+    return round_ + 1, because

@@ -20,6 +20,8 @@ Kind = Literal["measure", "score", "baseline", "report", "pruned", "sweep"]
 Key = tuple[str, int, int, float]  # kind, round, replica, step
 T = TypeVar("T")
 
+#: How many candidates come into the run-off, from which the recommended one is chosen.
+FINALISTS = 3
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
 WORKER_DEATHS = 10
 
@@ -60,6 +62,7 @@ class Plan:
     cost_aware_start: bool = False  # whether cost-aware widths may be the start too
     outputs: dict[str, list[float]] = field(default_factory=dict)  # see cost_aware.py
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
+    final_seeds: int = 0  # of the run-off: on how many more seeds the best candidates are trained
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -120,11 +123,22 @@ class Plan:
         """The plan that a slot belongs to: this one."""
         return self
 
+    @property
+    def selecting(self) -> range:
+        """The seeds that the search goes by: of every candidate, and of those in the run-off."""
+        return range(self.seeds + self.final_seeds)
+
+    @property
+    def fresh(self) -> range:
+        """The seeds of the verdict, which nothing was selected by."""
+        return range(self.selecting.stop, self.selecting.stop + self.report_seeds)
+
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
+        scores = (self.rounds * self.proposals + self.cost_aware_start) * self.seeds
         return {
             "measure": self.rounds * self.replicas,
-            "score": (self.rounds * self.proposals + self.cost_aware_start) * self.seeds,
+            "score": scores + FINALISTS * self.final_seeds,
             "baseline": self.seeds + self.report_seeds,
             "report": self.report_seeds,
         }

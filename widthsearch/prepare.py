@@ -120,6 +120,7 @@ def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Pl
         replicas=study.replicas,
         seeds=study.seeds,
         report_seeds=study.report_seeds,
+        final_seeds=study.final_seeds,
         patience=study.patience,
         tolerance=study.tolerance,
         measure_length=measure_epochs(study) / study.recipe.epochs,

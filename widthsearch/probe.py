@@ -93,7 +93,7 @@ class Probe:
         if slot.branch is None:
             raise ValueError(f"{slot} belongs to no probe")
         plan = self.plans[slot.branch.arm]
-        fresh = slot.kind != "measure" and slot.replica >= plan.seeds
+        fresh = slot.kind != "measure" and slot.replica not in plan.selecting
         return replace(plan, seed=self.plan.seed) if fresh else plan
 
     def next_step(self, runs: Iterable[Run]) -> Step:

@@ -75,7 +75,7 @@ class GrowShrinkSampler(BaseSampler):
             case Done():
                 if not isinstance(plan, Plan):
                     raise RuntimeError(f"{step.because}: there is nothing left to train")
-                best = History(plan, runs).best(plan.rounds)
+                best = History(plan, runs).recommended(plan.rounds)
                 return dict(best.widths) if best is not None else plan.baseline()
             case Wait():
                 raise RuntimeError("the next widths depend on trials that still run; ask when one has ended")

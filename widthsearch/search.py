@@ -292,6 +292,7 @@ def _other_search(before: Plan, now: Plan) -> str:
         "cost_aware_start",
         "over",
         "seeds",
+        "final_seeds",
         "seed",
     )
     changed = [what.get(name, name) for name in fixed if old[name] != new[name]]

@@ -78,8 +78,9 @@ class Study:
     budget; with ``cost_aware_start`` from the widths that the cost alone suggests (see :mod:`.cost_aware`),
     where these score better.  The search stops early when the layers are balanced
     (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when ``patience``
-    rounds brought no better score.  The verdict trains recommendation and uniform baseline on
-    ``report_seeds`` fresh seeds each.
+    rounds brought no better score.  Then the run-off: the three best networks are trained on ``final_seeds``
+    more seeds (0: no run-off), and the one with the best mean is recommended.  The verdict trains
+    recommendation and uniform baseline on ``report_seeds`` fresh seeds each.
 
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
@@ -117,6 +118,7 @@ class Study:
     rounds: int = 3
     replicas: int = 4
     seeds: int = 4
+    final_seeds: int = 4
     report_seeds: int = 8
     over: float = 4.0
     measure_length: float = 0.5
@@ -188,7 +190,7 @@ class Study:
             )
         if self.report_seeds < 2:
             raise UsageError(f"Study(report_seeds={self.report_seeds!r}): at least 2, for an interval")
-        for name in ("retries", "seed", "doublings"):
+        for name in ("retries", "seed", "doublings", "final_seeds"):
             value = getattr(self, name)
             if not isinstance(value, int) or not 0 <= value < 2**32:
                 raise UsageError(
@@ -244,6 +246,8 @@ def settings(study: Study) -> dict[str, str]:
         del values["pruner"]
     if study.cost_aware_start:
         del values["cost_aware_start"]
+    if study.final_seeds == Study.final_seeds:
+        del values["final_seeds"]
     # What no result depends on may change between launch and resume.
     skip = ("model", "data", "budget", "recipe", "example", "cpus", "gpus")
     return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}

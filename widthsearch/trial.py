@@ -123,7 +123,8 @@ class TrialRunner:
                 net = self.space.resize(widths)
                 samples = self.loop.fit(net, seed, checkpoint)
                 # The test split is for the trainings of the final report alone.
-                outcome = self._evaluated(net, test=slot.kind == "report" or slot.replica >= plan.seeds)
+                fresh = slot.kind == "report" or slot.replica not in plan.selecting
+                outcome = self._evaluated(net, test=fresh)
                 trained(net)
         except (TrainingError, CheckpointError):
             raise

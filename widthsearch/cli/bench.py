@@ -97,17 +97,7 @@ def _bench(
         "threads": threads,
         "dtype": "float32",
         "torch": torch.__version__,
-        "networks": [
-            {
-                "name": label,
-                "widths": n["widths"],
-                "macs": n["macs"],
-                "params": n["params"],
-                "macs_ratio": n["macs"] / seed["macs"],
-                "params_ratio": n["params"] / seed["params"],
-            }
-            for label, n in networks.items()
-        ],
+        "networks": [_row(label, n, seed) for label, n in networks.items()],
         "timings": measuring.bench(
             {label: space.resize(n["widths"]) for label, n in networks.items()},
             space.example,
@@ -119,6 +109,13 @@ def _bench(
         ),
         "notes": notes,
     }
+
+
+def _row(name: str, network: dict[str, Any], seed: dict[str, Any]) -> dict[str, Any]:
+    """A network's name, widths, cost, and cost relative to the seed network's."""
+    costs = ("macs", "params")
+    ratios = {f"{r}_ratio": network[r] / seed[r] for r in costs}
+    return {"name": name, "widths": network["widths"], **{r: network[r] for r in costs}, **ratios}
 
 
 def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:

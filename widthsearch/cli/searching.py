@@ -58,7 +58,10 @@ def launch(
         str | None,
         typer.Option(help="What measures prune ratios: l0 (gates), l1 or taylor; default: the study's."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per round.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Plain trainings per proposal.")] = None,
+    final_seeds: Annotated[
+        int | None, typer.Option(min=0, help="More of them for the best three at the end; 0 for none.")
+    ] = None,
     workers: Workers = None,
     address: Address = None,
     checkpoints: Checkpoints = None,
@@ -70,7 +73,8 @@ def launch(
     from widthsearch import family
     from widthsearch.budget import Budget
 
-    given = {"rounds": rounds, "replicas": replicas, "seeds": seeds, "pruner": pruner}
+    given = {"rounds": rounds, "replicas": replicas, "pruner": pruner}
+    given |= {"seeds": seeds, "final_seeds": final_seeds}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget)

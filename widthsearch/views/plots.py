@@ -174,11 +174,12 @@ def scored_candidates(summary: Summary, rows: Rows) -> list[dict[str, Any]]:
     """The baseline and all proposals that have a loss, in the order in which they were first known.
 
     Each ``{"round", "step", "widths", "val_loss", "search_cost"}``; the round of a start is -1.  The cost is
-    that of all searching trials up to the candidate's last, in the order of their numbers.
+    that of all searching trials up to the candidate's last, in the order of their numbers.  Those of the
+    run-off come once more, on all of their seeds.
     """
     spent = 0.0
-    losses: dict[tuple[int, float], list[float]] = {}
-    cost_at: dict[tuple[int, float], tuple[float, dict[str, int]]] = {}
+    losses: dict[tuple[int, float, bool], list[float]] = {}
+    cost_at: dict[tuple[int, float, bool], tuple[float, dict[str, int]]] = {}
     one = next((r["training_macs"] for r in _completed(rows, "baseline")), None)
     for row in rows:
         selects = row["kind"] == "measure" or row["replica"] < summary["selection_seeds"]
@@ -186,8 +187,10 @@ def scored_candidates(summary: Summary, rows: Rows) -> list[dict[str, Any]]:
             continue
         spent += row["training_macs"]
         if row["kind"] != "measure":
-            key = (row["round"], row["step"])
-            losses.setdefault(key, []).append(row["val_loss"])
+            run_off = row["replica"] >= summary["selection_seeds"] - summary["run_off_seeds"]
+            key = (row["round"], row["step"], run_off)
+            before = losses.get((*key[:2], False), []) if run_off else []
+            losses.setdefault(key, list(before)).append(row["val_loss"])
             cost_at[key] = (spent, row["widths"])
     if one is None:
         return []

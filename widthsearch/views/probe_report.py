@@ -74,7 +74,7 @@ def _fresh(plan: Plan, search: Mapping[str, Any], complete: list[FrozenTrial]) -
         return {}
     scored = network["round"] is not None
     source = ("report", network["round"], network["step"]) if scored else BASELINE
-    return Trials(complete).values(source, range(plan.seeds, plan.seeds + plan.report_seeds))
+    return Trials(complete).values(source, plan.fresh)
 
 
 def _came_back(plan: Probe, name: str, search: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +92,8 @@ def _came_back(plan: Probe, name: str, search: Mapping[str, Any], plain: Mapping
         if round_["val_loss"] is None and round_ is search["rounds"][-1] and not search["stopped_because"]:
             break  # it is being measured
         course.append(round_["best_so_far"])
+    if search["run_off"]:  # which had the last word on the last round
+        course[-1] = (search["candidate"] or search["baseline"])["widths"]
     found = {"layer": layer, "course": course, "close": None, "back_after": None}
     if name == PLAIN or plain["recommended"] is None:
         return found

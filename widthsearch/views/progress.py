@@ -137,7 +137,7 @@ class Tracker:
         if not isinstance(self.plan, Plan):
             return None
         history = History(self.plan, runs_of(self.study.get_trials(deepcopy=False)))
-        return history.gain_of(history.best(self.plan.rounds))
+        return history.gain_of(history.recommended(self.plan.rounds))
 
 
 class LiveTracker(Tracker):

@@ -99,9 +99,9 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
     trials = Trials(complete)
     history = History(plan, names.runs_of(all_trials))
     ended = step_after(history)
-    best = history.best(plan.rounds)
+    best = history.recommended(plan.rounds)
     found = best if best is not None and not best.is_baseline else None
-    select, report = range(plan.seeds), range(plan.seeds, plan.seeds + plan.report_seeds)
+    select, report = range(plan.seeds), plan.fresh
     fresh = trials.values(_source("report", found), report) if found is not None else {}
     seen = report if fresh or (found is None and isinstance(ended, Done)) else select
     baseline = {"step": None, **_network(plan, plan.baseline(), trials, BASELINE, seen)}
@@ -139,9 +139,11 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
         "gain_so_far": history.gain_of(found),
         "verdict": result,
         "rounds": rounds,
+        "run_off": _run_off(plan, history, trials, len(rounds)),
         **pruned_most_and_least(rounds),
         "cost": _search_cost(plan, complete),
-        "selection_seeds": plan.seeds,  # trainings of the baseline with fresh seeds are numbered from here
+        "selection_seeds": len(plan.selecting),  # fresh seeds are numbered from here
+        "run_off_seeds": plan.final_seeds,  # the last of these
         "stopped_because": ended.because if isinstance(ended, Done | Failed) else None,
     }
 
@@ -224,13 +226,28 @@ def _rounds(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]
     return rounds
 
 
+def _run_off(plan: Plan, history: History, trials: Trials, rounds: int) -> list[dict[str, Any]]:
+    """The finalists on all seeds that select, as far as these are trained; nothing before the first is."""
+    if not any(slot.key in history.runs for slot in history.run_off(rounds)):
+        return []
+    return [
+        {
+            "round": c.round,
+            "step": c.step,
+            "widths": dict(c.widths),
+            "val_loss": _scored(trials, c, plan.selecting),
+        }
+        for c in history.finalists(rounds)
+    ]
+
+
 def _search_cost(plan: Plan, complete: list[FrozenTrial]) -> dict[str, Any]:
     """What finding the widths cost: measures and scores, also the baseline's (the verdict counts apart)."""
 
     def total(*kinds: str) -> int:
         return sum(t.user_attrs[names.TRAINING_MACS] for t in complete if t.user_attrs[names.KIND] in kinds)
 
-    selecting = [t for t in complete if t.user_attrs[names.REPLICA] < plan.seeds]
+    selecting = [t for t in complete if t.user_attrs[names.REPLICA] in plan.selecting]
     compared = sum(
         t.user_attrs[names.TRAINING_MACS] for t in selecting if t.user_attrs[names.KIND] == "baseline"
     )

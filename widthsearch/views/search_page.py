@@ -171,21 +171,32 @@ def network_table(s: Mapping[str, Any]) -> Table:
 
 
 def round_table(s: Mapping[str, Any]) -> Table:
-    """One row per start and per proposal of every round; the best start and every round's best are bold."""
+    """One row per start, per proposal of every round and per network of the run-off; the best are bold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(("round", "spread", "balanced", "step", "val loss (selection)", "proposal")):
-        table.add_column(name, justify="right" if 0 < i < 5 else "left", overflow="fold")
+    for i, name in enumerate(
+        ("round", "spread", "balanced", "step", "val loss (selection)", "n", "proposal")
+    ):
+        table.add_column(name, justify="right" if 0 < i < 6 else "left", overflow="fold")
     for i, start in enumerate(s["starting_networks"]):
         style = "bold" if start["start"] == s["started_from"] else ""
-        cells = [Text(plus_minus(start["val_loss"]), style), Text(joined(start["widths"]), style)]
-        table.add_row("" if i else "start", "", "", start["start"], *cells)
+        table.add_row("" if i else "start", "", "", start["start"], *_scored(start, style))
     for r in s["rounds"]:
         head = [str(r["round"]), f"{r['spread']:.3f}", "yes" if r["balanced"] else "no"]
         if not r["steps"]:
-            table.add_row(*head, "-", "-", "nothing new" if r["balanced"] else "being measured")
+            table.add_row(*head, "-", "-", "-", "nothing new" if r["balanced"] else "being measured")
         for step in r["steps"]:
             best = "bold" if step["widths"] == r["proposal"] and step["val_loss"] else ""
-            loss = Text(plus_minus(step["val_loss"]), best)
-            table.add_row(*head, f"{step['step']:g}", loss, Text(joined(step["widths"]), best))
+            table.add_row(*head, f"{step['step']:g}", *_scored(step, best))
             head = ["", "", ""]
+    chosen = (s["candidate"] or s["baseline"])["widths"]
+    for i, c in enumerate(s["run_off"]):
+        of = candidate_name(c["round"], c["step"])
+        style = "bold" if c["widths"] == chosen else ""
+        table.add_row("" if i else "run-off", "", "", of, *_scored(c, style))
     return table
+
+
+def _scored(network: Mapping[str, Any], style: str) -> list[Text]:
+    """Loss, its number of seeds, and the widths."""
+    loss = network["val_loss"]
+    return [Text(text, style) for text in (plus_minus(loss), count(loss), joined(network["widths"]))]

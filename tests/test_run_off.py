@@ -1,0 +1,166 @@
+"""The run-off: the best on a few seeds may have been lucky there, so the best three are trained on more."""
+
+import json
+import random
+from dataclasses import replace
+
+import optuna
+import pytest
+from commands import DATA, URL, command, write_study
+from test_plan import PLAN, simulate, unbalanced
+
+from widthsearch.comparison import read_plan
+from widthsearch.history import History, next_step
+from widthsearch.plan import FINALISTS, Done, Run, Slot, Wait
+from widthsearch.prepare import prepare
+from widthsearch.sampler import GrowShrinkSampler, search_space
+from widthsearch.storage import plan_of
+from widthsearch.study import load_study, settings
+from widthsearch.trial import TrialRunner
+from widthsearch.views.plots import scored_candidates
+from widthsearch.views.trials import trial_rows
+
+RUN_OFF = replace(PLAN, final_seeds=3, rounds=2)  # on seeds 0 and 1; 2, 3 and 4; fresh ones are 5, 6 and 7
+
+
+def lucky(slot: Slot) -> Run:
+    """Round 1's longer step is the best on the first two seeds and fails on later ones; round 0's is steady."""
+    trained = unbalanced(slot, lambda r: 1.0 if r < 0 else 0.8)
+    if slot.kind == "measure":
+        return trained
+    if (slot.round, slot.step) == (1, 0.5):
+        return replace(trained, value=0.5 if slot.replica < 2 else 2.3)
+    return replace(trained, value=0.6) if (slot.round, slot.step) == (0, 0.5) else trained
+
+
+def test_what_was_lucky_on_few_seeds_is_not_recommended():
+    step, asked, finished = simulate(RUN_OFF, run=lucky)
+    history = History(RUN_OFF, finished)
+    best = history.best(2)
+    assert (best.round, best.step) == (1, 0.5)
+    assert isinstance(step, Done)
+    assert (step.round, step.step) == (0, 0.5)
+    assert history.recommended(2).widths == {s.kind: s for s in asked}["report"].widths
+    # Without a run-off it would have been.
+    step, _, _ = simulate(replace(RUN_OFF, final_seeds=0), run=lucky)
+    assert (step.round, step.step) == (1, 0.5)
+
+
+def test_the_run_off_is_one_phase_of_the_best_three_and_its_seeds_are_no_fresh_ones():
+    _, asked, finished = simulate(RUN_OFF, run=lucky)
+    finalists = History(RUN_OFF, finished).finalists(2)
+    assert len(finalists) == FINALISTS
+    more = [s for s in asked if s.kind in ("score", "baseline") and s.replica in (2, 3, 4)]
+    assert [s.key for s in more] == [c.slot(k).key for k in (2, 3, 4) for c in finalists]
+    first = asked.index(more[0])
+    assert asked[first : first + len(more)] == more
+    assert {s.kind for s in asked[first + len(more) :]} == {"report", "baseline"}
+    assert {s.replica for s in asked[first + len(more) :]} == set(RUN_OFF.fresh) == {5, 6, 7}
+    # The score by which rounds are compared stays what it was, or a search would take back its own steps.
+    assert History(RUN_OFF, finished).losses(finalists[0], RUN_OFF.seeds).keys() == {0, 1}
+
+
+def test_a_lost_training_counts_before_any_loss():
+    def run(slot):
+        if (slot.round, slot.step, slot.replica) == (0, 0.5, 3):
+            return Run(slot.key, "failed", slot.widths, error="training loss is nan")
+        return replace(lucky(slot), value=0.1) if (slot.round, slot.step) == (0, 0.5) else lucky(slot)
+
+    step, _, _ = simulate(RUN_OFF, run=run)
+    assert (step.round, step.step) not in ((0, 0.5), (1, 0.5))
+
+
+def test_until_the_run_off_is_over_the_best_scored_is_the_one():
+    _, asked, finished = simulate(RUN_OFF, run=lucky)
+    last = max(i for i, s in enumerate(asked) if s.replica == 4)
+    for runs in (finished[:last], finished[: last - 1]):
+        history = History(RUN_OFF, runs)
+        assert history.recommended(2) == history.best(2)
+    assert History(RUN_OFF, finished[: last + 1]).recommended(2) != history.best(2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_number_of_workers_comes_to_the_same_end(seed):
+    noise = random.Random(seed)
+    undisturbed = simulate(RUN_OFF, run=lucky)
+    workers, order = noise.randint(2, 6), random.Random(seed)
+    step, asked, _ = simulate(RUN_OFF, workers=workers, run=lucky, order=order)
+    assert step == undisturbed[0]
+    assert sorted(s.key for s in asked) == sorted(s.key for s in undisturbed[1])
+    # Nothing of the verdict is trained before the run-off is over.
+    replicas = [s.replica for s in asked if s.kind in ("score", "baseline", "report")]
+    assert replicas.index(5) > max(i for i, k in enumerate(replicas) if k == 4)
+
+
+def test_more_rounds_begin_where_the_scores_say_and_have_a_run_off_of_their_own():
+    _, before, finished = simulate(RUN_OFF, run=lucky)
+    more = RUN_OFF.going_on(3)
+    step = next_step(more, finished)
+    assert isinstance(step, Slot)
+    assert (step.kind, step.round) == ("measure", 2)
+    assert step.widths == more.over_wide(History(more, finished).relative(1, 0.5))
+    while isinstance(step, Slot):
+        finished.append(lucky(step))
+        step = next_step(more, finished)
+    assert not isinstance(step, Wait)
+    trained = [run.key for run in finished]
+    assert len(trained) == len(set(trained)) > len(before)  # what an earlier run-off had trained is not again
+
+
+@pytest.mark.parametrize("plan", [replace(PLAN, rounds=1), replace(RUN_OFF, rounds=1)], ids=["none", "one"])
+def test_there_is_none_where_it_is_not_asked_for_or_has_nothing_to_choose_from(plan):
+    def run(slot):  # no direction, so no proposal: the uniform network alone
+        trained = unbalanced(slot, lambda r: 1.0)
+        return replace(trained, prune_ratio={"a": 0.5, "b": 0.5}) if slot.kind == "measure" else trained
+
+    step, asked, finished = simulate(plan, run=run)
+    assert step.round == -1
+    assert History(plan, finished).run_off(1) == []
+    assert [s.replica for s in asked if s.kind == "baseline"] == [0, 1, *plan.fresh]
+
+
+@pytest.mark.usefixtures("working_folder")
+def test_a_search_shows_its_run_off(tmp_path):
+    study = write_study(tmp_path, ("report_seeds=2", "report_seeds=3"))
+    assert command("launch", study, "--final-seeds", "2").code == 0
+    summary = json.loads(command("show", "--json").out)
+    assert (summary["selection_seeds"], summary["run_off_seeds"]) == (4, 2)
+    assert [c["val_loss"]["n"] for c in summary["run_off"]] == [4, 4, 4]
+    best = min(summary["run_off"], key=lambda c: c["val_loss"]["mean"])
+    chosen = summary["candidate"] or summary["baseline"]
+    assert chosen["widths"] == best["widths"]
+    assert "run-off" in command("show").out
+    # The figure has each of them again, on all seeds; the last point's cost is that of the search.
+    optuna_study = optuna.load_study(study_name="tiny", storage=URL)
+    found = scored_candidates(summary, trial_rows(optuna_study))
+    assert sorted(c["val_loss"]["n"] for c in found) == [2, 2, 2, 4, 4, 4]
+    assert found[-1]["search_cost"] == pytest.approx(summary["cost"]["in_uniform_trainings"])
+    # The sampler, asked once more, says what the search says.
+    trial = optuna.load_study(study_name="tiny", storage=URL, sampler=GrowShrinkSampler()).ask(
+        search_space(plan_of(optuna_study))
+    )
+    assert trial.params == best["widths"]
+
+
+def test_the_test_split_is_not_read_in_the_run_off(tmp_path):
+    data = "(x[:64], y[:64]), (x[64:80], y[64:80]), (x[80:], y[80:])"
+    study = load_study(
+        str(write_study(tmp_path, ("final_seeds=0", "final_seeds=2"), (DATA, f"return {data}")))
+    )[0]
+    plan = prepare(study, tmp_path / "tiny.py").plan
+    runner = TrialRunner(study, plan)
+    tested = {
+        (kind, k): "test_loss" in runner.run(Slot(kind, -1, k, plan.baseline()))
+        for kind, k in [("score", 0), ("score", 3), ("baseline", 3), ("baseline", 4), ("report", 4)]
+    }
+    assert [key for key, read in tested.items() if read] == [("baseline", 4), ("report", 4)]
+
+
+def test_a_study_from_before_goes_on_without_one(tmp_path):
+    plan = replace(PLAN, final_seeds=0)
+    before = {k: v for k, v in plan.to_json().items() if k != "final_seeds"}
+    assert read_plan(before).final_seeds == 0
+    study = load_study(str(write_study(tmp_path, ("    final_seeds=0,\n", ""))))[0]
+    assert study.final_seeds == 4
+    assert "final_seeds" not in settings(study)  # as written down before there was the setting
+    assert "final_seeds" in settings(replace(study, final_seeds=2))
