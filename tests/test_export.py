@@ -342,7 +342,7 @@ def test_interrupted_it_leaves_nothing_half_written_and_goes_on(tmp_path: Path) 
     )
     recipe = (RECIPE, f"{RECIPE[:-1].replace('epochs=1', 'epochs=40')}, loss=loss)")
     file = write_study(
-        tmp_path, slow, recipe, ("replicas=2", "replicas=1"), ("seeds=2,\n    report", "seeds=1,\n    report")
+        tmp_path, slow, recipe, ("replicas=2", "replicas=1"), ("seeds=2,\n    final", "seeds=1,\n    final")
     )
     assert command("launch", file).code == 0
     process = start("export", "-o", "net")
