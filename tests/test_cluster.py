@@ -346,7 +346,8 @@ def test_a_submitted_search_is_followed_left_alone_stopped_and_resumed(
     url = f"sqlite:///{cluster.folder}/head/jobs.db"
     where = ("--submit", cluster.jobs, "--storage", url, "--checkpoints", cluster.shared)
     first, second, third = (cluster.log(f"job{k}") for k in (1, 2, 3))
-    process = cluster.start("laptop", "widthsearch", "launch", "tiny.py", "--workers", "1", *where, log=first)
+    launch = ("widthsearch", "launch", "tiny.py", "--workers", "1", "--final-seeds", "0")
+    process = cluster.start("laptop", *launch, *where, log=first)
     wait_until(lambda: "trial 1:" in first.read_text(), note=first.read_text)
 
     press_ctrl_c(process)

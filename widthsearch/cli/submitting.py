@@ -33,7 +33,8 @@ def submit_job(
     command = ["widthsearch", verb, *arguments, *([file] if verb == "launch" else ["--study", file])]
     for option, value in {**options, "storage": storage, "address": address or "auto"}.items():
         if value is not None:
-            command += [f"--{option}"] if value is True else [f"--{option}", str(value)]
+            name = f"--{option.replace('_', '-')}"
+            command += [name] if value is True else [name, str(value)]
     prepare_environment(server)
     job = jobs.Job(server, command, python_files(path))
     out.print(f"job {job.id}\n{job.commands()}", markup=False, highlight=False, soft_wrap=True)
