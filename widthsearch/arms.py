@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from widthsearch import rule
 from widthsearch.history import History, rounds_of
-from widthsearch.plan import FINALISTS, Branch, Kind, Plan, Run, Slot
+from widthsearch.plan import Branch, Kind, Plan, Run, Slot
 
 #: How far `random`, `tpe` and `gp` look from the uniform widths: by this factor each way (before the result
 #: is scaled to the budget).
@@ -75,6 +75,10 @@ class Search:
     def slot(self, kind: Kind, round_: int, replica: int, widths: Widths) -> Slot:
         """A slot of this search."""
         return Slot(kind, round_, replica, widths, branch=self.branch)
+
+    def own(self, slots: list[Slot]) -> list[Slot]:
+        """Slots of a single search's history as slots of this search."""
+        return [replace(slot, branch=self.branch) for slot in slots]
 
     def loss(self, slot: Slot) -> float | None:
         """The validation loss that a slot's training ended with; ``None`` if it was lost."""
@@ -148,7 +152,7 @@ def equal_ratio(search: Search) -> Steps:
 def grow_shrink(search: Search) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost with the run-off."""
     plan, cost, rounds, scored = search.plan, 0.0, 0, False
-    limit = search.limit * (1 + 1e-9) - price_of_run_off(plan)
+    limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * dearest(plan)
     for phase in rounds_of(search.history):
         price = sum(search.cost_of(slot) for slot in phase)
         measures = any(slot.kind == "measure" for slot in phase)
@@ -161,27 +165,22 @@ def grow_shrink(search: Search) -> Steps:
             rounds += 1
         elif scored and cost + price > limit:  # a longer proposal
             break
-        yield [replace(slot, branch=search.branch) for slot in phase]
+        yield search.own(phase)
         cost, scored = cost + price, not measures
     if not scored:  # the measures of a round failed: there is nothing to recommend
         return
     if run_off := search.history.run_off(rounds):
-        yield [replace(slot, branch=search.branch) for slot in run_off]
+        yield search.own(run_off)
         cost += sum(search.cost_of(slot) for slot in run_off)
     if (best := search.history.recommended(rounds)) is not None:
         yield Point(cost, best.widths)
-
-
-def price_of_run_off(plan: Plan) -> float:
-    """What the run-off costs at most, in uniform trainings."""
-    return FINALISTS * plan.final_seeds * dearest(plan)
 
 
 def one_shot(search: Search) -> Steps:
     """The start and the measure of the search's first round, and its largest step, unseen."""
     cost = 0.0
     for phase in islice(rounds_of(search.history), 2):
-        yield [replace(slot, branch=search.branch) for slot in phase]
+        yield search.own(phase)
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):
         proposal = search.history.stages(0)[0][-1:] or [search.history.baseline]

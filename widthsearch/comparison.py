@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from widthsearch import history
-from widthsearch.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search, dearest, price_of_run_off
+from widthsearch.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search, dearest
 from widthsearch.errors import UsageError
-from widthsearch.plan import FINALISTS, Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
+from widthsearch.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
 from widthsearch.probe import Probe
 from widthsearch.pruner_plan import MEASURES, PrunerPlan
 
@@ -167,7 +167,7 @@ class Comparison:
                 one_shot = of not in (arm.partition("*")[0] for arm in self.arms)
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
-                scores = rounds * plan.seeds * plan.proposals + FINALISTS * plan.final_seeds
+                scores = rounds * plan.seeds * plan.proposals + plan.run_off_trainings
                 counts["score"] += searches * (
                     plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
                 )
@@ -250,7 +250,7 @@ def least_cost(plan: Plan, rounds: int) -> float:
     measures = plan.replicas * plan.measure_length * dearest(plan, plan.over)
     scores = plan.seeds * len(plan.step_sizes) * dearest(plan)
     starts = plan.seeds * (1 + plan.cost_aware_start * dearest(plan))
-    return rounds * (measures + scores) + starts + price_of_run_off(plan)
+    return rounds * (measures + scores) + starts + plan.run_off_trainings * dearest(plan)
 
 
 #: What a study of ours follows.

@@ -77,6 +77,7 @@ class History:
         self._stages: dict[int, list[list[Candidate]]] = {}
         # The best of no round (the starts), of one, of two..., with its score.
         self._best: list[tuple[Score, Candidate] | None] = []
+        self._finalists: dict[int, list[Candidate]] = {}
 
     def complete(self, kind: Kind, round_: int) -> list[Run]:
         """The completed runs of one kind and round, in the order of their replicas."""
@@ -186,10 +187,10 @@ class History:
         losses = list(self.losses(candidate, seeds).values())
         return (seeds - len(losses), float(np.mean(losses))) if losses else None
 
-    def scored(self, rounds: int) -> Iterator[tuple[Score, Candidate]]:
-        """The starts and the proposals of the first ``rounds`` rounds that have a score."""
-        proposed = (c for r in range(rounds) if self.prune_ratios(r) for c in self.candidates(r))
-        for candidate in (*self.starts, *proposed):
+    def scored(self, round_: int) -> Iterator[tuple[Score, Candidate]]:
+        """The proposals of a round that have a score, in their order; of round -1 the starts."""
+        new = self.starts if round_ < 0 else self.candidates(round_) if self.prune_ratios(round_) else []
+        for candidate in new:
             if (score := self.score(candidate)) is not None:
                 yield score, candidate
 
@@ -199,14 +200,9 @@ class History:
         The earliest of equals; ``None`` if nothing is scored.
         """
         while len(self._best) <= rounds:  # asked for again by every later round
-            round_ = len(self._best) - 1
-            new = self.starts if round_ < 0 else []
-            if round_ >= 0 and self.prune_ratios(round_):
-                new = self.candidates(round_)
             best = self._best[-1] if self._best else None
-            for c in new:
-                score = self.score(c)
-                if score is not None and (best is None or score < best[0]):
+            for score, c in self.scored(len(self._best) - 1):
+                if best is None or score < best[0]:
                     best = (score, c)
             self._best.append(best)
         found = self._best[rounds]
@@ -214,8 +210,13 @@ class History:
 
     def finalists(self, rounds: int) -> list[Candidate]:
         """Those of the run-off, best first.  None where it would choose from one, or the plan has none."""
-        best = sorted(self.scored(rounds), key=lambda entry: entry[0])[:FINALISTS]
-        return [c for _, c in best] if self.plan.final_seeds and len(best) > 1 else []
+        if not self.plan.final_seeds:
+            return []
+        if rounds not in self._finalists:  # asked for by the phases, the run-off and what is recommended
+            known = [entry for r in range(-1, rounds) for entry in self.scored(r)]
+            best = sorted(known, key=lambda entry: entry[0])[:FINALISTS]
+            self._finalists[rounds] = [c for _, c in best] if len(best) > 1 else []
+        return self._finalists[rounds]
 
     def run_off(self, rounds: int) -> list[Slot]:
         """The trainings of the run-off, seed by seed.

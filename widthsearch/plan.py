@@ -133,12 +133,17 @@ class Plan:
         """The seeds of the verdict, which nothing was selected by."""
         return range(self.selecting.stop, self.selecting.stop + self.report_seeds)
 
+    @property
+    def run_off_trainings(self) -> int:
+        """Trainings of the run-off, at most."""
+        return FINALISTS * self.final_seeds
+
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
         scores = (self.rounds * self.proposals + self.cost_aware_start) * self.seeds
         return {
             "measure": self.rounds * self.replicas,
-            "score": scores + FINALISTS * self.final_seeds,
+            "score": scores + self.run_off_trainings,
             "baseline": self.seeds + self.report_seeds,
             "report": self.report_seeds,
         }

@@ -11,13 +11,11 @@ from __future__ import annotations
 from multiprocessing import get_context
 
 import numpy as np
-from trainings import begin, gain_of, load, losses_of, parser_of, train, widths_of
+from trainings import FIRST_SEED, begin, gain_of, load, losses_of, parser_of, train, widths_of
 
 from widthsearch.plan import Plan, Slot
 from widthsearch.prepare import prepare
 from widthsearch.views.formats import joined
-
-FIRST_SEED = 100  # no search has trained with these
 
 
 def network(plan: Plan, name: str) -> dict[str, int]:

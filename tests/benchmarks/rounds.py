@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainings import begin, load, losses_of, parser_of, train
+from trainings import FIRST_SEED, begin, load, losses_of, parser_of, train
 
 from widthsearch import rule
 from widthsearch.arms import Search
@@ -28,7 +28,6 @@ from widthsearch.prepare import prepare
 from widthsearch.trial import TrialRunner
 from widthsearch.views.formats import joined
 
-FIRST_SEED = 100  # no search has trained with these
 CHOICES = ("best", "recommended")  # by the scores, by the run-off
 
 

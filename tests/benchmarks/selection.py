@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from trainings import Losses, begin, load, losses_of, parser_of, train
+from trainings import FIRST_SEED, Losses, begin, load, losses_of, parser_of, train
 
 from widthsearch.plan import Plan, Slot
 from widthsearch.prepare import prepare
 from widthsearch.views.formats import joined
 
-FIRST_SEED = 100  # no search has trained with these
 CANDIDATES, SEEDS, SEARCHES = 9, 4, 20_000
 
 

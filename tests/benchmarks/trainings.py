@@ -17,6 +17,8 @@ from widthsearch.prepare import prepare
 from widthsearch.study import Study, load_study
 from widthsearch.trial import TrialRunner
 
+FIRST_SEED = 100  # no search has trained with these
+
 Losses = NDArray[np.float64]  # by seed; NaN where a training failed
 
 

@@ -73,8 +73,13 @@ def launch(
     from widthsearch import family
     from widthsearch.budget import Budget
 
-    given = {"rounds": rounds, "replicas": replicas, "pruner": pruner}
-    given |= {"seeds": seeds, "final_seeds": final_seeds}
+    given = {
+        "rounds": rounds,
+        "replicas": replicas,
+        "seeds": seeds,
+        "final_seeds": final_seeds,
+        "pruner": pruner,
+    }
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if budget is not None:
         changes["budget"] = Budget.parse(budget)

@@ -139,7 +139,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
         "gain_so_far": history.gain_of(found),
         "verdict": result,
         "rounds": rounds,
-        "run_off": _run_off(plan, history, trials, len(rounds)),
+        "run_off": _run_off(plan, history, trials),
         **pruned_most_and_least(rounds),
         "cost": _search_cost(plan, complete),
         "selection_seeds": len(plan.selecting),  # fresh seeds are numbered from here
@@ -226,9 +226,9 @@ def _rounds(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]
     return rounds
 
 
-def _run_off(plan: Plan, history: History, trials: Trials, rounds: int) -> list[dict[str, Any]]:
+def _run_off(plan: Plan, history: History, trials: Trials) -> list[dict[str, Any]]:
     """The finalists on all seeds that select, as far as these are trained; nothing before the first is."""
-    if not any(slot.key in history.runs for slot in history.run_off(rounds)):
+    if not any(slot.key in history.runs for slot in history.run_off(plan.rounds)):
         return []
     return [
         {
@@ -237,7 +237,7 @@ def _run_off(plan: Plan, history: History, trials: Trials, rounds: int) -> list[
             "widths": dict(c.widths),
             "val_loss": _scored(trials, c, plan.selecting),
         }
-        for c in history.finalists(rounds)
+        for c in history.finalists(plan.rounds)
     ]
 
 

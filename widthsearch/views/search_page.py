@@ -173,9 +173,8 @@ def network_table(s: Mapping[str, Any]) -> Table:
 def round_table(s: Mapping[str, Any]) -> Table:
     """One row per start, per proposal of every round and per network of the run-off; the best are bold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(
-        ("round", "spread", "balanced", "step", "val loss (selection)", "n", "proposal")
-    ):
+    names = ("round", "spread", "balanced", "step", "val loss (selection)", "n", "proposal")
+    for i, name in enumerate(names):
         table.add_column(name, justify="right" if 0 < i < 6 else "left", overflow="fold")
     for i, start in enumerate(s["starting_networks"]):
         style = "bold" if start["start"] == s["started_from"] else ""
