@@ -17,8 +17,9 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from widthsearch import cli, search
-from widthsearch.plan import Slot
+from widthsearch import cli
+from widthsearch.driver import launch as search
+from widthsearch.plans.plan import Slot
 
 STUDY = '''
 """Does a tiny network on random numbers want other widths?"""

@@ -11,12 +11,12 @@ import optuna
 from commands import interrupt
 from optuna.trial import FrozenTrial, create_trial
 
-from widthsearch import storage as names
-from widthsearch.database import open_storage
-from widthsearch.history import History
-from widthsearch.plan import Plan, Run, Slot
-from widthsearch.sampler import search_space
-from widthsearch.storage import load, plan_of
+from widthsearch.database import records
+from widthsearch.database.connection import open_storage
+from widthsearch.database.records import load, plan_of
+from widthsearch.database.sampler import search_space
+from widthsearch.plans.plan import Plan, Run, Slot
+from widthsearch.plans.search import History
 
 
 def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
@@ -44,12 +44,12 @@ def fill(study: optuna.Study, many: int) -> None:
         level = 0.7 if slot.round >= 0 and slot.kind != "measure" else 1.0
         value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise)
         attributes = {
-            names.ROUND: slot.round,
-            names.REPLICA: slot.replica,
-            names.STEP: slot.step,
-            names.SEED: slot.random_seed(plan.seed),
-            names.CHECKPOINT: slot.file,
-            names.KIND: slot.kind,
+            records.ROUND: slot.round,
+            records.REPLICA: slot.replica,
+            records.STEP: slot.step,
+            records.SEED: slot.random_seed(plan.seed),
+            records.CHECKPOINT: slot.file,
+            records.KIND: slot.kind,
         }
         made.append(
             create_trial(
@@ -60,7 +60,7 @@ def fill(study: optuna.Study, many: int) -> None:
                 constraints={r: outcome[r] / limit - 1 for r, limit in plan.budget.items()},
             )
         )
-        runs.append(Run(slot.key, "complete", slot.widths, value, outcome.get(names.PRUNE_RATIO)))
+        runs.append(Run(slot.key, "complete", slot.widths, value, outcome.get(records.PRUNE_RATIO)))
     study.add_trials(made)
 
 
@@ -89,12 +89,12 @@ def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:
     """The attributes of a trained trial.  Layers take turns in being too wide, so no round is balanced."""
     cost = plan.cost.at(slot.widths)
     outcome: dict[str, Any] = {
-        names.ACCURACY: noise.uniform(0.5, 1.0),
-        names.MACS: cost["macs"],
-        names.PARAMS: cost["params"],
-        names.TRAINING_MACS: 3 * cost["macs"] * 64,
-        names.SECONDS: 0.01,
-        names.HOST: "somewhere",
+        records.ACCURACY: noise.uniform(0.5, 1.0),
+        records.MACS: cost["macs"],
+        records.PARAMS: cost["params"],
+        records.TRAINING_MACS: 3 * cost["macs"] * 64,
+        records.SECONDS: 0.01,
+        records.HOST: "somewhere",
     }
     if slot.kind == "measure":
         pruned = shares(len(slot.widths), slot.round)
@@ -102,8 +102,8 @@ def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:
             v: max(1, min(w, round(w * (1 - share) + noise.uniform(-1, 1))))
             for (v, w), share in zip(slot.widths.items(), pruned, strict=True)
         }
-        outcome[names.KEPT] = kept
-        outcome[names.PRUNE_RATIO] = {v: 1 - k / slot.widths[v] for v, k in kept.items()}
+        outcome[records.KEPT] = kept
+        outcome[records.PRUNE_RATIO] = {v: 1 - k / slot.widths[v] for v, k in kept.items()}
     return outcome
 
 

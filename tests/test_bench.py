@@ -15,8 +15,8 @@ from commands import MODEL, Finished, assert_refused, command, interrupt, write_
 from rich.console import Console
 from torch import nn
 
-from widthsearch import bench
-from widthsearch.views.bench_table import show_bench
+from widthsearch.show.bench_table import show_bench
+from widthsearch.speed import bench
 
 CPU = torch.device("cpu")
 

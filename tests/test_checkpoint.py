@@ -17,12 +17,13 @@ from commands import clean_process
 from torch import nn
 
 from widthsearch import Budget, Recipe, Study
-from widthsearch.checkpoint import Checkpoint, Folder
+from widthsearch.database.folder import Folder
+from widthsearch.database.records import HOST, SECONDS
+from widthsearch.driver.prepare import make_plan
 from widthsearch.errors import CheckpointError
-from widthsearch.plan import Plan, Slot
-from widthsearch.prepare import make_plan
-from widthsearch.storage import HOST, SECONDS
-from widthsearch.trial import TrialRunner, build_space
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.training.checkpoint import Checkpoint
+from widthsearch.training.trial import TrialRunner, build_space
 
 EPOCHS = 4
 
@@ -118,7 +119,7 @@ def run_until(
 
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoint, "save", save)
-        patched.setattr("widthsearch.checkpoint.WRITING_SHARE", 1e9)  # every epoch, however fast
+        patched.setattr("widthsearch.training.checkpoint.WRITING_SHARE", 1e9)  # every epoch, however fast
         with pytest.raises(Killed):
             runner(study, folder, identity).run(slot)
 
@@ -255,7 +256,7 @@ def test_a_hiccup_of_the_storage_is_tried_again(tmp_path: Path, monkeypatch: pyt
         real(name, content)
 
     monkeypatch.setattr(folder, "write", flaky)
-    monkeypatch.setattr("widthsearch.checkpoint.PAUSES", (0.0, None))
+    monkeypatch.setattr("widthsearch.training.checkpoint.PAUSES", (0.0, None))
     Checkpoint(folder, "a", "me").save(3, {"part": Part(7)})
     fresh = Part(0)
     assert Checkpoint(folder, "a", "me").restore({"part": fresh}) == 3
@@ -264,7 +265,7 @@ def test_a_hiccup_of_the_storage_is_tried_again(tmp_path: Path, monkeypatch: pyt
 
 def test_slow_storage_is_written_to_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, written = [0.0], []
-    monkeypatch.setattr("widthsearch.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("widthsearch.training.checkpoint.time.monotonic", lambda: now[0])
     folder = Folder(str(tmp_path))
 
     def slow(name: str, content: bytes) -> None:

@@ -39,7 +39,7 @@ from commands import (
 from optuna.trial import TrialState
 
 from widthsearch import Budget
-from widthsearch.lock import driver_lock
+from widthsearch.database.lock import driver_lock
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -342,7 +342,7 @@ def test_a_failed_study_stays_failed_and_resume_says_why(tmp_path: Path) -> None
 def test_one_lost_measure_and_too_few_fresh_seeds(tmp_path: Path) -> None:
     """Measure 1 and fresh seed 3 never succeed: the rest goes on, and there is no verdict from one pair."""
     losing = """
-        from widthsearch.plan import Slot
+        from widthsearch.plans.plan import Slot
         lost = [Slot("measure", 0, 1, {}), Slot("report", 0, 3, {})]
         if torch.initial_seed() in [slot.random_seed(0) for slot in lost]:
             return output.sum() * float("nan")

@@ -19,11 +19,12 @@ from commands import (
     write_study,
 )
 
-from widthsearch import Objective, search
-from widthsearch.arms import ARMS, at_budget
-from widthsearch.comparison import read_plan
-from widthsearch.prepare import make_comparison
-from widthsearch.storage import PLAN
+from widthsearch import Objective
+from widthsearch.database.records import PLAN
+from widthsearch.driver import launch as search
+from widthsearch.driver.prepare import make_comparison
+from widthsearch.plans.arms import ARMS, at_budget
+from widthsearch.plans.comparison import read_plan
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_plan import CHAIN, CONSTANTS, COST, FORMS, PLAN, pretend
 
-from widthsearch import rule
-from widthsearch.arms import ARMS, RANGE, Point, Search, at_budget, sampled
-from widthsearch.comparison import Comparison, least_cost, most_cost, next_step, parse_arm, read_plan
-from widthsearch.cost import Cost
 from widthsearch.errors import UsageError
-from widthsearch.history import next_step as next_of_search
-from widthsearch.intervals import crossed, paired_gain
-from widthsearch.plan import Branch, Done, Run, Wait
+from widthsearch.maths import rule
+from widthsearch.maths.cost import Cost
+from widthsearch.maths.intervals import crossed, paired_gain
+from widthsearch.plans.arms import ARMS, RANGE, Point, Search, at_budget, sampled
+from widthsearch.plans.comparison import Comparison, least_cost, most_cost, next_step, parse_arm, read_plan
+from widthsearch.plans.plan import Branch, Done, Run, Wait
+from widthsearch.plans.search import next_step as next_of_search
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
 TWO_ROUNDS = replace(PLAN, rounds=2, doublings=2, final_seeds=1)

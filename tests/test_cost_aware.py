@@ -14,9 +14,9 @@ from scipy.optimize import minimize
 from test_plan import COST, PLAN
 from torch import nn
 
-from widthsearch.cost import Cost, Polynomial
-from widthsearch.cost_aware import LEAST_SHARE, cost_aware
-from widthsearch.rule import BudgetTooSmallError, Constraints
+from widthsearch.maths.cost import Cost, Polynomial
+from widthsearch.maths.cost_aware import LEAST_SHARE, cost_aware
+from widthsearch.maths.rule import BudgetTooSmallError, Constraints
 from widthsearch.space import trace
 
 

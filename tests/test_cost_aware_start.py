@@ -8,7 +8,7 @@ import pytest
 from commands import RECIPE, assert_refused, command, write_study
 
 from widthsearch import load
-from widthsearch.storage import PLAN
+from widthsearch.database.records import PLAN
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

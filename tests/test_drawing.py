@@ -29,10 +29,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from played import play
 
-from widthsearch.storage import modules_of
-from widthsearch.views.drawing import draw_architecture
-from widthsearch.views.report import summarise
-from widthsearch.views.ties import lanes, ties_of
+from widthsearch.database.records import modules_of
+from widthsearch.report.search import summarise
+from widthsearch.show.drawing import draw_architecture
+from widthsearch.show.ties import lanes, ties_of
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

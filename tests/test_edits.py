@@ -14,7 +14,7 @@ from test_attention import SEQUENCE, SelfAttention, TorchsOwn
 from torch import Tensor, nn
 
 from widthsearch import resize
-from widthsearch.edits import Edit, edits, markdown
+from widthsearch.export.edits import Edit, edits, markdown
 from widthsearch.space import trace
 
 

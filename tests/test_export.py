@@ -34,10 +34,10 @@ from test_attention import SEQUENCE, SelfAttention
 from torch import Tensor, nn
 
 from widthsearch import UsageError, resize
-from widthsearch.export import FILES, export
-from widthsearch.onnx_file import NotExportedError, write_onnx
-from widthsearch.study import Study, load_study
-from widthsearch.train import RecipeLoop
+from widthsearch.export.export import FILES, export
+from widthsearch.export.onnx_file import NotExportedError, write_onnx
+from widthsearch.study.study import Study, load_study
+from widthsearch.training.recipe_loop import RecipeLoop
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 WITHOUT_WEIGHTS = ("widths.json", "widths.md", "example.pt", "README.txt")

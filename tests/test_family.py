@@ -22,12 +22,12 @@ from commands import (
     write_study,
 )
 
-from widthsearch import search
-from widthsearch.database import open_storage
-from widthsearch.family import launch_family
-from widthsearch.lock import driver_lock
-from widthsearch.storage import family_of
-from widthsearch.views.family_plots import family_figure
+from widthsearch.database.connection import open_storage
+from widthsearch.database.lock import driver_lock
+from widthsearch.database.records import family_of
+from widthsearch.driver import launch as search
+from widthsearch.driver.family import launch_family
+from widthsearch.show.family_plots import family_figure
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

@@ -30,8 +30,8 @@ from commands import (
 from optuna.trial import FrozenTrial, TrialState
 from postgres import Postgres, postgres_server  # noqa: F401
 
-from widthsearch.database import open_storage
-from widthsearch.storage import study_names
+from widthsearch.database.connection import open_storage
+from widthsearch.database.records import study_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 

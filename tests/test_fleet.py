@@ -10,7 +10,7 @@ from torch import nn
 
 from widthsearch import Recipe
 from widthsearch.space import trace
-from widthsearch.train import RecipeLoop, seed_everything
+from widthsearch.training.recipe_loop import RecipeLoop, seed_everything
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 from fleet import Fleet, entry_of, fleet_of  # noqa: E402

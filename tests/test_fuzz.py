@@ -36,9 +36,9 @@ from optuna.trial import TrialState, create_trial
 from torch import nn
 
 from widthsearch import Budget, Recipe, Study, UsageError, WidthSpace, trace
-from widthsearch.cost import RESOURCES
-from widthsearch.database import open_storage
-from widthsearch.lock import driver_lock, is_driven
+from widthsearch.database.connection import open_storage
+from widthsearch.database.lock import driver_lock, is_driven
+from widthsearch.maths.cost import RESOURCES
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -553,7 +553,7 @@ def test_what_is_searched_and_its_bounds(
     module: ModuleType, search: Any, fix: Any, minimum: Any, multiple_of: Any
 ) -> None:
     """From the constructor to the plan, which is where patterns meet the variables."""
-    from widthsearch.prepare import prepare
+    from widthsearch.driver.prepare import prepare
 
     try:
         study = replace(module.study, search=search, fix=fix, minimum=minimum, multiple_of=multiple_of)
@@ -571,7 +571,7 @@ def test_what_is_searched_and_its_bounds(
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The tiny study as a module."""
-    from widthsearch.study import import_file
+    from widthsearch.study.study import import_file
 
     with clean_process():
         loaded: ModuleType = import_file(write_study(tmp_path_factory.mktemp("module")))

@@ -11,13 +11,13 @@ from networks import NETWORKS, outputs, randomise
 from sklearn.datasets import load_digits
 from torch import nn
 
-from widthsearch.controller import BudgetController, cut
 from widthsearch.errors import TrainingError
-from widthsearch.gates import START, Gates, expected, open_probability, sample
-from widthsearch.rule import Constraints
+from widthsearch.maths.rule import Constraints
 from widthsearch.space import Gating, trace
-from widthsearch.study import Recipe
-from widthsearch.train import evaluate, train
+from widthsearch.study.study import Recipe
+from widthsearch.training.controller import BudgetController, cut
+from widthsearch.training.gates import START, Gates, expected, open_probability, sample
+from widthsearch.training.recipe_loop import evaluate, train
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -18,13 +18,13 @@ from commands import Quiet, interrupt, real_command, start, trials, write_study
 from optuna.trial import TrialState
 from played import fill, outcome_of
 
-from widthsearch.database import open_storage
-from widthsearch.history import next_step
-from widthsearch.ledger import Ledger
-from widthsearch.lock import driver_lock
-from widthsearch.plan import Slot
-from widthsearch.sampler import GrowShrinkSampler
-from widthsearch.storage import load, plan_of, runs_of
+from widthsearch.database.connection import open_storage
+from widthsearch.database.ledger import Ledger
+from widthsearch.database.lock import driver_lock
+from widthsearch.database.records import load, plan_of, runs_of
+from widthsearch.database.sampler import GrowShrinkSampler
+from widthsearch.plans.plan import Slot
+from widthsearch.plans.search import next_step
 
 MANY = 1000
 COMMAND_SECONDS = 3.0  # from the start of its process

@@ -24,13 +24,14 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import nn
 
-from widthsearch import Budget, UsageError, rule, trace
-from widthsearch.calibrate import latency_cost
-from widthsearch.cost import Cost
-from widthsearch.latency import LEAST_RATE, Fitted, fit, relative_errors
-from widthsearch.plan import Plan
-from widthsearch.rule import Constraints
-from widthsearch.study import Study
+from widthsearch import Budget, UsageError, trace
+from widthsearch.maths import rule
+from widthsearch.maths.cost import Cost
+from widthsearch.maths.latency import LEAST_RATE, Fitted, fit, relative_errors
+from widthsearch.maths.rule import Constraints
+from widthsearch.plans.plan import Plan
+from widthsearch.speed.calibrate import latency_cost
+from widthsearch.study.study import Study
 
 # What a budget says --------------------------------------------------------------------------------------
 

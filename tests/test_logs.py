@@ -37,7 +37,7 @@ def test_verbose_says_what_is_handed_out_and_why(tiny: Path):
     assert result.code == 0
     assert "widthsearch." not in result.out
     lines = result.err.splitlines()
-    assert all(re.match(r"\d\d:\d\d:\d\d widthsearch\.\w+: ", line) for line in lines)
+    assert all(re.match(r"\d\d:\d\d:\d\d widthsearch\.[\w.]+: ", line) for line in lines)
     told = re.compile("trial (\\d+): complete, loss")
     assert [int(m[1]) for line in lines if (m := told.search(line))] == list(range(TRIALS))
     # The over-wide network, under its budget; the price and cost of each measure; the end.
@@ -55,7 +55,7 @@ def test_verbose_says_what_is_handed_out_and_why(tiny: Path):
 def test_very_verbose_says_more(tiny: Path):
     err = command("launch", tiny, "-vv").err
     assert "driver lock of 'tiny' in sqlite:///widthsearch.db" in err
-    assert err.count("widthsearch.train: epoch 1 of 1: training loss") == TRIALS
+    assert err.count("widthsearch.training.recipe_loop: epoch 1 of 1: training loss") == TRIALS
     assert "no checkpoint measure-0-0.ckpt" in err
 
 
@@ -89,7 +89,9 @@ def test_a_failure_is_told_with_its_reason(tmp_path: Path):
 def test_with_ray_the_workers_lines_arrive(tiny: Path):
     result = real_command("launch", tiny, "--workers", "2", "-v")
     assert result.code == 0
-    assert re.search(r"widthsearch.ray_node: Ray is there after [\d.]+ s, without its dashboard", result.err)
+    assert re.search(
+        r"widthsearch.cluster.node: Ray is there after [\d.]+ s, without its dashboard", result.err
+    )
     assert "2 workers with 1 CPUs and 0 GPUs each" in result.err
     assert len(re.findall(r"trial \d+, in its worker: gates: price", result.err)) == 2
     assert "in its worker: study loaded on" in result.err

@@ -13,8 +13,8 @@ from networks import randomise, vectors
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from widthsearch.gates import Gates
 from widthsearch.space import WidthSpace, trace
+from widthsearch.training.gates import Gates
 
 
 class Own(nn.Module):

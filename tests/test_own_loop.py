@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from widthsearch import Budget, Recipe, Study, UsageError
-from widthsearch.controller import BudgetController
+from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
-from widthsearch.gates import Gates, open_probability
-from widthsearch.own_loop import OwnLoop
-from widthsearch.plan import Slot
-from widthsearch.prepare import prepare
+from widthsearch.plans.plan import Slot
 from widthsearch.space import trace
-from widthsearch.train import evaluate, train
-from widthsearch.trial import TrialRunner
+from widthsearch.training.controller import BudgetController
+from widthsearch.training.gates import Gates, open_probability
+from widthsearch.training.own_loop import OwnLoop
+from widthsearch.training.recipe_loop import evaluate, train
+from widthsearch.training.trial import TrialRunner
 
 EPOCHS, BATCH = 6, 32
 

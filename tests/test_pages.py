@@ -17,14 +17,14 @@ from commands import MODEL, URL, Finished, command, interrupt, start, write_stud
 from optuna_dashboard import get_note
 from played import fill
 
-from widthsearch.dashboard import look, only_from_here
-from widthsearch.database import open_storage
-from widthsearch.storage import PLAN, load
-from widthsearch.views.markup import html_of, markdown_of
-from widthsearch.views.notes import annotate
-from widthsearch.views.page import report_page
-from widthsearch.views.search_page import search_page
-from widthsearch.views.summary import summary_of, summary_of_name
+from widthsearch.database.connection import open_storage
+from widthsearch.database.records import PLAN, load
+from widthsearch.report.summary import summary_of, summary_of_name
+from widthsearch.show.dashboard import look, only_from_here
+from widthsearch.show.markup import html_of, markdown_of
+from widthsearch.show.notes import annotate
+from widthsearch.show.page import report_page
+from widthsearch.show.search_page import search_page
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

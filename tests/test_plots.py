@@ -11,12 +11,12 @@ import pytest
 from commands import MODEL, TRIALS, URL, interrupt, write_study
 from played import play
 
-from widthsearch.database import open_storage
-from widthsearch.storage import load
-from widthsearch.views.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
-from widthsearch.views.report import summarise
-from widthsearch.views.style import colour_of
-from widthsearch.views.trials import trial_rows
+from widthsearch.database.connection import open_storage
+from widthsearch.database.records import load
+from widthsearch.report.search import summarise
+from widthsearch.report.trials import trial_rows
+from widthsearch.show.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
+from widthsearch.show.style import colour_of
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

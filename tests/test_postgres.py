@@ -32,17 +32,17 @@ from optuna.exceptions import StorageInternalError
 from postgres import Postgres, postgres_server  # noqa: F401
 from sqlalchemy.engine import make_url
 
-from widthsearch import database
-from widthsearch.database import connection_was_lost, open_storage
+from widthsearch.database import connection as database
+from widthsearch.database.connection import connection_was_lost, open_storage
+from widthsearch.database.lock import driver_lock, is_driven
 from widthsearch.errors import UsageError
-from widthsearch.lock import driver_lock, is_driven
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
 HERE = f"process {os.getpid()}"
 HOLD = """
 import os, sys, time
-from widthsearch.lock import driver_lock
+from widthsearch.database.lock import driver_lock
 with driver_lock(os.environ["WIDTHSEARCH_STORAGE"], "tiny"):
     print("held", flush=True)
     time.sleep(600)

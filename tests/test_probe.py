@@ -24,15 +24,15 @@ from commands import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from widthsearch import search
-from widthsearch.comparison import next_step, read_plan
+from widthsearch.driver import launch as search
+from widthsearch.driver.prepare import make_probe
 from widthsearch.errors import UsageError
-from widthsearch.history import History
-from widthsearch.history import next_step as next_of_search
-from widthsearch.plan import Done, Failed, Run
-from widthsearch.prepare import make_probe
-from widthsearch.probe import PLAIN, WITHIN, back_after, branch_of, close, spread
-from widthsearch.views.tables import interval
+from widthsearch.plans.comparison import next_step, read_plan
+from widthsearch.plans.plan import Done, Failed, Run
+from widthsearch.plans.probe import PLAIN, WITHIN, back_after, branch_of, close, spread
+from widthsearch.plans.search import History
+from widthsearch.plans.search import next_step as next_of_search
+from widthsearch.show.tables import interval
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

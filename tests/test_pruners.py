@@ -13,19 +13,26 @@ from scipy.optimize import minimize
 from torch import nn
 
 from widthsearch import Budget, Recipe, Study
-from widthsearch.controller import cut
-from widthsearch.plan import Slot
-from widthsearch.prepare import make_plan, make_pruner_plan
-from widthsearch.pruners.group_l1 import GroupL1, shrunk
-from widthsearch.pruners.groups import Groups
-from widthsearch.pruners.ranking import Aim, scores
-from widthsearch.pruners.saliency import fisher_diagonal, obd, taylor
-from widthsearch.pruners.sweep import OUTPUTS_KEEP, Weights, gradually, prune_units, prune_weights, sweep
-from widthsearch.rule import Constraints
+from widthsearch.driver.prepare import make_plan, make_pruner_plan
+from widthsearch.maths.rule import Constraints
+from widthsearch.plans.plan import Slot
+from widthsearch.report.pruners import winner
 from widthsearch.space import trace
-from widthsearch.train import RecipeLoop
-from widthsearch.trial import TrialRunner, build_space
-from widthsearch.views.pruner_report import winner
+from widthsearch.training.controller import cut
+from widthsearch.training.pruners.group_l1 import GroupL1, shrunk
+from widthsearch.training.pruners.groups import Groups
+from widthsearch.training.pruners.ranking import Aim, scores
+from widthsearch.training.pruners.saliency import fisher_diagonal, obd, taylor
+from widthsearch.training.pruners.sweep import (
+    OUTPUTS_KEEP,
+    Weights,
+    gradually,
+    prune_units,
+    prune_weights,
+    sweep,
+)
+from widthsearch.training.recipe_loop import RecipeLoop
+from widthsearch.training.trial import TrialRunner, build_space
 
 cross_entropy = nn.functional.cross_entropy
 

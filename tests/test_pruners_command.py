@@ -19,8 +19,8 @@ from commands import (
     write_study,
 )
 
-from widthsearch import search
-from widthsearch.prepare import make_pruner_plan
+from widthsearch.driver import launch as search
+from widthsearch.driver.prepare import make_pruner_plan
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from widthsearch import rule
-from widthsearch.rule import BudgetTooSmallError, Constraints
+from widthsearch.maths import rule
+from widthsearch.maths.rule import BudgetTooSmallError, Constraints
 
 NAMES = [f"layer{i}" for i in range(8)]
 

@@ -9,16 +9,16 @@ import pytest
 from commands import DATA, URL, command, write_study
 from test_plan import PLAN, simulate, unbalanced
 
-from widthsearch.comparison import read_plan
-from widthsearch.history import History, next_step
-from widthsearch.plan import FINALISTS, Done, Run, Slot, Wait
-from widthsearch.prepare import prepare
-from widthsearch.sampler import GrowShrinkSampler, search_space
-from widthsearch.storage import plan_of
-from widthsearch.study import load_study, settings
-from widthsearch.trial import TrialRunner
-from widthsearch.views.plots import scored_candidates
-from widthsearch.views.trials import trial_rows
+from widthsearch.database.records import plan_of
+from widthsearch.database.sampler import GrowShrinkSampler, search_space
+from widthsearch.driver.prepare import prepare
+from widthsearch.plans.comparison import read_plan
+from widthsearch.plans.plan import FINALISTS, Done, Run, Slot, Wait
+from widthsearch.plans.search import History, next_step
+from widthsearch.report.trials import trial_rows
+from widthsearch.show.plots import scored_candidates
+from widthsearch.study.study import load_study, settings
+from widthsearch.training.trial import TrialRunner
 
 RUN_OFF = replace(PLAN, final_seeds=3, rounds=2)  # on seeds 0 and 1; 2, 3 and 4; fresh ones are 5, 6 and 7
 

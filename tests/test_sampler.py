@@ -11,11 +11,11 @@ from optuna.testing.pytest_samplers import (
 )
 from test_plan import COST, PLAN, pretend, simulate
 
-from widthsearch import storage as names
-from widthsearch.history import next_step
-from widthsearch.plan import Done, Run, Slot
-from widthsearch.sampler import GrowShrinkSampler
-from widthsearch.storage import runs_of
+from widthsearch.database import records
+from widthsearch.database.records import runs_of
+from widthsearch.database.sampler import GrowShrinkSampler
+from widthsearch.plans.plan import Done, Run, Slot
+from widthsearch.plans.search import next_step
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -31,13 +31,17 @@ class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlyS
 
 def planned_study(plan=PLAN):
     study = optuna.create_study(sampler=GrowShrinkSampler())
-    study.set_user_attr(names.PLAN, plan.to_json())
+    study.set_user_attr(records.PLAN, plan.to_json())
     return study
 
 
 def label(trial, slot):
-    trial.set_user_attr(names.STEP, slot.step)
-    for key, value in ((names.ROUND, slot.round), (names.REPLICA, slot.replica), (names.KIND, slot.kind)):
+    trial.set_user_attr(records.STEP, slot.step)
+    for key, value in (
+        (records.ROUND, slot.round),
+        (records.REPLICA, slot.replica),
+        (records.KIND, slot.kind),
+    ):
         trial.set_user_attr(key, value)
 
 
@@ -53,13 +57,13 @@ def test_optunas_ask_and_tell_run_the_whole_search(plan):
         label(trial, slot)
         run = pretend(slot)
         if run.prune_ratio is not None:
-            trial.set_user_attr(names.PRUNE_RATIO, run.prune_ratio)
+            trial.set_user_attr(records.PRUNE_RATIO, run.prune_ratio)
         trial.set_constraint("macs", COST(proposed)["macs"] / PLAN.budget["macs"] - 1)
         study.tell(trial, run.value)
         widths.append(proposed)
     end, asked, _ = simulate(plan)
     assert widths == [dict(s.widths) for s in asked]
-    assert study.best_trial.user_attrs[names.KIND] in ("score", "report")
+    assert study.best_trial.user_attrs[records.KIND] in ("score", "report")
     assert isinstance(end, Done)
     assert GrowShrinkSampler()._next_widths(study) == widths[-2]  # done: the recommended widths
 
@@ -95,9 +99,9 @@ def test_the_state_of_a_run_is_read_from_its_trial():
     for interrupted in (True, False):
         trial = study.ask()
         label(trial, next_step(PLAN, []))
-        trial.set_user_attr(names.ERROR, "loss is nan")
+        trial.set_user_attr(records.ERROR, "loss is nan")
         if interrupted:
-            trial.set_user_attr(names.INTERRUPTED, True)
+            trial.set_user_attr(records.INTERRUPTED, True)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
     states: list[Run] = runs_of(study.trials)
     assert [r.state for r in states] == ["interrupted", "failed"]

@@ -34,8 +34,8 @@ from commands import (
 )
 from optuna.trial import TrialState
 
-from widthsearch import search
-from widthsearch.lock import driver_lock
+from widthsearch.database.lock import driver_lock
+from widthsearch.driver import launch as search
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -252,7 +252,7 @@ def test_nan_in_some_runs_does_not_stop_the_search(tmp_path: Path) -> None:
         tmp_path,
         *custom_loss(
             """
-            from widthsearch.plan import Slot
+            from widthsearch.plans.plan import Slot
             if torch.initial_seed() == Slot("score", 0, 2, {}).random_seed(0):
                 return output.sum() * float("nan")
             """

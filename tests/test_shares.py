@@ -11,11 +11,11 @@ from commands import MODEL, URL, Finished, command, interrupt, write_study
 from played import play
 from torch import nn
 
-from widthsearch.database import open_storage
+from widthsearch.database.connection import open_storage
+from widthsearch.database.records import MODULES, load, modules_of
+from widthsearch.report.search import summarise
+from widthsearch.report.shares import pruned_line, removed, removed_line
 from widthsearch.space import trace
-from widthsearch.storage import MODULES, load, modules_of
-from widthsearch.views.report import summarise
-from widthsearch.views.shares import pruned_line, removed, removed_line
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

@@ -22,10 +22,10 @@ from commands import (
 )
 from optuna.trial import TrialState
 
+from widthsearch.driver.prepare import Prepared, prepare
 from widthsearch.errors import UsageError
-from widthsearch.patterns import fixed_by, numbers_of
-from widthsearch.prepare import Prepared, prepare
-from widthsearch.study import load_study
+from widthsearch.study.patterns import fixed_by, numbers_of
+from widthsearch.study.study import load_study
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

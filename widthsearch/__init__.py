@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from widthsearch.api import Result, launch, load, resume
-    from widthsearch.budget import Budget
+    from widthsearch.database.sampler import GrowShrinkSampler
+    from widthsearch.driver.objective import Objective
     from widthsearch.errors import UsageError
-    from widthsearch.objective import Objective
-    from widthsearch.resized import resize
-    from widthsearch.sampler import GrowShrinkSampler
+    from widthsearch.export.resized import resize
     from widthsearch.space import WidthSpace, trace
-    from widthsearch.study import Recipe, Study
+    from widthsearch.study.budget import Budget
+    from widthsearch.study.study import Recipe, Study
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet, unless somebody listens
 
@@ -42,18 +42,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "budget",
-    "GrowShrinkSampler": "sampler",
-    "Objective": "objective",
-    "Recipe": "study",
+    "Budget": "study.budget",
+    "GrowShrinkSampler": "database.sampler",
+    "Objective": "driver.objective",
+    "Recipe": "study.study",
     "Result": "api",
-    "Study": "study",
+    "Study": "study.study",
     "UsageError": "errors",
     "WidthSpace": "space",
     "launch": "api",
     "load": "api",
     "resume": "api",
-    "resize": "resized",
+    "resize": "export.resized",
     "trace": "space",
 }
 

@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from widthsearch import family
-from widthsearch import storage as names
-from widthsearch.budget import Budget
-from widthsearch.database import open_storage, url_from
+from widthsearch.database import records
+from widthsearch.database.connection import open_storage, url_from
+from widthsearch.driver import family
+from widthsearch.driver.backend import display
+from widthsearch.driver.launch import load_again
 from widthsearch.errors import UsageError
-from widthsearch.search import load_again
-from widthsearch.study import Study
-from widthsearch.terminal import display
-from widthsearch.trial import build_space
-from widthsearch.views import plots
-from widthsearch.views.drawing import draw_architecture
-from widthsearch.views.page import report_page, summary_html
-from widthsearch.views.pages import figure_of, search_only
-from widthsearch.views.summary import name_of, summary_of_name
-from widthsearch.views.trials import trial_rows
+from widthsearch.report.summary import name_of, summary_of_name
+from widthsearch.report.trials import trial_rows
+from widthsearch.show import plots
+from widthsearch.show.drawing import draw_architecture
+from widthsearch.show.page import report_page, summary_html
+from widthsearch.show.pages import figure_of, search_only
+from widthsearch.study.budget import Budget
+from widthsearch.study.study import Study
+from widthsearch.training.trial import build_space
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
     from torch import nn
 
-    from widthsearch.search import Ended
+    from widthsearch.driver.launch import Ended
 
 
 class Drawing(str):
@@ -66,7 +66,7 @@ class Result:
         if "members" in self.summary:
             names_ = ", ".join(member["study"] for member in self.summary["members"])
             raise UsageError(f"{self._name!r} is a family; load one of its members: {names_}")
-        return names.load(self._name, self._storage, self._url)
+        return records.load(self._name, self._storage, self._url)
 
     def __getattr__(self, name: str) -> Any:
         """A key of the summary."""
@@ -126,7 +126,7 @@ class Result:
 
     def plot_architecture(self) -> Drawing:
         """The network before, over-wide and after, to scale (an SVG that a notebook shows)."""
-        return Drawing(draw_architecture(self._search(), names.modules_of(self.optuna_study)))
+        return Drawing(draw_architecture(self._search(), records.modules_of(self.optuna_study)))
 
     def plot(self) -> go.Figure:
         """The figure of a family (loss against cost) or a comparison; :class:`UsageError` for a search."""

@@ -20,10 +20,10 @@ import numpy as np
 from scipy.stats import spearmanr
 from trainings import begin, load, parser_of, train, widths_of
 
-from widthsearch import rule
-from widthsearch.plan import Plan, Slot
-from widthsearch.prepare import prepare
-from widthsearch.views.formats import joined
+from widthsearch.driver.prepare import prepare
+from widthsearch.maths import rule
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.words import joined
 
 
 def networks(plan: Plan, widths: dict[str, int], directions: int, sizes: list[float]) -> list[dict[str, Any]]:

@@ -32,17 +32,18 @@ from fleet import Entry, Fleet, entry_of
 from optuna.trial import TrialState
 from trainings import load, parser_of
 
-from widthsearch import storage as names
-from widthsearch.arms import ARMS, Arm, Point, Search
-from widthsearch.comparison import Comparison, fresh_key, parse_arm, walk
-from widthsearch.database import open_storage
-from widthsearch.ledger import attributes_of
-from widthsearch.lock import driver_lock
-from widthsearch.plan import Branch, Key, Run, Slot
-from widthsearch.prepare import Prepared, load_data, make_comparison, prepare
-from widthsearch.sampler import search_space
-from widthsearch.search import create
-from widthsearch.trial import TrialRunner
+from widthsearch.database import records
+from widthsearch.database.connection import open_storage
+from widthsearch.database.ledger import attributes_of
+from widthsearch.database.lock import driver_lock
+from widthsearch.database.sampler import search_space
+from widthsearch.driver.launch import create
+from widthsearch.driver.prepare import Prepared, make_comparison, prepare
+from widthsearch.plans.arms import ARMS, Arm, Point, Search
+from widthsearch.plans.comparison import Comparison, fresh_key, parse_arm, walk
+from widthsearch.plans.plan import Branch, Key, Run, Slot
+from widthsearch.study.data import load_data
+from widthsearch.training.trial import TrialRunner
 
 AT_ONCE = 64  # trainings of one list
 STREAMS = 2  # lists of one study at a time
@@ -50,7 +51,7 @@ Outcome = dict[str, Any]
 Wanted = tuple[int, Connection, Slot, Entry]
 #: What is trained first: what a search waits for; then its end on fresh seeds and random networks; then its course.
 FIRST, SECOND, LAST = range(3)
-TEST = (names.TEST_LOSS, names.TEST_ACCURACY)  # of the trainings of the report alone
+TEST = (records.TEST_LOSS, records.TEST_ACCURACY)  # of the trainings of the report alone
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Ended:
         """As the driver would see it: one that fails is tried again, in vain since it has the same seed."""
         s, loss = self.slot, self.outcome["val_loss"]
         done = loss is not None
-        ratios = self.outcome.get(names.PRUNE_RATIO)
+        ratios = self.outcome.get(records.PRUNE_RATIO)
         state: Literal["complete", "failed"] = "complete" if done else "failed"
         run = Run(s.key, state, s.widths, loss, ratios, branch=s.branch, asked=s.asked)
         return [run] * (1 if done else 1 + retries)
@@ -216,10 +217,10 @@ class Work:
             cost = self.comparison.plan.cost.at(slot.widths)
             attributes = {k: v for k, v in outcome.items() if slot.kind == "report" or k not in TEST}
             samples = fleet.steps * min(self.study.recipe.batch_size, fleet.samples)
-            attributes |= {**cost, names.TRAINING_MACS: round(3 * cost["macs"] * samples)}
+            attributes |= {**cost, records.TRAINING_MACS: round(3 * cost["macs"] * samples)}
             attributes |= {
-                names.SECONDS: round(seconds / len(wanted), 3),
-                names.HOST: f"fleet on {device_name(fleet)}",
+                records.SECONDS: round(seconds / len(wanted), 3),
+                records.HOST: f"fleet on {device_name(fleet)}",
             }
             found.append(Ended(slot, attributes))
         return found

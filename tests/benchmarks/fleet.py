@@ -26,8 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from widthsearch.space import WidthSpace
-from widthsearch.study import Data, Recipe
-from widthsearch.train import RecipeLoop, batches, make_optimizer, make_schedule, seed_everything, size_of
+from widthsearch.study.data import size_of
+from widthsearch.study.study import Data, Recipe
+from widthsearch.training.recipe_loop import (
+    RecipeLoop,
+    batches,
+    make_optimizer,
+    make_schedule,
+    seed_everything,
+)
 
 Arrays = dict[str, NDArray[np.float32]]  # parameters by name
 CAPTURE = threading.Lock()  # fleets of several threads share a GPU

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from widthsearch.controller import BudgetController
-from widthsearch.gates import Gates
-from widthsearch.prepare import make_plan
+from widthsearch.driver.prepare import make_plan
 from widthsearch.space import WidthSpace, trace
-from widthsearch.study import Recipe, load_study
-from widthsearch.train import loss_function, make_optimizer
-from widthsearch.trial import build_space
+from widthsearch.study.study import Recipe, load_study
+from widthsearch.training.controller import BudgetController
+from widthsearch.training.gates import Gates
+from widthsearch.training.recipe_loop import loss_function, make_optimizer
+from widthsearch.training.trial import build_space
 
 BLOCK_SECONDS = 0.1  # steps are timed in blocks of at least so long
 STAYS = contextlib.ExitStack()  # gates are attached for the whole run

@@ -13,9 +13,9 @@ from multiprocessing import get_context
 import numpy as np
 from trainings import FIRST_SEED, begin, gain_of, load, losses_of, parser_of, train, widths_of
 
-from widthsearch.plan import Plan, Slot
-from widthsearch.prepare import prepare
-from widthsearch.views.formats import joined
+from widthsearch.driver.prepare import prepare
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.words import joined
 
 
 def network(plan: Plan, name: str) -> dict[str, int]:

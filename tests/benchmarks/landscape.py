@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from trainings import begin, train
 
-from widthsearch import rule
-from widthsearch.comparison import Comparison
-from widthsearch.database import open_storage, url_from
-from widthsearch.plan import Plan, Run, Slot
-from widthsearch.storage import SOURCE, load, plan_of, runs_of
-from widthsearch.views.formats import joined
+from widthsearch.database.connection import open_storage, url_from
+from widthsearch.database.records import SOURCE, load, plan_of, runs_of
+from widthsearch.maths import rule
+from widthsearch.plans.comparison import Comparison
+from widthsearch.plans.plan import Plan, Run, Slot
+from widthsearch.plans.words import joined
 
 Array = NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from widthsearch import Budget
-from widthsearch.calibrate import latency_cost
-from widthsearch.prepare import load_data
-from widthsearch.study import load_study
-from widthsearch.trial import build_space
+from widthsearch.speed.calibrate import latency_cost
+from widthsearch.study.data import load_data
+from widthsearch.study.study import load_study
+from widthsearch.training.trial import build_space
 
 STUDIES = Path(__file__).parents[2] / "studies"
 

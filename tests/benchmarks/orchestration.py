@@ -33,9 +33,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from widthsearch.cluster import prepare_environment
-from widthsearch.database import open_storage, url_from
-from widthsearch.storage import SECONDS, load
+from widthsearch.cluster.environment import prepare_environment
+from widthsearch.database.connection import open_storage, url_from
+from widthsearch.database.records import SECONDS, load
 
 STUDY = '''
 """Trials that only sleep: one look at the network, so that it counts as a training, and then nothing."""
@@ -120,8 +120,8 @@ def finished_study(name: str, workers: int, storage: str | None) -> None:
 
 
 def by_widthsearch(folder: Path, trials: int, seconds: float, workers: int) -> Timing:
-    from widthsearch import search
-    from widthsearch.views.progress import Tracker
+    from widthsearch.driver import launch as search
+    from widthsearch.show.progress import Tracker
 
     # One round, as nobody knows when a search stops before its last one: measures, scores and baselines of a
     # tenth each, the rest in pairs on fresh seeds.
@@ -132,7 +132,9 @@ def by_widthsearch(folder: Path, trials: int, seconds: float, workers: int) -> T
     url = f"sqlite:///{folder / 'widthsearch.db'}"
     began = time.time()
     prepare_environment(None)
-    from widthsearch.workers import run_on_ray  # only now: Ray reads its environment when it is imported
+    from widthsearch.cluster.workers import (
+        run_on_ray,  # only now: Ray reads its environment when it is imported
+    )
 
     with Path(os.devnull).open("w") as nowhere:
         ended = search.launch(

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from trainings import FIRST_SEED, begin, load, losses_of, parser_of, train
 
-from widthsearch import rule
-from widthsearch.arms import Search
+from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
-from widthsearch.history import History, next_step
-from widthsearch.plan import Branch, Plan, Run, Slot
-from widthsearch.prepare import prepare
-from widthsearch.trial import TrialRunner
-from widthsearch.views.formats import joined
+from widthsearch.maths import rule
+from widthsearch.plans.arms import Search
+from widthsearch.plans.plan import Branch, Plan, Run, Slot
+from widthsearch.plans.search import History, next_step
+from widthsearch.plans.words import joined
+from widthsearch.training.trial import TrialRunner
 
 CHOICES = ("best", "recommended")  # by the scores, by the run-off
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from trainings import FIRST_SEED, Losses, begin, load, losses_of, parser_of, train
 
-from widthsearch.plan import Plan, Slot
-from widthsearch.prepare import prepare
-from widthsearch.views.formats import joined
+from widthsearch.driver.prepare import prepare
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.words import joined
 
 CANDIDATES, SEEDS, SEARCHES = 9, 4, 20_000
 

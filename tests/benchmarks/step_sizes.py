@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from trainings import begin, gain_of, load, losses_of, parser_of, train
 
-from widthsearch import rule
-from widthsearch.plan import Slot
-from widthsearch.prepare import prepare
-from widthsearch.views.formats import joined
+from widthsearch.driver.prepare import prepare
+from widthsearch.maths import rule
+from widthsearch.plans.plan import Slot
+from widthsearch.plans.words import joined
 
 
 def value_of(text: str) -> Any:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthsearch import Budget
+from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
-from widthsearch.plan import Plan, Slot
-from widthsearch.prepare import prepare
-from widthsearch.study import Study, load_study
-from widthsearch.trial import TrialRunner
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.study.study import Study, load_study
+from widthsearch.training.trial import TrialRunner
 
 FIRST_SEED = 100  # no search has trained with these
 

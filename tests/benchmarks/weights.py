@@ -21,12 +21,12 @@ from typing import Any
 
 from trainings import load, parser_of, widths_of
 
+from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
-from widthsearch.intervals import mean_se, paired_gain
-from widthsearch.plan import Plan, Slot
-from widthsearch.prepare import prepare
-from widthsearch.trial import TrialRunner
-from widthsearch.views.formats import joined
+from widthsearch.maths.intervals import mean_se, paired_gain
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.words import joined
+from widthsearch.training.trial import TrialRunner
 
 WAYS = ("from scratch", "twice the epochs", "pruned")
 Losses = dict[int, float]  # by seed

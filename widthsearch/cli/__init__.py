@@ -16,8 +16,8 @@ from widthsearch.cli import (
     viewing,
 )  # their commands
 from widthsearch.cli.options import app
+from widthsearch.driver.backend import collect_seldom
 from widthsearch.stopping import INTERRUPTED, leave_on_signals
-from widthsearch.terminal import collect_seldom
 
 __all__ = [
     "app",

@@ -9,13 +9,13 @@ import typer
 
 from widthsearch.cli.options import AsJson, Name, Storage, app, one_line_errors, parts
 from widthsearch.cli.summaries import open_study
+from widthsearch.driver.backend import err, out
 from widthsearch.errors import UsageError
-from widthsearch.terminal import err, out
 
 if TYPE_CHECKING:
     import torch
 
-    from widthsearch.study import Study
+    from widthsearch.study.study import Study
 
 
 @app.command()
@@ -37,7 +37,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast the seed, uniform and recommended networks run, beside MACs and parameters."""
-    from widthsearch.views.bench_table import show_bench
+    from widthsearch.show.bench_table import show_bench
 
     sizes = _batches(batch)
     measured = _bench(*open_study(name, storage), study, sizes, device, threads, compile)
@@ -66,12 +66,12 @@ def _bench(
     """What ``bench --json`` prints."""
     import torch
 
-    from widthsearch import bench as measuring
-    from widthsearch.prepare import load_data
-    from widthsearch.search import study_of
-    from widthsearch.trial import build_space
-    from widthsearch.views.pages import search_only
-    from widthsearch.views.summary import summary_of
+    from widthsearch.driver.launch import study_of
+    from widthsearch.report.summary import summary_of
+    from widthsearch.show.pages import search_only
+    from widthsearch.speed import bench as measuring
+    from widthsearch.study.data import load_data
+    from widthsearch.training.trial import build_space
 
     s = search_only(summary_of(optuna_study, url), "bench measures the networks of a search")
     study, path, _ = study_of(optuna_study, file)
@@ -120,7 +120,7 @@ def _row(name: str, network: dict[str, Any], seed: dict[str, Any]) -> dict[str, 
 
 def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
-    from widthsearch.views.formats import candidate_name  # here: it loads numpy, and every command this file
+    from widthsearch.show.formats import candidate_name  # here: it loads numpy, and every command this file
 
     found, baseline = s["candidate"], s["baseline"]
     networks = {"seed": s["seed"], "uniform baseline": baseline}
@@ -134,7 +134,7 @@ def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _device(study: Study, name: str) -> torch.device:
     import torch
 
-    from widthsearch.train import device_of
+    from widthsearch.training.recipe_loop import device_of
 
     if name == "auto":
         return device_of(study.recipe)

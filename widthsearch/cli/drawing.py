@@ -8,7 +8,7 @@ import typer
 
 from widthsearch.cli.options import Name, Storage, app, one_line_errors
 from widthsearch.cli.summaries import open_study
-from widthsearch.terminal import out
+from widthsearch.driver.backend import out
 
 
 @app.command()
@@ -21,11 +21,11 @@ def draw(
     storage: Storage = None,
 ) -> None:
     """Draw the network before (seed), over-wide and after (recommended), layer by layer, to scale."""
-    from widthsearch.storage import modules_of
-    from widthsearch.views import picture
-    from widthsearch.views.drawing import draw_architecture
-    from widthsearch.views.pages import search_only
-    from widthsearch.views.summary import summary_of
+    from widthsearch.database.records import modules_of
+    from widthsearch.report.summary import summary_of
+    from widthsearch.show import picture
+    from widthsearch.show.drawing import draw_architecture
+    from widthsearch.show.pages import search_only
 
     picture.check(file)
     study, url = open_study(name, storage)

@@ -8,8 +8,8 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from widthsearch.cli.options import Checkpoints, Name, Storage, app, one_line_errors
+from widthsearch.driver.backend import err, out
 from widthsearch.stopping import INTERRUPTED, interrupt, listen
-from widthsearch.terminal import err, out
 
 
 @app.command()
@@ -30,7 +30,7 @@ def export(
     ] = False,
 ) -> None:
     """Write the recommended network into a folder: widths, weights, ONNX, what to type into your code."""
-    from widthsearch import export as exporting
+    from widthsearch.export import export as exporting
 
     listen(interrupt)  # what is half written goes away
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())

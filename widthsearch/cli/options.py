@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from widthsearch.driver.backend import err
 from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED
-from widthsearch.terminal import err
 
 app = typer.Typer(
     help="How wide should each layer be?  Launch a study, inspect the recommended widths, resume a search.",

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from widthsearch.cli.options import Name, Storage, app, one_line_errors
+from widthsearch.driver.backend import out
 from widthsearch.errors import UsageError
-from widthsearch.terminal import out
 
 
 @app.command()
@@ -23,11 +23,11 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write everything about a study as one HTML page that needs no network."""
-    from widthsearch.database import open_storage, url_from
-    from widthsearch.storage import slug
-    from widthsearch.views.page import report_page
-    from widthsearch.views.style import check_figure, write_file
-    from widthsearch.views.summary import name_of, summary_of_name
+    from widthsearch.database.connection import open_storage, url_from
+    from widthsearch.database.records import slug
+    from widthsearch.report.summary import name_of, summary_of_name
+    from widthsearch.show.page import report_page
+    from widthsearch.show.style import check_figure, write_file
 
     if output is not None:
         check_figure("-o", output)
@@ -49,8 +49,8 @@ def dashboard(
     """Start optuna-dashboard, with the tables and figures of all studies in it."""
     if any(find_spec(package) is None for package in ("optuna_dashboard", "plotly")):
         raise UsageError("the dashboard needs an extra: pip install 'widthsearch[dashboard]'")
-    from widthsearch.dashboard import serve
-    from widthsearch.database import open_storage, url_from
+    from widthsearch.database.connection import open_storage, url_from
+    from widthsearch.show.dashboard import serve
 
     def say(text: str) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -62,7 +62,7 @@ def probe(
     width in the best network so far is within a factor 1.5 of what the search from the plain seed recommends,
     and stays so.
     """
-    from widthsearch.prepare import make_probe
+    from widthsearch.driver.prepare import make_probe
 
     train_several(
         study,

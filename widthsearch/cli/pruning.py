@@ -52,7 +52,7 @@ def pruners(
     checkpoints: Checkpoints = None,
 ) -> None:
     """Prune the study's over-wide network by several pruners: what do they remove, save and cost?"""
-    from widthsearch.prepare import make_pruner_plan
+    from widthsearch.driver.prepare import make_pruner_plan
 
     options: dict[str, Any] = {}
     for option, value in (("pruners", pruners), ("levels", levels)):

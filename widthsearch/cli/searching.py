@@ -25,15 +25,15 @@ from widthsearch.cli.options import (
 )
 from widthsearch.cli.submitting import submit_job
 from widthsearch.cli.summaries import check_plot, print_named
+from widthsearch.driver.backend import display, err, out
 from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED
-from widthsearch.terminal import display, err, out
 
 if TYPE_CHECKING:
-    from widthsearch.comparison import AnyPlan
-    from widthsearch.plan import Plan
-    from widthsearch.search import Ended
-    from widthsearch.study import Study
+    from widthsearch.driver.launch import Ended
+    from widthsearch.plans.comparison import AnyPlan
+    from widthsearch.plans.plan import Plan
+    from widthsearch.study.study import Study
 
 
 @app.command()
@@ -70,8 +70,8 @@ def launch(
     verbose: Verbose = 0,
 ) -> None:
     """Start a study, or a family of them, and run it to recommended widths."""
-    from widthsearch import family
-    from widthsearch.budget import Budget
+    from widthsearch.driver import family
+    from widthsearch.study.budget import Budget
 
     given = {
         "rounds": rounds,
@@ -142,7 +142,7 @@ def compare(
     verbose: Verbose = 0,
 ) -> None:
     """Compare the width search with what else one might do, at equal cost and on the same fresh seeds."""
-    from widthsearch.prepare import make_comparison
+    from widthsearch.driver.prepare import make_comparison
 
     options: dict[str, Any] = {"cost": cost, "repeats": repeats}
     for option, value in (("arms", arms), ("shares", budgets)):
@@ -182,7 +182,7 @@ def resume(
     verbose: Verbose = 0,
 ) -> None:
     """Go on with an interrupted study or family, or make more rounds."""
-    from widthsearch import family
+    from widthsearch.driver import family
 
     if submit is not None:
         if study is None or name is None:
@@ -226,7 +226,7 @@ def train_several(
 
     Options that are not given (``None``) change nothing of the study.
     """
-    from widthsearch import search
+    from widthsearch.driver import launch as search
 
     check_plot(plot)
     url = url_of(storage)
@@ -247,7 +247,7 @@ def train_several(
 
 def url_of(option: str | None) -> str:
     """The storage of a search; says so if its password stands where others can read it."""
-    from widthsearch.database import hide_password, parse_url, url_from
+    from widthsearch.database.connection import hide_password, parse_url, url_from
 
     url = url_from(option)
     if option is not None and parse_url(url).password:
@@ -264,7 +264,7 @@ def url_of(option: str | None) -> str:
 
 def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
     """Print what was found, or how to go on; the exit code says how the search ended."""
-    from widthsearch.database import command
+    from widthsearch.database.connection import command
 
     if ended.status == "interrupted":
         err.print(

@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
+from widthsearch.driver.backend import err, out
 from widthsearch.errors import UsageError
 from widthsearch.stopping import INTERRUPTED, interrupt, listen
-from widthsearch.terminal import err, out
 
 
 def submit_job(
@@ -22,9 +22,9 @@ def submit_job(
     *arguments: str,
 ) -> None:
     """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
-    from widthsearch import jobs
-    from widthsearch.cluster import prepare_environment, python_files
-    from widthsearch.study import load_study
+    from widthsearch.cluster import jobs
+    from widthsearch.cluster.environment import prepare_environment, python_files
+    from widthsearch.study.study import load_study
 
     jobs.check_server(server)
     jobs.check_storage(storage)

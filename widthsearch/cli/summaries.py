@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from widthsearch.terminal import out
+from widthsearch.driver.backend import out
 
 if TYPE_CHECKING:
     import optuna
@@ -17,15 +17,15 @@ WATCH_SECONDS = 2.0
 def check_plot(file: str | None) -> None:
     """Refuse a figure that cannot be drawn before anything is trained for it."""
     if file is not None:
-        from widthsearch.views.style import check_figure
+        from widthsearch.show.style import check_figure
 
         check_figure("--plot", file)
 
 
 def open_study(name: str | None, storage: str | None) -> tuple[optuna.Study, str]:
     """An existing study, and the URL of its storage; without a name, the latest."""
-    from widthsearch.database import open_storage, url_from
-    from widthsearch.storage import load
+    from widthsearch.database.connection import open_storage, url_from
+    from widthsearch.database.records import load
 
     url = url_from(storage)
     return load(name, open_storage(url, create=False), url), url
@@ -35,10 +35,10 @@ def print_named(
     name: str | None, url: str, as_json: bool = False, plot: str | None = None, *, patient: bool = False
 ) -> None:
     """Print what is known of a study or a family, of the latest without a name; draw it into ``plot``."""
-    from widthsearch.database import open_storage
-    from widthsearch.views.pages import figure_of, page_of
-    from widthsearch.views.style import write_figure
-    from widthsearch.views.summary import finite, summary_of_name
+    from widthsearch.database.connection import open_storage
+    from widthsearch.report.summary import finite, summary_of_name
+    from widthsearch.show.pages import figure_of, page_of
+    from widthsearch.show.style import write_figure
 
     summary = summary_of_name(name, open_storage(url, create=False, patient=patient), url)
     if plot is not None:
@@ -55,9 +55,9 @@ def watch(name: str | None, url: str) -> None:
     """Show the page, redrawn every few seconds, as long as the search runs; then print it once more."""
     from rich.live import Live
 
-    from widthsearch.database import open_storage
-    from widthsearch.views.pages import page_of
-    from widthsearch.views.summary import summary_of_name
+    from widthsearch.database.connection import open_storage
+    from widthsearch.report.summary import summary_of_name
+    from widthsearch.show.pages import page_of
 
     storage = open_storage(url, create=False)
     if out.is_terminal:
@@ -70,9 +70,9 @@ def watch(name: str | None, url: str) -> None:
 
 def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
     """What one may want to do next with this study."""
-    from widthsearch.database import command
-    from widthsearch.storage import slug
-    from widthsearch.views.summary import name_of
+    from widthsearch.database.connection import command
+    from widthsearch.database.records import slug
+    from widthsearch.report.summary import name_of
 
     name = name_of(summary)
     if summary["status"] == "interrupted":

@@ -9,8 +9,8 @@ import typer
 
 from widthsearch.cli.options import AsJson, Name, Plot, Storage, app, one_line_errors
 from widthsearch.cli.summaries import check_plot, print_named, watch
+from widthsearch.driver.backend import out
 from widthsearch.errors import UsageError
-from widthsearch.terminal import out
 
 
 @app.command()
@@ -23,7 +23,7 @@ def show(
     watching: Annotated[bool, typer.Option("--watch", help="Redraw the page until the search ends.")] = False,
 ) -> None:
     """Show what a study recommends, or what a family, comparison or probe found, while it runs or after."""
-    from widthsearch.database import url_from
+    from widthsearch.database.connection import url_from
 
     check_plot(plot)
     if watching and not as_json:
@@ -35,11 +35,11 @@ def show(
 @one_line_errors
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
-    from widthsearch.database import open_storage, url_from
+    from widthsearch.database.connection import open_storage, url_from
+    from widthsearch.database.records import load, study_names
     from widthsearch.errors import UsageError
-    from widthsearch.storage import load, study_names
-    from widthsearch.views.summary import summary_of
-    from widthsearch.views.tables import show_list
+    from widthsearch.report.summary import summary_of
+    from widthsearch.show.tables import show_list
 
     url = url_from(storage)
     opened = open_storage(url, create=False)
@@ -80,10 +80,10 @@ def widths(
     """
     from dataclasses import replace
 
-    from widthsearch import inspection
-    from widthsearch.budget import Budget
-    from widthsearch.study import load_study
-    from widthsearch.views.tables import show_widths
+    from widthsearch.driver import inspection
+    from widthsearch.show.tables import show_widths
+    from widthsearch.study.budget import Budget
+    from widthsearch.study.study import load_study
 
     if (study is None) == (model is None):
         raise UsageError("give a study file, or --model module:function with --input 1,3,224,224")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from widthsearch.cost import Cost, Polynomial
+from widthsearch.maths.cost import Cost, Polynomial
 from widthsearch.space.labels import Factor, Freeze, Ids, Report, Solution
 from widthsearch.space.tracer import Trace
 

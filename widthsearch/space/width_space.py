@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from widthsearch.cost import Cost
 from widthsearch.errors import UsageError
+from widthsearch.maths.cost import Cost
 from widthsearch.space.gating import ConsumerAxis, Statistics, consumers_of, statistics_of
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
 from widthsearch.space.labels import Report

@@ -1,0 +1,1 @@
+"""Ray: its environment, a node, workers, jobs."""

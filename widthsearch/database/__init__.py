@@ -1,0 +1,1 @@
+"""The only state: the Optuna database, its lock, what is written into it, the checkpoint folder."""

@@ -1,0 +1,1 @@
+"""Launching and resuming: the one process that asks and tells."""

@@ -1,0 +1,1 @@
+"""A result that leaves the tool: widths, weights, ONNX, what to type."""

@@ -1,0 +1,256 @@
+"""What a study will do, and one training run of it, as plain data.
+
+The plan is written into the Optuna study once, at launch; :mod:`.search` then says what comes next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from widthsearch.maths import rule
+from widthsearch.maths.cost import Cost
+from widthsearch.maths.cost_aware import cost_aware
+from widthsearch.maths.rule import Constraints
+
+Kind = Literal["measure", "score", "baseline", "report", "pruned", "sweep"]
+
+Key = tuple[str, int, int, float]  # kind, round, replica, step
+T = TypeVar("T")
+
+#: How many candidates come into the run-off, from which the recommended one is chosen.
+FINALISTS = 3
+#: How many workers may die under one training run (the machine's fault, or out of memory every time).
+WORKER_DEATHS = 10
+
+
+class Branch(NamedTuple):
+    """Which search of a comparison or probe, or which pruner, a training run belongs to."""
+
+    budget: int  # the comparison's first budget is 0; -1: not of one alone
+    repeat: int
+    arm: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a study that the next step depends on, apart from the trials themselves."""
+
+    widths: dict[str, int]  # of the seed network, in order of execution
+    cost: Cost
+    budget: dict[str, Any]  # per resource (latency in seconds); resources without a budget are absent
+    minimum: dict[str, int]
+    multiple_of: dict[str, int]
+    pressure: str
+    over: float
+    rounds: int
+    replicas: int
+    seeds: int
+    report_seeds: int
+    patience: int
+    tolerance: float
+    retries: int
+    seed: int
+    step_sizes: tuple[float, ...] = (
+        1.0,
+    )  # how far proposals go: standard deviation of the log widths' change
+    doublings: int = 0  # how often the longest may be doubled while it is the best
+    measure_length: float = 1.0  # of a measure, relative to other trainings
+    pruner: str = "l0"  # of a measure
+    cost_aware_start: bool = False  # whether cost-aware widths may be the start too
+    outputs: dict[str, list[float]] = field(default_factory=dict)  # see cost_aware.py
+    at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
+    final_seeds: int = 0  # of the run-off: on how many more seeds the best candidates are trained
+    latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def constraints(self, over: float = 1.0, minimum: int = 1) -> Constraints:
+        """The constraints of a network at ``over`` times the budget, no width below ``minimum``."""
+        fixed = {resource: self.cost.overhead(resource) for resource in self.budget}
+        return Constraints(
+            cost=self.cost,
+            budget={r: over * limit + (1 - over) * fixed[r] for r, limit in self.budget.items()},
+            minimum={v: max(m, minimum) for v, m in self.minimum.items()},
+            multiple_of=self.multiple_of,
+        )
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()``, the first time that it is asked for; it must depend on the plan and ``key`` alone."""
+        if key not in self.known:
+            self.known[key] = make()
+        found: T = self.known[key]
+        return found
+
+    def seed_cost(self) -> dict[str, float]:
+        """The cost of the seed network; its latency is the measured one."""
+        return self.cost.at(self.widths) | ({"latency": self.latency["seed"]} if self.latency else {})
+
+    def over_wide(self, relative: Mapping[str, float]) -> dict[str, int]:
+        """Over-wide widths in these proportions.  At least 2: a gate needs a neighbour to compare with."""
+        return rule.scale_to_budget(relative, self.constraints(self.over, minimum=2))
+
+    def baseline(self) -> dict[str, int]:
+        """The seed network scaled uniformly to the budget."""
+        return self.once("baseline", lambda: rule.scale_to_budget(self.widths, self.constraints()))
+
+    def constant(self) -> dict[str, int]:
+        """The same width everywhere, at the budget."""
+        same = dict.fromkeys(self.widths, 1)
+        return self.once("constant", lambda: rule.scale_to_budget(same, self.constraints()))
+
+    def cost_aware(self) -> dict[str, int]:
+        """The widths at the budget under which the layers are least narrow (see :mod:`.cost_aware`)."""
+        return self.once("cost-aware", lambda: cost_aware(self.outputs, self.cost, self.constraints()))
+
+    def cut_equally(self, over_wide: Mapping[str, int]) -> dict[str, int]:
+        """The baseline, as far as an over-wide network in the same proportions has the units."""
+        return {v: min(w, over_wide[v]) for v, w in self.baseline().items()}
+
+    def repeated(self, repeat: int) -> Plan:
+        """The same search with random numbers of its own; repeat 0 is this one, what `launch` does."""
+        if repeat == 0:
+            return self
+        digest = hashlib.sha256(f"{self.seed} repeat {repeat}".encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:4], "big"))
+
+    def going_on(self, rounds: int) -> Plan:
+        """The same search, not ended before so many rounds."""
+        return replace(self, rounds=max(self.rounds, rounds), at_least=rounds)
+
+    def plan_of(self, slot: Slot) -> Plan:
+        """The plan that a slot belongs to: this one."""
+        return self
+
+    @property
+    def selecting(self) -> range:
+        """The seeds that the search goes by: of every candidate, and of those in the run-off."""
+        return range(self.seeds + self.final_seeds)
+
+    @property
+    def fresh(self) -> range:
+        """The seeds of the verdict, which nothing was selected by."""
+        return range(self.selecting.stop, self.selecting.stop + self.report_seeds)
+
+    @property
+    def run_off_trainings(self) -> int:
+        """Trainings of the run-off, at most."""
+        return FINALISTS * self.final_seeds
+
+    def expected(self) -> dict[str, int]:
+        """Trials per kind if the search uses all of its rounds."""
+        scores = (self.rounds * self.proposals + self.cost_aware_start) * self.seeds
+        return {
+            "measure": self.rounds * self.replicas,
+            "score": scores + self.run_off_trainings,
+            "baseline": self.seeds + self.report_seeds,
+            "report": self.report_seeds,
+        }
+
+    @property
+    def proposals(self) -> int:
+        """Of a round, at most."""
+        return len(self.step_sizes) + self.doublings
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the study's attributes."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cost", "known")}
+        return {**plain, "step_sizes": list(self.step_sizes), "cost": self.cost.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """The inverse of :meth:`to_json`."""
+        sizes = tuple(data["step_sizes"])
+        data["doublings"]  # a plan without it has another measure of step sizes
+        return cls(**{**data, "step_sizes": sizes, "cost": Cost.from_json(data["cost"])})
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One training run that the study needs: what (kind), where in the search, and at which widths."""
+
+    kind: Kind
+    round: int  # -1 for what belongs to no round: the starts of the search, the baseline
+    replica: int
+    widths: Mapping[str, int]
+    step: float = 0.0  # of a proposal: how far it goes along the round's direction
+    branch: Branch | None = None  # only where a study holds several searches
+    asked: tuple[float, ...] = ()  # what a sampler of Optuna's asked for, if the widths follow from that
+
+    @property
+    def key(self) -> Key:
+        """What identifies the slot within its search."""
+        return (self.kind, self.round, self.replica, self.step)
+
+    @property
+    def file(self) -> str:
+        """The name of its checkpoint."""
+        where = str(self.round) if self.round >= 0 else "start" if self.step else ""
+        name = "-".join(part for part in (self.kind, where, str(self.replica)) if part)
+        if self.step:
+            name += f"-{self.step:g}"
+        if self.branch is not None:
+            which = repr((tuple(self.branch), sorted(self.widths.items())))
+            name += f"-{hashlib.sha256(which.encode()).hexdigest()[:12]}"
+        return f"{name}.ckpt"
+
+    def random_seed(self, study_seed: int) -> int:
+        """The seed of this run's random numbers (32 bits).
+
+        Plain runs share theirs across kinds and rounds: replica k of every network starts from the same
+        seed and sees the same batches, so that differences between networks are paired.
+        """
+        who = f"measure {self.round}" if self.kind == "measure" else "plain"
+        digest = hashlib.sha256(f"{study_seed} {who} {self.replica}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished, running or failed training run, read back from its Optuna trial."""
+
+    key: Key
+    state: Literal["running", "complete", "failed", "died", "interrupted"]
+    widths: Mapping[str, int]
+    value: float | None = None
+    prune_ratio: Mapping[str, float] | None = None
+    error: str = ""
+    branch: Branch | None = None
+    asked: tuple[float, ...] = ()
+
+
+def by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:
+    """The runs of each of a study's searches."""
+    found: dict[Branch, list[Run]] = {}
+    for run in runs:
+        if run.branch is not None:
+            found.setdefault(run.branch, []).append(run)
+    return found
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to start until a running trial ends."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The search is over: which round's proposal (its step) is recommended, and why it stopped.
+
+    Round -1: a start of the search, nothing better was found.  Step 0 of it is the baseline.
+    """
+
+    round: int
+    step: float
+    because: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The search cannot go on."""
+
+    because: str
+
+
+Step = Slot | Wait | Done | Failed

@@ -1,0 +1,93 @@
+"""optuna-dashboard on this machine, with our notes and figures in it; for this machine's browsers alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import optuna
+
+from widthsearch.database import records
+from widthsearch.errors import UsageError, describe_error
+from widthsearch.show.notes import annotate
+
+REFRESH_SECONDS = 5.0
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def serve(storage: optuna.storages.BaseStorage, url: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C, on 127.0.0.1; notes and figures follow the searches.
+
+    ``say`` gets the address once it listens (port 0: any free one).  Raises :class:`UsageError` if the port
+    cannot be used.
+    """
+    from optuna_dashboard import wsgi
+
+    try:
+        server = _Server(("127.0.0.1", port), _Quiet)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"--port {port}: {describe_error(error)}; give another one") from None
+    with server:
+        server.set_app(only_from_here(wsgi(storage), server.server_port))
+        threading.Thread(target=_follow, args=(storage, url, say), daemon=True).start()
+        say(f"http://127.0.0.1:{server.server_port}/dashboard (Ctrl-C ends it)")
+        server.serve_forever()
+
+
+def only_from_here(app: App, port: int) -> App:
+    """``app`` for its own pages alone: it has no logins, and other pages in the browser could send it orders.
+
+    A page from elsewhere is told by its Origin, one whose name was bent to 127.0.0.1 by its Host.
+    """
+    ours = {f"127.0.0.1:{port}", f"localhost:{port}"}
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        origin = environ.get("HTTP_ORIGIN")
+        if environ.get("HTTP_HOST") in ours and (origin is None or urlsplit(origin).netloc in ours):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"this dashboard is for its own pages on this machine alone\n"]
+
+    return guarded
+
+
+def _follow(storage: optuna.storages.BaseStorage, url: str, say: Callable[[str], None]) -> None:
+    """Keep the notes and figures of all studies up to date."""
+    seen: dict[str, object] = {}
+    while True:
+        look(storage, url, say, seen)
+        time.sleep(REFRESH_SECONDS)
+
+
+def look(
+    storage: optuna.storages.BaseStorage, url: str, say: Callable[[str], None], seen: dict[str, object]
+) -> None:
+    """Write the notes and figures of the studies that have changed since they were ``seen``."""
+    for name in records.study_names(storage):
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+            ended = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+            state: object = (len(ended), study.user_attrs.get(records.STATUS))
+            if seen.get(name) != state:
+                annotate(study, url)
+                seen[name] = state
+        except Exception as error:  # a study of another version, one deleted meanwhile, a busy database
+            trouble = f"notes of {name}: {describe_error(error)}"
+            if seen.get(name) != trouble:  # tried every time, told once
+                say(trouble)
+                seen[name] = trouble

@@ -1,0 +1,115 @@
+"""How numbers are written, on every page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.text import Text
+
+from widthsearch.maths.cost import shown
+
+_COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
+
+Stats = Mapping[str, Any] | None  # {"mean", "se", "median", "n"}
+
+
+def plus_minus(stats: Stats, form: str = "{:.4f}") -> str:
+    """``.1032 ± .0037``: mean and standard error; ``-`` where nothing is known."""
+    if stats is None:
+        return "-"
+    mean = form.format(stats["mean"])
+    return mean if stats["se"] is None else f"{mean} ± {form.format(stats['se'])}"
+
+
+def median(stats: Stats, form: str = "{:.4f}") -> str:
+    """The median alone."""
+    return "-" if stats is None else form.format(stats["median"])
+
+
+def count(stats: Stats) -> str:
+    """How many values it is made of."""
+    return "-" if stats is None else str(stats["n"])
+
+
+def interval(gain: Stats) -> str:
+    """``+.0316 (+.0158 to +.0474)``: a difference and its 95 % interval."""
+    if gain is None:
+        return "-"
+    low, high = gain["ci95"]
+    return f"{gain['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def metric_form(stats: Iterable[Stats]) -> str:
+    """How the metric is written: shares as percentages, and anything else that a user's metric may be."""
+    known = [s["mean"] for s in stats if s is not None]
+    return "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"
+
+
+def candidate_name(round_: int, step: float) -> str:
+    """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``cost-aware widths``."""
+    if round_ >= 0:
+        return f"round {round_}, step {step:g}"
+    return "cost-aware widths" if step else "uniform baseline"
+
+
+def amounts(budget: Mapping[str, float | None]) -> str:
+    """``32,752 MACs, 3,037 parameters``, ``1.2 ms latency``."""
+    units = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+    known = {r: limit for r, limit in budget.items() if limit is not None}
+    return ", ".join(shown(r, limit, called=units[r]) for r, limit in known.items())
+
+
+def reason(summary: Mapping[str, Any]) -> str:
+    """Why a study that has ended did."""
+    ended = summary["status"] in ("finished", "failed") and summary.get("stopped_because")
+    return f": {summary['stopped_because']}" if ended else ""
+
+
+def line(text: str) -> Text:
+    """A line that no console wraps: what is searched for in a log stays in one piece."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+def status(summary: Mapping[str, Any]) -> Text:
+    """The status in its colour."""
+    return Text(summary["status"], _COLOURS[summary["status"]])
+
+
+def headline(summary: Mapping[str, Any]) -> Text:
+    """Name, status, and why a study that has ended did."""
+    parts = ((summary["study"], "bold"), "  ", status(summary), reason(summary))
+    return Text.assemble(*parts, no_wrap=True, overflow="ignore")
+
+
+def about(summary: Mapping[str, Any]) -> str:
+    """What a study that is no single search does, in a few words."""
+    if "starts" in summary:
+        return f"probes {len(summary['starts'])} starts"
+    compared = summary.get("arms") or [p["pruner"] for p in summary.get("pruners", ())]
+    return f"compares {', '.join(compared)}"
+
+
+def age(moment: str | None, now: datetime | None = None) -> str:
+    """How long ago a moment (ISO, local time) was: ``12 min``, ``3 h``, ``5 days``."""
+    if moment is None:
+        return "-"
+    seconds = max(0.0, ((now or datetime.now()) - datetime.fromisoformat(moment)).total_seconds())
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{seconds / length:.0f} {unit}"
+    return "now"
+
+
+def bar(value: float, largest: float, cells: int) -> str:
+    """A bar of up to ``cells`` characters, in eighths of one; what is above 0 shows at least an eighth."""
+    eighths = round(8 * cells * value / largest) if largest > 0 else 0
+    full, rest = divmod(max(eighths, int(value > 0)), 8)
+    return "█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[rest]
+
+
+def shorten(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,158 @@
+"""A study as one HTML page that needs nothing else: no file, no server, no network.
+
+plotly.js is 5 MB; the page carries it compressed and unpacks it when it is opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import optuna
+
+from widthsearch.database.records import load, modules_of
+from widthsearch.report.repeat import Repeat, repeat_of
+from widthsearch.report.trials import trial_rows
+from widthsearch.show.drawing import draw_architecture
+from widthsearch.show.formats import reason
+from widthsearch.show.markup import html_of
+from widthsearch.show.pages import figure_of, page_of
+from widthsearch.show.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
+from widthsearch.show.search_page import (
+    closing,
+    network_table,
+    opening,
+    round_table,
+    width_table,
+)
+from widthsearch.show.tables import trial_table
+
+_STYLE = """
+:root { color-scheme: light; }
+body { margin: 0; background: #f6f7f9; color: #1d2530; font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 64px; }
+section { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; margin: 16px 0;
+  padding: 14px 22px 18px; }
+h1 { font-size: 24px; margin: 8px 0 0; } h2 { font-size: 17px; margin: 4px 0 10px; }
+p { margin: 5px 0; } .note { color: #5b6675; font-size: 13.5px; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
+th, td { padding: 3px 12px 3px 0; text-align: left; white-space: nowrap; }
+th { border-bottom: 1px solid #c9d0d8; font-weight: 600; } td { border-bottom: 1px solid #eff1f4; }
+th.right, td.right { text-align: right; } .bold { font-weight: 700; } .cyan { color: #0072b2; }
+.magenta { color: #cc79a7; } .green { color: #00795a; } .yellow { color: #a86400; } .red { color: #b3261e; }
+pre { background: #f2f4f7; border-radius: 6px; padding: 10px 14px; overflow-x: auto; font-size: 13px; }
+svg { max-width: 100%; height: auto; } summary { cursor: pointer; font-weight: 600; }
+"""
+
+_SCRIPT = """
+(async () => {
+  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(unpacked).text();
+  document.head.append(script);
+  for (const place of document.querySelectorAll(".figure")) {
+    const figure = JSON.parse(place.nextElementSibling.textContent);
+    await Plotly.newPlot(place, figure.data, figure.layout, {displaylogo: false, responsive: true});
+  }
+  document.body.dataset.drawn = "yes";
+  document.body.dataset.milliseconds = Math.round(performance.now());
+})();
+"""
+
+# Nothing may be loaded from anywhere, whatever a name in the database says.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def summary_html(summary: Mapping[str, Any]) -> str:
+    """The page of ``show`` as a piece of HTML, for notebooks."""
+    page = html_of(page_of(summary).renderables)
+    return f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{page}"
+
+
+def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage, url: str) -> str:
+    """The whole page of a study or a family with this summary, from the database alone.
+
+    (The study file is shown if it lies where it did.)  It needs plotly.
+    """
+    if "members" in summary:
+        sections = [
+            _section("", html_of(page_of(summary).renderables[1:])),
+            _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
+        ]
+        sections += [_section(m["study"], html_of([width_table(m)])) for m in summary["members"]]
+        return _page(summary["family"], summary, "".join(sections))
+    study = load(summary["study"], storage, url)
+    rows = trial_rows(study)
+    content = _search(study, summary, rows) if "candidate" in summary else _other(summary)
+    trials = html_of([trial_table(rows, summary["metric"])])
+    content += f"<section><details><summary>{len(rows)} trials</summary>{trials}</details></section>"
+    return _page(summary["study"], summary, content + _section("To repeat it", _repeat(repeat_of(study))))
+
+
+def _search(study: optuna.Study, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    sections = [
+        _section("", html_of([*opening(summary)[1:], *closing(summary)])),
+        _section("Before and after", draw_architecture(summary, modules_of(study))),
+        _section("Width variables", html_of([width_table(summary)])),
+        _section("Networks", html_of([network_table(summary)])),
+        _figure("Light layers were hard to prune, dark ones easy.", prune_ratio_figure(summary, rows)),
+        _figure("How the widths moved, from uniform to recommended ones.", widths_figure(summary)),
+        _figure("Networks that were scored, by what the search had cost.", loss_figure(summary, rows)),
+        _figure("The same fresh seeds for both networks, a line each.", seeds_figure(summary, rows)),
+    ]
+    if summary["rounds"]:
+        sections.append(_section("Rounds", html_of([round_table(summary)])))
+    return "".join(sections)
+
+
+def _other(summary: Mapping[str, Any]) -> str:
+    says = "What was found, and what it had cost by then."
+    return _section("", html_of(page_of(summary).renderables[1:])) + _figure(says, figure_of(summary))
+
+
+def _page(name: str, summary: Mapping[str, Any], content: str) -> str:
+    from plotly.offline import get_plotlyjs
+
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+    changes = [m["last_change"] or "" for m in summary.get("members", [summary])]
+    changed = escape(max(changes).replace("T", " "))
+    name = escape(name)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{name}: layer widths</title><style>{_STYLE}</style></head>
+<body><main><h1>{name}</h1><p>{escape(summary["status"] + reason(summary))}</p>
+<p class="note">as of {changed}</p>
+{content}
+</main><script type="text/plain" id="plotly">{packed}</script>
+<script>{_SCRIPT}</script></body></html>
+"""
+
+
+def _section(heading: str, content: str) -> str:
+    title = f"<h2>{escape(heading)}</h2>" if heading else ""
+    return f"<section>{title}{content}</section>\n"
+
+
+def _figure(says: str, figure: Any) -> str:
+    plain = figure.to_json().replace("<", "\\u003c")  # nothing in it may end the script
+    place = f'<div class="figure"></div><script type="application/json">{plain}</script>'
+    return _section("", f'<p class="note">{escape(says)}</p>{place}')
+
+
+def _repeat(repeat: Repeat) -> str:
+    parts = [f"<pre>{escape(repeat.command)}</pre>"]
+    if repeat.versions:
+        parts.append(f"<p>{escape(', '.join(f'{k} {v}' for k, v in repeat.versions.items()))}</p>")
+    if repeat.settings:
+        settings = "\n".join(f"{k} = {v}" for k, v in repeat.settings.items())
+        parts.append(f"<details><summary>settings</summary><pre>{escape(settings)}</pre></details>")
+    if repeat.code is not None:
+        code = f"<pre>{escape(repeat.code)}</pre>"
+        parts.append(f"<details><summary>the study file ({escape(repeat.remark)})</summary>{code}</details>")
+    return "".join(parts)

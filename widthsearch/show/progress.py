@@ -1,0 +1,217 @@
+"""What a person sees while a search runs: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from widthsearch.database.records import KIND, SECONDS, runs_of
+from widthsearch.maths.cost import shown
+from widthsearch.plans.comparison import REPORT, AnyPlan, Comparison, search_of
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.probe import Probe
+from widthsearch.plans.pruners import PrunerPlan
+from widthsearch.plans.search import History
+from widthsearch.show.tensorboard import Board
+
+#: What the kinds of trials are called on the screen.
+LABELS = {
+    "measure": "measure",
+    "score": "score",
+    "baseline": "uniform baseline",
+    "report": "fresh seed",
+    "pruned": "cut and trained on",
+    "sweep": "pruned step by step",
+}
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1m15s``."""
+    seconds = round(seconds)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
+
+
+class Tracker:
+    """Counts trials, remembers how long each kind takes, and prints one plain line per finished trial."""
+
+    def __init__(self, console: Console, workers: int, board: Board | None = None) -> None:
+        self.console, self.workers, self.board = console, max(1, workers), board
+
+    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
+        """Start, or go on from the trials that are there."""
+        self.plan, self.study = plan, study
+        self.start = time.monotonic()
+        self.running: dict[int, Slot] = {}
+        self.done: dict[str, int] = defaultdict(int)
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.round, self.failures = 0, 0
+        self.gain: float | None = None
+        if self.board is not None:
+            self.board.begin(study)
+        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+            if KIND in trial.user_attrs:
+                self._count(trial.user_attrs[KIND], trial.user_attrs)
+        self.say(f"{study.study_name}: {headline(plan)}")
+        if total := sum(self.done.values()):
+            self.say(f"going on after {total} finished trials")
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, number: int, slot: Slot) -> None:
+        """A trial was handed to a worker."""
+        self.running[number] = slot
+        self.round = max(self.round, slot.round)
+
+    def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
+        """A trial completed."""
+        self._note(number, slot, outcome)
+        self.say(
+            f"[{duration(time.monotonic() - self.start):>6}] trial {number}: {describe(slot)}  "
+            f"loss {outcome['val_loss']:.4f}  {outcome[SECONDS]:.1f}s  ({self.state()})"
+        )
+
+    def failed(self, number: int, slot: Slot, error: str) -> None:
+        """A trial failed."""
+        self.running.pop(number, None)
+        self.failures += 1
+        self.say(f"trial {number}: {describe(slot)} failed: {error}")
+
+    def dropped(self, number: int) -> None:
+        """A trial was interrupted."""
+        self.running.pop(number, None)
+
+    def end(self) -> None:
+        """Lines were printed as they came."""
+        if self.board is not None:
+            self.board.close()
+
+    def _note(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
+        self.running.pop(number, None)
+        self._count(slot.kind, outcome)
+        if slot.kind == "score":
+            self.gain = self._gain()
+        if self.board is not None:
+            self.board.add(number, slot.kind, slot.branch and slot.branch.arm, outcome)
+
+    def _count(self, kind: str, outcome: Mapping[str, Any]) -> None:
+        self.done[kind] += 1
+        self.seconds[kind].append(outcome[SECONDS])
+
+    def seconds_left(self) -> float | None:
+        """Time left if all rounds are used, from the mean duration of each kind so far; ``None`` at first."""
+        every = [s for seconds in self.seconds.values() for s in seconds]
+        if not every:
+            return None
+        plain = self.seconds["score"] + self.seconds["baseline"] + self.seconds["report"]
+        left = 0.0
+        for kind, n in self.plan.expected().items():
+            known = self.seconds[kind] or (plain if kind != "measure" else []) or every
+            left += max(0, n - self.done[kind]) * sum(known) / len(known)
+        return left / self.workers
+
+    def state(self) -> str:
+        """One phrase: how far, best gain so far, time left."""
+        parts = [f"{sum(self.done.values())} of at most {sum(self.plan.expected().values())}"]
+        if self.gain is not None:
+            parts.append(f"best gain so far {self.gain:+.4f}")
+        if (left := self.seconds_left()) is not None:
+            parts.append(f"at most {duration(left)} left")
+        return ", ".join(parts)
+
+    def _gain(self) -> float | None:
+        """Best round against the baseline, on the seeds that select (optimistic; the verdict is not)."""
+        if not isinstance(self.plan, Plan):
+            return None
+        history = History(self.plan, runs_of(self.study.get_trials(deepcopy=False)))
+        return history.gain_of(history.recommended(self.plan.rounds))
+
+
+class LiveTracker(Tracker):
+    """The same facts as a panel that redraws itself; failures still scroll by above it."""
+
+    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
+        """Start the panel; that of a family's member before stays above it."""
+        self.end()
+        super().begin(plan, study)
+        self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
+        self.live.start()
+
+    def end(self) -> None:
+        """Leave the last panel on the screen."""
+        super().end()
+        if hasattr(self, "live"):
+            self.live.stop()
+
+    def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
+        """Count; the panel shows it at its next refresh."""
+        self._note(number, slot, outcome)
+
+    def render(self) -> Group:
+        """The panel."""
+        expected = self.plan.expected()
+        grid = Table.grid(padding=(0, 2))
+        for kind, label in LABELS.items():
+            if kind not in expected:
+                continue
+            bar = ProgressBar(total=expected[kind], completed=self.done[kind], width=30)
+            grid.add_row(label, bar, f"{self.done[kind]} / {expected[kind]}")
+        idle = "ending" if sum(self.done.values()) else "starting workers"
+        running = ", ".join(describe(s) for s in self.running.values()) or idle
+        elapsed = duration(time.monotonic() - self.start)
+        failures = f", {self.failures} failed" if self.failures else ""
+        where = "probe" if isinstance(self.plan, Probe) else "comparison"
+        if isinstance(self.plan, Plan):
+            where = f"round {self.round + 1} of at most {self.plan.rounds}"
+        return Group(
+            Text(f"{where}   {elapsed}   {self.state()}{failures}"),
+            grid,
+            Text(f"running: {running}", style="dim"),
+        )
+
+
+def describe(slot: Slot) -> str:
+    """``round 0 measure 2``, ``uniform baseline 3``, ``budget 1 repeat 0 tpe: round 5 score 0``."""
+    where = f"round {slot.round} " if slot.kind in ("measure", "score") else ""
+    if slot.kind == "score" and slot.step:
+        where = f"{where}step {slot.step:g} " if slot.round >= 0 else "cost-aware widths "
+    if slot.kind == "sweep" and slot.branch is not None:
+        where = f"{slot.branch.arm} "
+    elif slot.branch is not None:
+        budget, repeat, arm = slot.branch
+        which = [f"budget {budget}"] if budget >= 0 else []
+        which += [f"repeat {repeat}"] if repeat >= 0 else []
+        which += [arm] if arm != REPORT else []
+        where = f"{' '.join(which)}: {where}"
+    return f"{where}{LABELS[slot.kind]} {slot.replica}"
+
+
+def headline(plan: AnyPlan) -> str:
+    """What a study will do, in one line."""
+    variables = f"{len(search_of(plan).widths)} width variables"
+    if isinstance(plan, PrunerPlan):
+        levels = ", ".join(f"{level:.3g}" for level in plan.levels)
+        return f"{', '.join(plan.pruners)} at levels {levels} of the over-wide network; {variables}"
+    if isinstance(plan, Comparison):
+        budgets = " / ".join(_amounts(budget) for budget in plan.budgets)
+        repeats = f"{plan.repeats} repeat{'' if plan.repeats == 1 else 's'}"
+        return f"{', '.join(plan.arms)} compared, {repeats}; {variables}, budget {budgets}"
+    starts = f"starts: {', '.join(plan.plans)}; " if isinstance(plan, Probe) else ""
+    return f"{starts}{variables}, budget {_amounts(search_of(plan).budget)}"
+
+
+def _amounts(budget: Mapping[str, float]) -> str:
+    return ", ".join(shown(resource, limit) for resource, limit in budget.items())

@@ -1,0 +1,1 @@
+"""One training run: loops, gates, controller, checkpoints, other pruners."""

@@ -1,0 +1,108 @@
+"""Every pruner of units as one function: a network trained under its pressure, and a score per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from widthsearch.maths.cost import Cost
+from widthsearch.plans.plan import Plan
+from widthsearch.space import WidthSpace
+from widthsearch.training.checkpoint import Checkpoint
+from widthsearch.training.controller import BudgetController, per_unit
+from widthsearch.training.gates import Gates, Vector
+from widthsearch.training.own_loop import OwnLoop
+from widthsearch.training.pruners.group_l1 import GroupL1
+from widthsearch.training.pruners.groups import Groups
+from widthsearch.training.pruners.saliency import fisher_diagonal, obd, taylor
+from widthsearch.training.recipe_loop import RecipeLoop, batches, loss_function, moved
+
+#: Batches of the training split that derivatives are taken on.  (They are not counted as trained on.)
+SCORING_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is pruned for: a budget per resource, and what an open unit pays for (see ``Study.pressure``)."""
+
+    cost: Cost
+    budget: Mapping[str, float]
+    pressure: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> Aim:
+        """What the measures of a search aim at."""
+        return cls(plan.cost, plan.budget, plan.pressure)
+
+
+def train_under(
+    pruner: str,
+    space: WidthSpace,
+    loop: RecipeLoop | OwnLoop,
+    aim: Aim,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Vector, int]:
+    """Train the space's network by the loop, under the pressure of ``l0`` or ``l1``, which come to ``aim``.
+
+    Other pruners have none while it trains.  Returns the score of each unit, (U,), and the samples seen.
+    """
+    if pruner == "l0":
+        gates = Gates(space)
+        controller = BudgetController(
+            gates.log_alpha,
+            space.widths,
+            aim.cost,
+            aim.budget,
+            steps=loop.steps,
+            pressure=aim.pressure,
+        )
+        if checkpoint is not None:
+            checkpoint.parts.update(gates=gates, controller=controller)
+        with gates.attached(controller.step):
+            samples = loop.fit(space.model, seed, checkpoint)
+        return gates.log_alpha, samples
+    if isinstance(loop, OwnLoop):
+        raise ValueError(f"{pruner} cannot prune in an own training loop")
+    if pruner == "l1":
+        space.model.to(loop.device)
+        l1 = GroupL1(space, aim.cost, aim.budget, steps=loop.steps, pressure=aim.pressure)
+        if checkpoint is not None:
+            checkpoint.parts.update(l1=l1)
+        samples = loop.fit(space.model, seed, checkpoint, l1.after_step)
+        return l1.scores(), samples
+    samples = loop.fit(space.model, seed, checkpoint)
+    return scores(pruner, space, loop, aim, seed), samples
+
+
+def scores(pruner: str, space: WidthSpace, loop: RecipeLoop, aim: Aim, seed: int) -> Vector:
+    """The scores of ``taylor`` or ``obd-neurons`` on a trained network, (U,).
+
+    Under the pressure of cost they are per MAC or parameter that the unit adds, of the scarcest resource: a
+    unit may be dear because it costs much.
+    """
+    loss, some = loss_function(loop.recipe, training=False), scoring_batches(loop, seed)
+    if pruner == "taylor":
+        found = taylor(space, some, loss)
+    elif pruner == "obd-neurons":
+        of_weights = obd(space.model, fisher_diagonal(space.model, some, loss))
+        found = Groups(space).total(of_weights).cpu().numpy()
+    else:
+        raise ValueError(f"{pruner} gives no score without a training of its own")
+    counts = np.array(list(space.widths.values()), dtype=np.float64)
+    over = {r: aim.cost.values(counts)[r] / limit for r, limit in aim.budget.items()}
+    pays = per_unit(aim.cost, max(over, key=lambda r: over[r]), counts, aim.pressure)
+    ranked: Vector = found / np.repeat(pays, counts.astype(int))
+    return ranked
+
+
+def scoring_batches(loop: RecipeLoop, seed: int) -> Iterator[tuple[Any, Any]]:
+    """Some batches of the training split, on the loop's device; which ones depends on the seed."""
+    order = torch.Generator().manual_seed(seed)
+    some = batches(loop.splits["train"], loop.recipe.batch_size, order)
+    return ((moved(x, loop.device), moved(y, loop.device)) for x, y in islice(some, SCORING_BATCHES))

@@ -1,0 +1,229 @@
+"""One training run: one flat loop, the same for a plain network (a score) and a gated one (a measure)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader
+
+from widthsearch.errors import TrainingError
+from widthsearch.space import call
+from widthsearch.study.data import size_of
+from widthsearch.study.study import Data, Recipe, Split
+from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
+
+log = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 1024
+
+#: What a pruner does to the weights after each step of the optimizer, given its learning rate.
+AfterStep = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over a split; the share of correct classes or the recipe's own metric, if there is one."""
+
+    loss: float
+    accuracy: float | None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """The recipe's device; ``auto`` is the GPU where there is one."""
+    if recipe.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(recipe.device)
+
+
+class RecipeLoop:
+    """Trains and evaluates networks of one study by its recipe, on its data."""
+
+    def __init__(self, recipe: Recipe, data: Data) -> None:
+        self.recipe, self.device = recipe, device_of(recipe)
+        names = ("train", "validation", "test")
+        # Tensors go to the device once and for all, datasets batch by batch.
+        self.splits = {
+            name: moved(split, self.device) if isinstance(split, tuple) else split
+            for name, split in zip(names, data, strict=False)
+        }
+        self.steps = recipe.epochs * steps_per_epoch(self.splits["train"], recipe)
+
+    def of_epochs(self, epochs: int) -> RecipeLoop:
+        """The same loop on the same data, with a schedule of so many epochs."""
+        other = copy.copy(self)
+        other.recipe = replace(self.recipe, epochs=epochs)
+        other.steps = epochs * steps_per_epoch(self.splits["train"], self.recipe)
+        return other
+
+    def fit(
+        self,
+        net: nn.Module,
+        seed: int,
+        checkpoint: Checkpoint | None = None,
+        after_step: AfterStep | None = None,
+    ) -> int:
+        """Train ``net`` in place, from its checkpoint if it has one; returns how many samples it has seen."""
+        split, net = self.splits["train"], net.to(self.device)
+        train(net, split, self.recipe, seed=seed, checkpoint=checkpoint, after_step=after_step)
+        return self.steps * min(self.recipe.batch_size, size_of(self.splits["train"]))
+
+    def evaluate(self, net: nn.Module, split: str) -> Evaluation:
+        """Loss and accuracy on ``validation`` or ``test``."""
+        return evaluate(net, self.splits[split], self.recipe)
+
+
+def batches(split: Split, size: int, generator: torch.Generator | None) -> Iterator[tuple[Any, Any]]:
+    """Batches ``(x, y)``: shuffled and whole ones only with a generator, else all samples in order."""
+    n = size_of(split)
+    whole = generator is not None and n >= size  # a last batch of one sample would break BatchNorm
+    if not isinstance(split, tuple):
+        yield from DataLoader(
+            split, batch_size=size, shuffle=generator is not None, drop_last=whole, generator=generator
+        )
+        return
+    x, y = split
+    order = torch.randperm(n, generator=generator).to(x.device) if generator is not None else None
+    for start in range(0, n - size + 1 if whole else n, size):
+        part = slice(start, start + size)
+        yield (x[part], y[part]) if order is None else (x[order[part]], y[order[part]])
+
+
+def loss_function(recipe: Recipe, *, training: bool) -> Callable[[Any, Any], Tensor]:
+    """The recipe's loss; label smoothing is for training alone."""
+    if recipe.loss is not None:
+        return recipe.loss
+    smoothing = recipe.label_smoothing if training else 0.0
+    return lambda output, target: F.cross_entropy(output, target, label_smoothing=smoothing)
+
+
+def steps_per_epoch(split: Split, recipe: Recipe) -> int:
+    """Optimizer steps in one epoch."""
+    return max(1, size_of(split) // recipe.batch_size)
+
+
+def train(
+    net: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    after_step: AfterStep | None = None,
+) -> None:
+    """Train ``net`` in place, and its gates, if any are attached to it.
+
+    With a ``checkpoint`` it goes on from there, as if it had never stopped, and keeps it up to date.
+
+    The order of the batches depends on ``seed`` alone, not on the network, so that runs of different widths
+    see the same batches.  Raises :class:`TrainingError` when the loss is no longer finite.
+    """
+    device = device_of(recipe)
+    steps = recipe.epochs * steps_per_epoch(split, recipe)
+    optimizer = make_optimizer(list(net.parameters()), recipe)
+    schedule = make_schedule(optimizer, recipe, steps)
+    loss_of = loss_function(recipe, training=True)
+    order = torch.Generator().manual_seed(seed)
+    loss = torch.zeros(())
+    parts: dict[str, Stateful] = {
+        "network": NetworkState(net),
+        "optimizer": optimizer,
+        "random": RandomState(device, order),
+    }
+    if schedule is not None:
+        parts["schedule"] = schedule
+    net.train()
+    done = checkpoint.restore(parts) if checkpoint is not None else 0
+    for epoch in range(done, recipe.epochs):
+        for x, y in batches(split, recipe.batch_size, order):
+            x, y = moved(x, device), moved(y, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = loss_of(call(net, x), y)
+            net.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if after_step is not None:
+                after_step(float(optimizer.param_groups[0]["lr"]))
+            if schedule is not None:
+                schedule.step()
+        # Once an epoch is enough: a loss that became NaN stays NaN.
+        if not math.isfinite(loss.item()):
+            raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {recipe.epochs}")
+        log.debug("epoch %d of %d: training loss %.4g", epoch + 1, recipe.epochs, loss.item())
+        if checkpoint is not None:
+            checkpoint.save(epoch + 1, parts)
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A tensor, or tensors in tuples and dicts, on the device."""
+    return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, batch)
+
+
+def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer on the network's weights (one fused kernel per step)."""
+    weights = [w for w in weights if w.requires_grad]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(
+        weights,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler | None:
+    """The recipe's learning-rate schedule over ``steps`` optimizer steps."""
+    if recipe.schedule == "one-cycle":
+        return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, cycle_momentum=False)
+    if recipe.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=steps)
+    return None
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, split: Split, recipe: Recipe) -> Evaluation:
+    """Loss and accuracy on a split, in eval mode.  Raises :class:`TrainingError` on a loss not finite."""
+    device = device_of(recipe)
+    loss_of = loss_function(recipe, training=False)
+    metric = recipe.metric or (accuracy if recipe.loss is None else None)
+    net.eval()
+    total, good, n = 0.0, 0.0, 0
+    for x, y in batches(split, EVALUATION_BATCH, None):
+        x, y = moved(x, device), moved(y, device)
+        output, count = call(net, x), len(tree_leaves(y)[0])
+        total += loss_of(output, y).item() * count
+        if metric is not None:
+            good += float(metric(output, y)) * count
+        n += count
+    if not math.isfinite(total):
+        raise TrainingError(f"validation loss is {total / n}")
+    known = metric is not None and math.isfinite(good)
+    return Evaluation(total / n, good / n if known else None)
+
+
+def accuracy(output: Tensor, target: Tensor) -> float:
+    """The share of classes that are right; NaN where the targets are no classes."""
+    if target.is_floating_point() or output.ndim != target.ndim + 1:
+        return math.nan
+    return float((output.argmax(1) == target).double().mean())

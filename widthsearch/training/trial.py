@@ -1,0 +1,241 @@
+"""One trial from start to end: build the network of a slot, train it, and say what came out.
+
+Runs in a worker process and knows nothing of Optuna or Ray: what it returns is a plain dictionary of
+trial attributes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from widthsearch.database import records
+from widthsearch.database.folder import Folder
+from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
+from widthsearch.plans.comparison import AnyPlan
+from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.pruners import PrunerPlan
+from widthsearch.space import WidthSpace, call, trace
+from widthsearch.study.data import example_of
+from widthsearch.study.patterns import fixed_by
+from widthsearch.study.study import Data, Study
+from widthsearch.training.checkpoint import Checkpoint
+from widthsearch.training.controller import BudgetController, best_units, cut
+from widthsearch.training.gates import Gates
+from widthsearch.training.own_loop import OwnLoop
+from widthsearch.training.pruners.ranking import Aim, train_under
+from widthsearch.training.pruners.sweep import sweep
+from widthsearch.training.recipe_loop import Evaluation, RecipeLoop, loss_function, seed_everything
+
+log = logging.getLogger(__name__)
+
+
+def build_space(study: Study, data: Data) -> WidthSpace:
+    """Build the user's model from the study's seed and trace it.
+
+    Raises :class:`UsageError` if the model cannot be built or does not run on the data.
+    """
+    seed_everything(study.seed)
+    try:
+        model = study.model()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"model() raised {describe_error(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError(f"{type(model).__name__} has no parameter to train")
+    example = example_of(data[0])[0] if study.example is None else study.example
+    space = trace(model, example, init=study.init, keep_heads=study.keep_heads)
+    return space.without(fixed_by(study.search, study.fix, space.modules))
+
+
+def measure_epochs(study: Study) -> int:
+    """Of a measure: a share of the recipe's, at least one.  (An own training loop is run as it is.)"""
+    epochs = study.recipe.epochs
+    return epochs if study.train is not None else max(1, round(study.measure_length * epochs))
+
+
+class TrialRunner:
+    """Runs the trials of one study in this process: loads the data and traces the model once.
+
+    ``checkpoints``: the study's folder for them (a path or URL), and its identity.
+    """
+
+    def __init__(self, study: Study, plan: AnyPlan, checkpoints: tuple[str, str] | None = None) -> None:
+        torch.set_num_threads(study.threads)
+        self._plans = plan
+        self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
+        self._identity = checkpoints[1] if checkpoints is not None else ""
+        data = study.data()
+        self.space = build_space(study, data)
+        self.loop: OwnLoop | RecipeLoop
+        self.measure_loop: OwnLoop | RecipeLoop
+        if study.train is not None:
+            self.loop = self.measure_loop = OwnLoop(study, data)
+        else:
+            loop = RecipeLoop(study.recipe, data)
+            self.loop, self.measure_loop = loop, loop.of_epochs(measure_epochs(study))
+
+    def run(self, slot: Slot, trained: Callable[[nn.Module], object] = lambda _: None) -> dict[str, Any]:
+        """Train the slot's network, from its checkpoint if there is one.
+
+        ``trained`` is handed the network of a plain training at its end.  Returns the trial's attributes and
+        ``val_loss``; under ``warnings``, if there are any, what a person should know.  Raises
+        :class:`TrainingError` if the run ended without a finite loss, and :class:`CheckpointError` if its
+        checkpoint cannot be written.
+        """
+        start = time.perf_counter()
+        checkpoint = self._checkpoint(slot)
+        plan = self._plans.plan_of(slot)
+        seed = slot.random_seed(plan.seed)
+        widths = {v: int(slot.widths[v]) for v in plan.widths}
+        seed_everything(seed)
+        samples: float
+        try:
+            if slot.kind == "measure":
+                outcome, samples = self._measure(plan, widths, seed, checkpoint)
+            elif slot.kind == "pruned":
+                outcome, samples = self._pruned(plan, widths, seed)
+            elif slot.kind == "sweep":
+                outcome, samples = self._sweep(slot, widths, seed)
+            else:
+                net = self.space.resize(widths)
+                samples = self.loop.fit(net, seed, checkpoint)
+                # The test split is for the trainings of the final report alone.
+                fresh = slot.kind == "report" or slot.replica not in plan.selecting
+                outcome = self._evaluated(net, test=fresh)
+                trained(net)
+        except (TrainingError, CheckpointError):
+            raise
+        except Exception as error:
+            raise TrainingError(describe_error(error)) from error
+        cost = plan.cost.at(widths)
+        return {
+            **outcome,
+            **cost,  # records.MACS, records.PARAMS, and latency where there is a budget of it
+            # A backward pass costs two forward passes.
+            records.TRAINING_MACS: round(3 * cost["macs"] * samples),
+            records.SECONDS: round(checkpoint.seconds if checkpoint else time.perf_counter() - start, 3),
+            records.HOST: socket.gethostname(),
+            **({"warnings": checkpoint.warnings} if checkpoint and checkpoint.warnings else {}),
+        }
+
+    def _checkpoint(self, slot: Slot) -> Checkpoint | None:
+        if self._folder is None:
+            return None
+        identity = f"{self._identity} {slot.key} {sorted(slot.widths.items())}"
+        return Checkpoint(self._folder, slot.file, hashlib.sha256(identity.encode()).hexdigest())
+
+    def _measure(
+        self, plan: Plan, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
+    ) -> tuple[dict[str, Any], int]:
+        """A training of the over-wide network, gated or by another pruner, cut to the budget at its end."""
+        space, loop = self.space.at(widths), self.measure_loop
+        if plan.pruner != "l0":
+            scores, samples = train_under(plan.pruner, space, loop, Aim.of(plan), seed, checkpoint)
+            keep = cut(scores, widths, plan.constraints())
+            evaluation = loop.evaluate(space.compact(keep), "validation")
+            return _losses(evaluation) | _kept({v: int(k.sum()) for v, k in keep.items()}, widths), samples
+        gates = Gates(space)
+        controller = BudgetController(
+            gates.log_alpha, widths, plan.cost, plan.budget, steps=loop.steps, pressure=plan.pressure
+        )
+        if checkpoint is not None:
+            checkpoint.parts.update(gates=gates, controller=controller)
+        with gates.attached(controller.step):
+            samples = loop.fit(space.model, seed, checkpoint)
+            if isinstance(loop, OwnLoop):
+                loop.check_steps(controller.taken)
+            keep = cut(gates.log_alpha, widths, plan.constraints())
+            gates.mask = np.concatenate(list(keep.values()))
+            evaluation = loop.evaluate(space.model, "validation")
+        kept = {v: int(k.sum()) for v, k in keep.items()}
+        price, cost = controller.outcome()
+        over = ", ".join(f"{share:.3f} times its {resource}" for resource, share in cost.items())
+        log.info("gates: price %.3g at the end, expected cost %s before the cut; kept %s", price, over, kept)
+        return _losses(evaluation) | _kept(kept, widths), samples
+
+    def _pruned(self, plan: Plan, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
+        """A gated training of the over-wide network, cut by the same share in every layer, trained again.
+
+        It has no checkpoints: interrupted, it starts again.
+        """
+        space = self.space.at(widths)
+        log_alpha, samples = train_under("l0", space, self.loop, Aim.of(plan), seed)
+        kept = plan.cut_equally(widths)
+        net = space.compact(best_units(log_alpha, widths, kept))
+        samples += self.loop.fit(net, seed)
+        return self._evaluated(net, test=True) | _kept(kept, widths), samples
+
+    def _sweep(self, slot: Slot, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], float]:
+        """The over-wide network, pruned to one level after the other.  It has no checkpoints either."""
+        plan = self._plans
+        if not isinstance(plan, PrunerPlan) or slot.branch is None or not isinstance(self.loop, RecipeLoop):
+            raise ValueError(f"{slot} belongs to no comparison of pruners")
+        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), self.loop, seed)
+        return {"val_loss": levels[-1]["val_loss"], records.LEVELS: levels}, samples
+
+    def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:
+        outcome = _losses(self.loop.evaluate(net, "validation"))
+        if test and "test" in self.loop.splits:
+            found = self.loop.evaluate(net, "test")
+            outcome |= {records.TEST_LOSS: found.loss, records.TEST_ACCURACY: found.accuracy}
+        return outcome
+
+
+def _kept(kept: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Any]:
+    return {records.KEPT: dict(kept), records.PRUNE_RATIO: {v: 1 - kept[v] / widths[v] for v in widths}}
+
+
+def _losses(validation: Evaluation) -> dict[str, Any]:
+    return {"val_loss": validation.loss, records.ACCURACY: validation.accuracy}
+
+
+def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
+    """Refuse targets that the model's output cannot be compared with.
+
+    For cross-entropy over classes all targets must lie inside the model's classes (datasets are checked
+    through their first batch, and again when they are trained on).
+    """
+    if study.train is not None:
+        return
+    splits = dict(zip(("train", "validation", "test"), data, strict=False))
+    space.model.eval()
+    for name, split in splits.items():
+        try:
+            with torch.no_grad():
+                call(space.model, example_of(split)[0])
+        except Exception as error:
+            raise UsageError(f"data(): the model does not run on {name}: {describe_error(error)}") from error
+    x, y = example_of(data[0])
+    output = call(space.model, x)
+    if study.recipe.loss is None and y.dtype == torch.int64 and output.ndim == 2:
+        classes = output.shape[1]
+        for name, split in splits.items():
+            targets = split[1] if isinstance(split, tuple) else example_of(split)[1]
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= classes:
+                raise UsageError(
+                    f"data(): {name} has label {low if low < 0 else high}, "
+                    f"but the model has {classes} classes: labels must be 0 to {classes - 1}"
+                )
+    try:
+        loss = loss_function(study.recipe, training=True)(output, y)
+    except Exception as error:
+        raise UsageError(f"the loss cannot compare output and targets: {describe_error(error)}") from error
+    if not isinstance(loss, Tensor):
+        raise UsageError(f"the loss returned {loss!r:.60}; it must return a scalar tensor")
+    if not loss.requires_grad:
+        raise UsageError("the loss does not depend on the output (no gradient): is there a detach() in it?")
+    if loss.ndim:
+        raise UsageError(f"the loss returned a tensor of shape {tuple(loss.shape)}; it must return a scalar")
