@@ -120,7 +120,7 @@ def _row(name: str, network: dict[str, Any], seed: dict[str, Any]) -> dict[str, 
 
 def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
-    from widthsearch.show.formats import candidate_name  # here: it loads numpy, and every command this file
+    from widthsearch.plans.words import candidate_name  # here: it loads numpy, and every command this file
 
     found, baseline = s["candidate"], s["baseline"]
     networks = {"seed": s["seed"], "uniform baseline": baseline}

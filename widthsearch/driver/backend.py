@@ -9,23 +9,22 @@ import functools
 import gc
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from widthsearch.show.console import err as err  # for the commands, too
+from widthsearch.show.console import out as out
+from widthsearch.show.console import say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from widthsearch.database.ledger import Ledger
     from widthsearch.driver.launch import Backend
     from widthsearch.show.progress import Tracker
     from widthsearch.stopping import Stop
     from widthsearch.study.study import Study
-
-# Tables in a log file or pipe need not be squeezed into 80 columns.
-out = Console(width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True)
 
 _USUAL = gc.get_threshold()
 #: Importing torch and reading a thousand trials make hundreds of thousands of objects, and all of them stay.
@@ -62,7 +61,7 @@ class _Messages(logging.Handler):
         elif self._progress.console.is_terminal and err.is_terminal:
             self._progress.say(self.format(record))
         else:
-            err.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+            say(self.format(record), err)
 
 
 @contextmanager

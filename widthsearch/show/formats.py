@@ -8,8 +8,6 @@ from typing import Any
 
 from rich.text import Text
 
-from widthsearch.maths.cost import shown
-
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 
 Stats = Mapping[str, Any] | None  # {"mean", "se", "median", "n"}
@@ -45,20 +43,6 @@ def metric_form(stats: Iterable[Stats]) -> str:
     """How the metric is written: shares as percentages, and anything else that a user's metric may be."""
     known = [s["mean"] for s in stats if s is not None]
     return "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"
-
-
-def candidate_name(round_: int, step: float) -> str:
-    """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``cost-aware widths``."""
-    if round_ >= 0:
-        return f"round {round_}, step {step:g}"
-    return "cost-aware widths" if step else "uniform baseline"
-
-
-def amounts(budget: Mapping[str, float | None]) -> str:
-    """``32,752 MACs, 3,037 parameters``, ``1.2 ms latency``."""
-    units = {"macs": "MACs", "params": "parameters", "latency": "latency"}
-    known = {r: limit for r, limit in budget.items() if limit is not None}
-    return ", ".join(shown(r, limit, called=units[r]) for r, limit in known.items())
 
 
 def reason(summary: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from widthsearch.maths.intervals import mean_se
-from widthsearch.show.formats import candidate_name
+from widthsearch.plans.words import candidate_name
 from widthsearch.show.style import BLUE, COLOURS, GREEN, PRUNE_RATIO, RED, layout, shortened
 
 Summary = Mapping[str, Any]
