@@ -77,7 +77,7 @@ def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
     name = name_of(summary)
     if summary["status"] == "interrupted":
         return [f"go on with:  {command('resume', name, url)}"]
-    if summary["status"] != "finished" or "candidate" not in summary:
+    if summary["status"] != "finished" or summary["kind"] != "search":
         return []
     target = slug(name)
     return [

@@ -39,6 +39,7 @@ def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
     outcomes = plan.outcomes(records.runs_of(trials))
     status = status_of(study, url)
     return {
+        "kind": "comparison",
         "study": study.study_name,
         "comparison": True,
         "status": status,

@@ -48,6 +48,7 @@ def summarise_probe(study: optuna.Study, url: str) -> dict[str, Any]:
     ]
     again = [s for s in plan.searches if s not in plan.starts]
     return {
+        "kind": "probe",
         "study": study.study_name,
         "probe": True,
         "status": status,

@@ -35,6 +35,7 @@ def summarise_pruners(study: optuna.Study, url: str) -> dict[str, Any]:
     over_wide = {seed: levels[0] for of in runs.values() for seed, levels in of.items()}
     widths, status = plan.over_wide(), status_of(study, url)
     return {
+        "kind": "pruners",
         "study": study.study_name,
         "status": status,
         "storage": hide_password(url),

@@ -67,14 +67,6 @@ def headline(summary: Mapping[str, Any]) -> Text:
     return Text.assemble(*parts, no_wrap=True, overflow="ignore")
 
 
-def about(summary: Mapping[str, Any]) -> str:
-    """What a study that is no single search does, in a few words."""
-    if "starts" in summary:
-        return f"probes {len(summary['starts'])} starts"
-    compared = summary.get("arms") or [p["pruner"] for p in summary.get("pruners", ())]
-    return f"compares {', '.join(compared)}"
-
-
 def age(moment: str | None, now: datetime | None = None) -> str:
     """How long ago a moment (ISO, local time) was: ``12 min``, ``3 h``, ``5 days``."""
     if moment is None:

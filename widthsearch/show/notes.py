@@ -14,7 +14,7 @@ from widthsearch.report.summary import summary_of
 from widthsearch.report.trials import trial_rows
 from widthsearch.show.console import table
 from widthsearch.show.markup import markdown_of
-from widthsearch.show.pages import kind_of, page_of
+from widthsearch.show.pages import KINDS, figure_of, page_of
 from widthsearch.show.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
 
 _NOTE = "dashboard:{}:note_ver"  # optuna-dashboard's attribute that a trial with a note has
@@ -44,8 +44,8 @@ def annotate(study: optuna.Study, url: str) -> None:
 
 def _figures(summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Figures by the id under which the dashboard keeps them: written again, they replace the old ones."""
-    if (kind := kind_of(summary)) is not None:
-        return {f"widthsearch-{kind.key}": kind.figure(summary)}
+    if summary["kind"] != "search":
+        return {KINDS[summary["kind"]].figure_id: figure_of(summary)}
     return {
         "widthsearch-prune-ratio": prune_ratio_figure(summary, rows),
         "widthsearch-widths": widths_figure(summary),

@@ -79,7 +79,7 @@ def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage
 
     (The study file is shown if it lies where it did.)  It needs plotly.
     """
-    if "members" in summary:
+    if summary["kind"] == "family":
         sections = [
             _section("", html_of(page_of(summary).renderables[1:])),
             _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
@@ -88,10 +88,14 @@ def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage
         return _page(summary["family"], summary, "".join(sections))
     study = load(summary["study"], storage, url)
     rows = trial_rows(study)
-    content = _search(study, summary, rows) if "candidate" in summary else _other(summary)
+    content = _search(study, summary, rows) if summary["kind"] == "search" else _other(summary)
     trials = html_of([trial_table(rows, summary["metric"])])
     content += f"<section><details><summary>{len(rows)} trials</summary>{trials}</details></section>"
-    return _page(summary["study"], summary, content + _section("To repeat it", _repeat(repeat_of(study))))
+    return _page(
+        summary["study"],
+        summary,
+        content + _section("To repeat it", _repeat(repeat_of(study))),
+    )
 
 
 def _search(study: optuna.Study, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

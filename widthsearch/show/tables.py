@@ -12,7 +12,8 @@ from rich.text import Text
 
 from widthsearch.plans.words import amounts, counted, joined
 from widthsearch.show.console import say, table
-from widthsearch.show.formats import about, age, bar, interval, metric_form, shorten, status
+from widthsearch.show.formats import age, bar, metric_form, shorten, status
+from widthsearch.show.pages import KINDS
 
 _BAR = 20  # characters that stand for all MACs
 
@@ -27,11 +28,12 @@ def show_list(console: Console, summaries: Sequence[dict[str, Any]]) -> None:
             listed.add_row(Text(s["family"]), "family")
         family = s.get("family")
         name = Text(s["study"] if family is None else f"  {s['study']}")
-        rounds, found = "-", about(s)
-        if "candidate" in s:
-            rounds, found = str(sum(r["val_loss"] is not None for r in s["rounds"])), interval(s["gain"])
+        searches = s["rounds"] if s["kind"] == "search" else None
+        rounds = "-" if searches is None else str(sum(r["val_loss"] is not None for r in searches))
         trials = str(sum(s["trials"].values()))
-        listed.add_row(name, status(s), age(s["last_change"]), rounds, trials, Text(found))
+        listed.add_row(
+            name, status(s), age(s["last_change"]), rounds, trials, Text(KINDS[s["kind"]].about(s))
+        )
     console.print(listed)
 
 
