@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 
 from widthsearch.database.records import load, modules_of
-from widthsearch.report.repeat import Repeat, repeat_of
+from widthsearch.report.repeat import Repeat, repeat_of, repeat_of_family
 from widthsearch.report.trials import trial_rows
 from widthsearch.show.drawing import draw_architecture
 from widthsearch.show.formats import reason
@@ -85,6 +85,8 @@ def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage
             _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
         ]
         sections += [_section(m["study"], html_of([width_table(m)])) for m in summary["members"]]
+        studies = [load(m["study"], storage, url) for m in summary["members"]]
+        sections.append(_section("To repeat it", _repeat(repeat_of_family(summary["family"], studies))))
         return _page(summary["family"], summary, "".join(sections))
     study = load(summary["study"], storage, url)
     rows = trial_rows(study)
@@ -94,7 +96,7 @@ def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage
     return _page(
         summary["study"],
         summary,
-        content + _section("To repeat it", _repeat(repeat_of(study))),
+        content + _section("To repeat it", _repeat(repeat_of(study, summary["kind"]))),
     )
 
 
@@ -151,6 +153,7 @@ def _figure(says: str, figure: Any) -> str:
 
 def _repeat(repeat: Repeat) -> str:
     parts = [f"<pre>{escape(repeat.command)}</pre>"]
+    parts += [f'<p class="note">{escape(remark)}</p>' for remark in repeat.unsaid]
     if repeat.versions:
         parts.append(f"<p>{escape(', '.join(f'{k} {v}' for k, v in repeat.versions.items()))}</p>")
     if repeat.settings:
