@@ -27,7 +27,7 @@ from widthsearch.database.lock import driver_lock
 from widthsearch.database.records import family_of
 from widthsearch.driver import launch as search
 from widthsearch.driver.family import launch_family
-from widthsearch.show.family_plots import family_figure
+from widthsearch.show.family import family_figure
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

@@ -32,7 +32,7 @@ from widthsearch.plans.plan import Done, Failed, Run
 from widthsearch.plans.probe import PLAIN, WITHIN, back_after, branch_of, close, spread
 from widthsearch.plans.search import History
 from widthsearch.plans.search import next_step as next_of_search
-from widthsearch.show.tables import interval
+from widthsearch.show.formats import interval
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

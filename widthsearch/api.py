@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from widthsearch.driver.backend import display
 from widthsearch.driver.launch import load_again
 from widthsearch.errors import UsageError
 from widthsearch.report.summary import name_of, summary_of_name
-from widthsearch.report.trials import trial_rows
-from widthsearch.show import plots
+from widthsearch.report.trials import trials_of
+from widthsearch.report.types import SearchSummary, Summary
+from widthsearch.show import search_figures as figures
 from widthsearch.show.drawing import draw_architecture
 from widthsearch.show.page import report_page, summary_html
 from widthsearch.show.pages import figure_of, search_only
@@ -56,7 +57,7 @@ class Result:
 
     def refresh(self) -> Result:
         """Look into the database again; returns itself."""
-        self.summary: dict[str, Any] = summary_of_name(self._name, self._storage, self._url)
+        self.summary: Summary = summary_of_name(self._name, self._storage, self._url)
         self._name = name_of(self.summary)
         return self
 
@@ -71,7 +72,7 @@ class Result:
     def __getattr__(self, name: str) -> Any:
         """A key of the summary."""
         if name != "summary" and name in self.summary:
-            return self.summary[name]
+            return dict(self.summary)[name]
         raise AttributeError(
             f"a result has no {name!r}; it has {', '.join(self.__dict__.get('summary', {}))}"
         )
@@ -91,7 +92,7 @@ class Result:
     @property
     def widths(self) -> dict[str, int]:
         """The recommended widths by width variable; :class:`UsageError` while there are none."""
-        recommended = self.summary.get("recommended")
+        recommended = self.summary["recommended"] if self.summary["kind"] == "search" else None
         if recommended is None:
             raise UsageError(f"{self._name!r} recommends no widths (yet)")
         return dict(recommended["widths"])
@@ -100,13 +101,7 @@ class Result:
         """One row per training run; columns ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""
         import pandas as pd
 
-        rows = []
-        for row in trial_rows(self.optuna_study):
-            flat = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
-            flat |= {f"width_{v}": w for v, w in row["widths"].items()}
-            flat |= {f"prune_ratio_{v}": p for v, p in (row["prune_ratio"] or {}).items()}
-            rows.append(flat)
-        return pd.DataFrame(rows).drop(columns="prune_ratio", errors="ignore")
+        return pd.DataFrame([trial.flat() for trial in trials_of(self.optuna_study)])
 
     def model(self, file: str | None = None) -> nn.Module:
         """The recommended network, freshly initialised from the study's seed.
@@ -121,7 +116,7 @@ class Result:
         """The page that ``widthsearch report`` writes."""
         return report_page(self.summary, self._storage, self._url)
 
-    def _search(self) -> dict[str, Any]:
+    def _search(self) -> SearchSummary:
         return search_only(self.summary, "only a search has this figure; the others have plot()")
 
     def plot_architecture(self) -> Drawing:
@@ -134,19 +129,19 @@ class Result:
 
     def plot_prune_ratios(self) -> go.Figure:
         """Heat map: prune ratio by width variable and round."""
-        return plots.prune_ratio_figure(self._search(), trial_rows(self.optuna_study))
+        return figures.prune_ratio_figure(self._search(), trials_of(self.optuna_study))
 
     def plot_widths(self) -> go.Figure:
         """Widths of every variable by round."""
-        return plots.widths_figure(self._search())
+        return figures.widths_figure(self._search())
 
     def plot_loss(self) -> go.Figure:
         """Loss against search cost."""
-        return plots.loss_figure(self._search(), trial_rows(self.optuna_study))
+        return figures.loss_figure(self._search(), trials_of(self.optuna_study))
 
     def plot_seeds(self) -> go.Figure:
         """Losses of recommendation and uniform baseline on the same fresh seeds."""
-        return plots.seeds_figure(self._search(), trial_rows(self.optuna_study))
+        return figures.seeds_figure(self._search(), trials_of(self.optuna_study))
 
 
 def load(name: str | None = None, storage: str | None = None) -> Result:

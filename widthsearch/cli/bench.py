@@ -15,6 +15,7 @@ from widthsearch.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from widthsearch.report.types import Bench, BenchNetwork, Network, SearchSummary
     from widthsearch.study.study import Study
 
 
@@ -62,12 +63,13 @@ def _bench(
     device: str,
     threads: int | None,
     compile: bool,
-) -> dict[str, Any]:
+) -> Bench:
     """What ``bench --json`` prints."""
     import torch
 
     from widthsearch.driver.launch import study_of
     from widthsearch.report.summary import summary_of
+    from widthsearch.report.types import network_of
     from widthsearch.show.pages import search_only
     from widthsearch.speed import bench as measuring
     from widthsearch.study.data import load_data
@@ -77,9 +79,8 @@ def _bench(
     study, path, _ = study_of(optuna_study, file)
     where = _device(study, device)
     space = build_space(study, load_data(study))
-    seed = s["seed"]
-    now = space.cost.at(space.widths)
-    if dict(space.widths) != seed["widths"] or any(now[r] != seed[r] for r in ("macs", "params")):
+    seed, now = s["seed"], network_of(space.cost, space.widths)
+    if _row("", now, now) != _row("", seed, seed):
         raise UsageError(f"{path}: its network is not the one of study {s['study']!r} any more")
     networks = _networks(s)
     notes: list[str] = []
@@ -111,23 +112,27 @@ def _bench(
     }
 
 
-def _row(name: str, network: dict[str, Any], seed: dict[str, Any]) -> dict[str, Any]:
+def _row(name: str, network: Network, seed: Network) -> BenchNetwork:
     """A network's name, widths, cost, and cost relative to the seed network's."""
-    costs = ("macs", "params")
-    ratios = {f"{r}_ratio": network[r] / seed[r] for r in costs}
-    return {"name": name, "widths": network["widths"], **{r: network[r] for r in costs}, **ratios}
+    return {
+        "name": name,
+        "widths": network["widths"],
+        "macs": network["macs"],
+        "params": network["params"],
+        "macs_ratio": network["macs"] / seed["macs"],
+        "params_ratio": network["params"] / seed["params"],
+    }
 
 
-def _networks(s: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _networks(s: SearchSummary) -> dict[str, Network]:
     """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
-    from widthsearch.plans.words import candidate_name  # here: it loads numpy, and every command this file
+    from widthsearch.show.formats import found_name  # here: it loads numpy, and every command this file
 
     found, baseline = s["candidate"], s["baseline"]
-    networks = {"seed": s["seed"], "uniform baseline": baseline}
+    networks: dict[str, Network] = {"seed": s["seed"], "uniform baseline": baseline}
     if found is not None:
-        kept = s["recommended"]["widths"] == found["widths"]
-        label = "recommended" if kept else f"best: {candidate_name(found['round'], found['step'])}"
-        networks[label] = found
+        kept = s["recommended"] is not None and s["recommended"]["widths"] == found["widths"]
+        networks["recommended" if kept else f"best: {found_name(found)}"] = found
     return networks
 
 

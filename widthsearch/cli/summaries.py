@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from widthsearch.driver.backend import out
 
 if TYPE_CHECKING:
     import optuna
+
+    from widthsearch.report.types import Summary
 
 WATCH_SECONDS = 2.0
 
@@ -68,7 +70,7 @@ def watch(name: str | None, url: str) -> None:
     print_named(name, url)
 
 
-def _next_lines(summary: dict[str, Any], url: str) -> list[str]:
+def _next_lines(summary: Summary, url: str) -> list[str]:
     """What one may want to do next with this study."""
     from widthsearch.database.connection import command
     from widthsearch.database.records import slug

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log10, sqrt
-from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from widthsearch.plans.words import counted
+from widthsearch.report.types import SearchSummary
 from widthsearch.show.networks import Network, networks_of
 from widthsearch.show.style import BLUE, GREEN, colour_of, shortened
 from widthsearch.show.ties import Tie, lanes, ties_of
@@ -90,7 +90,7 @@ class _Columns:
         return min(44.0, 0.5 * self.pitch)
 
 
-def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, str]] = ()) -> str:
+def draw_architecture(summary: SearchSummary, modules: Sequence[tuple[str, str]] = ()) -> str:
     """The picture of a search (no comparison) as the text of an SVG file.
 
     ``summary``: what ``show --json`` prints; ``modules``: (module, the variable whose units it makes), in the
@@ -137,7 +137,7 @@ def _columns(variables: Sequence[str], per_band: int) -> _Columns:
 # Drawing it ----------------------------------------------------------------------------------------------
 
 
-def _draw_header(canvas: _Canvas, summary: Mapping[str, Any], scale: _Scale, width: float) -> None:
+def _draw_header(canvas: _Canvas, summary: SearchSummary, scale: _Scale, width: float) -> None:
     canvas.text(20, 32, f"{shortened(summary['study'], 40)}: widths before and after", 18, font_weight="bold")
     canvas.text(20, 54, scale.says(), 12, fill=_GREY)
     x, y = 20.0, 68.0
