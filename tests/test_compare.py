@@ -14,6 +14,7 @@ from commands import (
     clean_process,
     command,
     complete,
+    here,
     start,
     trials,
     write_study,
@@ -21,10 +22,10 @@ from commands import (
 
 from widthsearch import Objective
 from widthsearch.database.records import PLAN
-from widthsearch.driver import launch as search
-from widthsearch.driver.prepare import make_comparison
+from widthsearch.driver.launch import launch
+from widthsearch.driver.questions import make_comparison
 from widthsearch.plans.arms import ARMS, at_budget
-from widthsearch.plans.comparison import read_plan
+from widthsearch.plans.kinds import read_plan
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -127,14 +128,11 @@ def test_the_figure_is_one_page_that_needs_no_network(whole):
 @pytest.mark.parametrize("stop_at", [0, 60])
 def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path, stop_at: int):
     with clean_process():
-        ended = search.launch(
+        ended = launch(
             str(study),
-            name=None,
-            url="sqlite:///widthsearch.db",
+            here(Quiet(stop_at)),
             changes={},
-            backend=search.run_in_process,
-            progress=Quiet(stop_at),
-            several=lambda s, plan: make_comparison(
+            question=lambda s, plan: make_comparison(
                 s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=20
             ),
             suffix="-compare",

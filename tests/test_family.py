@@ -15,6 +15,7 @@ from commands import (
     command,
     complete,
     custom_loss,
+    here,
     setting,
     snapshot,
     start,
@@ -25,8 +26,7 @@ from commands import (
 from widthsearch.database.connection import open_storage
 from widthsearch.database.lock import driver_lock
 from widthsearch.database.records import family_of
-from widthsearch.driver import launch as search
-from widthsearch.driver.family import launch_family
+from widthsearch.driver.launch import launch
 from widthsearch.show.family_plots import family_figure
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -77,15 +77,7 @@ class StopIn(Quiet):
 
 def interrupt_in(file: Path, member: str, trial: int | None) -> None:
     with clean_process():
-        ended = launch_family(
-            str(file),
-            shares=BUDGETS.split(","),
-            name=None,
-            url=URL,
-            changes={},
-            backend=search.run_in_process,
-            progress=StopIn(member, trial),
-        )
+        ended = launch(str(file), here(StopIn(member, trial), URL), budgets=BUDGETS.split(","))
     assert (ended.name, ended.status) == ("tiny", "interrupted")
 
 

@@ -33,7 +33,7 @@ def summarise_pruners(study: optuna.Study, url: str) -> dict[str, Any]:
     for t in complete:
         runs[t.user_attrs[records.ARM]][t.user_attrs[records.REPLICA]] = t.user_attrs[records.LEVELS]
     over_wide = {seed: levels[0] for of in runs.values() for seed, levels in of.items()}
-    widths, status = plan.over_wide(), status_of(study, url)
+    widths, status = plan.plan.over_wide_seed, status_of(study, url)
     return {
         "study": study.study_name,
         "status": status,

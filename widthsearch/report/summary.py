@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from widthsearch.database.connection import Database
 from widthsearch.database.lock import is_driven
 from widthsearch.database.records import Family, family_in, family_of, load, plan_of
 from widthsearch.plans.comparison import Comparison
@@ -34,11 +35,11 @@ def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
     return summary if family is None else {**summary, "family": family.name}
 
 
-def summary_of_family(family: Family, storage: optuna.storages.BaseStorage, url: str) -> dict[str, Any]:
+def summary_of_family(family: Family, database: Database) -> dict[str, Any]:
     """The summaries of all members; ``finished`` once all of them are."""
-    members = [summary_of(load(name, storage, url), url) for name in family.members]
+    members = [summary_of(load(name, database), database.url) for name in family.members]
     found = {member["status"] for member in members}
-    if "running" in found or is_driven(url, family.name):
+    if "running" in found or is_driven(database.url, family.name):
         status = "running"
     elif "interrupted" in found:
         status = "interrupted"
@@ -47,12 +48,12 @@ def summary_of_family(family: Family, storage: optuna.storages.BaseStorage, url:
     return {"family": family.name, "status": status, "members": members}
 
 
-def summary_of_name(name: str | None, storage: optuna.storages.BaseStorage, url: str) -> dict[str, Any]:
+def summary_of_name(name: str | None, database: Database) -> dict[str, Any]:
     """The summary of a study or a family; without a name, of the latest."""
-    family = family_of(name, storage)
+    family = family_of(name, database.storage)
     if family is not None:
-        return summary_of_family(family, storage, url)
-    return summary_of(load(name, storage, url), url)
+        return summary_of_family(family, database)
+    return summary_of(load(name, database), database.url)
 
 
 def name_of(summary: Mapping[str, Any]) -> str:

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from widthsearch.plans.words import joined
-from widthsearch.show.formats import amounts, count, headline, interval, line, median, metric_form, plus_minus
+from widthsearch.plans.words import amounts, joined
+from widthsearch.show.formats import count, headline, interval, line, median, metric_form, plus_minus
 
 
 def comparison_page(s: Mapping[str, Any]) -> Group:

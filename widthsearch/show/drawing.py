@@ -92,9 +92,9 @@ class _Columns:
 def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, str]] = ()) -> str:
     """The picture of a search (no comparison) as the text of an SVG file.
 
-    ``summary``: what ``show --json`` prints; ``modules``: (module, the variable whose units it makes), in the
-    order of execution, for the ties (:func:`widthsearch.database.records.modules_of`).  Of a search that has only
-    started it shows what is known.
+    ``summary``: what ``show --json`` prints; ``modules``: (module, the variable whose units it makes), in
+    the order of execution, for the ties (:func:`widthsearch.database.records.modules_of`).  Of a search that
+    has only started it shows what is known.
     """
     variables = list(summary["seed"]["widths"])
     ties = ties_of(modules, variables)

@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.plans.words import joined
-from widthsearch.show.formats import amounts, count, interval, metric_form, plus_minus, status
+from widthsearch.plans.words import amounts, joined
+from widthsearch.show.formats import count, interval, metric_form, plus_minus, status
 
 
 def family_page(s: Mapping[str, Any]) -> Group:

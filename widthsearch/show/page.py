@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 
+from widthsearch.database.connection import Database
 from widthsearch.database.records import load, modules_of
 from widthsearch.report.repeat import Repeat, repeat_of
 from widthsearch.report.trials import trial_rows
@@ -74,7 +75,7 @@ def summary_html(summary: Mapping[str, Any]) -> str:
     return f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{page}"
 
 
-def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage, url: str) -> str:
+def report_page(summary: Mapping[str, Any], database: Database) -> str:
     """The whole page of a study or a family with this summary, from the database alone.
 
     (The study file is shown if it lies where it did.)  It needs plotly.
@@ -86,7 +87,7 @@ def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage
         ]
         sections += [_section(m["study"], html_of([width_table(m)])) for m in summary["members"]]
         return _page(summary["family"], summary, "".join(sections))
-    study = load(summary["study"], storage, url)
+    study = load(summary["study"], database)
     rows = trial_rows(study)
     content = _search(study, summary, rows) if "candidate" in summary else _other(summary)
     trials = html_of([trial_table(rows, summary["metric"])])

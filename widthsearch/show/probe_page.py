@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from widthsearch.plans.words import joined
-from widthsearch.show.formats import amounts, count, headline, interval, line, plus_minus
+from widthsearch.plans.words import amounts, joined
+from widthsearch.show.formats import count, headline, interval, line, plus_minus
 
 
 def probe_page(s: Mapping[str, Any]) -> Group:

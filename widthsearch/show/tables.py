@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.plans.words import joined
-from widthsearch.show.formats import about, age, amounts, bar, interval, metric_form, shorten, status
+from widthsearch.plans.words import amounts, joined
+from widthsearch.show.formats import about, age, bar, interval, metric_form, shorten, status
 
 _BAR = 20  # characters that stand for all MACs
 

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from widthsearch.database import records
 from widthsearch.database.folder import Folder
 from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
-from widthsearch.plans.comparison import AnyPlan
-from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.space import WidthSpace, call, trace
 from widthsearch.study.data import example_of
@@ -71,7 +70,7 @@ class TrialRunner:
     ``checkpoints``: the study's folder for them (a path or URL), and its identity.
     """
 
-    def __init__(self, study: Study, plan: AnyPlan, checkpoints: tuple[str, str] | None = None) -> None:
+    def __init__(self, study: Study, plan: StudyPlan, checkpoints: tuple[str, str] | None = None) -> None:
         torch.set_num_threads(study.threads)
         self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None

@@ -162,7 +162,7 @@ def _row(
     removed: float | None,
 ) -> dict[str, Any]:
     """What is known of one network; ``removed``: the share of weights, where no unit is removed."""
-    at_start = plan.over_wide()
+    at_start = plan.plan.over_wide_seed
     cost, full = plan.plan.cost.at(widths), plan.plan.cost.at(at_start)
     found = loop.evaluate(net, "validation")
     return {
