@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from widthsearch.space.masking import FUNCTIONS as MASKED_FUNCTIONS
+from widthsearch.space.recorder import Place, Recorder
 
-if TYPE_CHECKING:
-    from widthsearch.space.tracer import Tracer
-
-Place = tuple[str, str, int | None]  # module, attribute, position if that is a list or tuple
 MAKING = {"zeros", "ones", "empty"}
 RESHAPING = MAKING | {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones"}
 NORMALISING = {"layer_norm", "rms_norm"}
@@ -80,9 +77,9 @@ def mark_sizes(model: nn.Module) -> None:
 class SizeReader(TorchFunctionMode):
     """Notes which dimension each stated size becomes, and which function runs; inside the :class:`Tracer`."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.tracer = tracer
+        self.recorder = recorder
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -90,11 +87,11 @@ class SizeReader(TorchFunctionMode):
         """Run the function, then look at its arguments."""
         name = getattr(func, "__name__", "")
         if name in MASKED_FUNCTIONS:
-            self.tracer.site = self.tracer.modules.next_site(name)
+            self.recorder.site = self.recorder.modules.next_site(name)
         try:
             out = func(*args, **(kwargs or {}))
         finally:
-            self.tracer.site = None
+            self.recorder.site = None
         if name in RESHAPING and isinstance(out, Tensor):
             sizes = list(_integers(args if name in MAKING else args[1:])) + list(
                 _integers(list((kwargs or {}).values()))
@@ -109,7 +106,7 @@ class SizeReader(TorchFunctionMode):
         elif name in NORMALISING and len(args) > 1 and isinstance(out, Tensor):
             sizes = list(_integers([args[1]]))
             if len(sizes) == 1:
-                self.tracer.note_normalised(self.tracer.labels.flat(self.tracer.label(out).dims[-1]))
+                self.recorder.note_normalised(self.recorder.labels.flat(self.recorder.label(out).dims[-1]))
             for k, size in enumerate(sizes):
                 if isinstance(size, Stated):
                     self._note(size, out, out.ndim - len(sizes) + k)
@@ -135,8 +132,8 @@ class SizeReader(TorchFunctionMode):
 
     def _note(self, size: Stated, out: Tensor, dim: int) -> None:
         if out.shape[dim] == size:
-            counted = self.tracer.label(out).dims[dim]
-            self.tracer.trace.stated.setdefault(size.place, (counted, size.ratio))
+            counted = self.recorder.label(out).dims[dim]
+            self.recorder.trace.stated.setdefault(size.place, (counted, size.ratio))
 
 
 def _integers(values: Any) -> Iterator[int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from widthsearch.space.masking import Masked
 from widthsearch.space.module_stack import ModuleStack, Site
-from widthsearch.space.tracer import Trace
+from widthsearch.space.recorder import Trace
 from widthsearch.space.variables import Variables
 
 

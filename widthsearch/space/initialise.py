@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from widthsearch.space.tracer import copy_with, named_tensors
+from widthsearch.space.copies import copy_with, named_tensors
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from widthsearch.maths.cost import Cost, Polynomial
 from widthsearch.space.labels import Factor, Freeze, Ids, Report, Solution
-from widthsearch.space.tracer import Trace
+from widthsearch.space.recorder import Trace
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from widthsearch.space.copies import call, reference_kernels, tensors_in, to_device
 from widthsearch.space.initialise import Initialisation, initialise
 from widthsearch.space.labels import Freeze, Ids, Report
 from widthsearch.space.module_stack import ModuleStack
+from widthsearch.space.recorder import Trace
 from widthsearch.space.removal import inexact
 from widthsearch.space.resize import resized_copy
 from widthsearch.space.tangles import Change, Failure, Tangles, joint_failure
-from widthsearch.space.tracer import (
-    Trace,
-    call,
-    reference_kernels,
-    tensors_in,
-    to_device,
-)
 from widthsearch.space.variables import Frozen, Variables, find_variables
 
 

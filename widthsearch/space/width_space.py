@@ -15,8 +15,9 @@ from widthsearch.maths.cost import Cost
 from widthsearch.space.gating import ConsumerAxis, Statistics, consumers_of, statistics_of
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
 from widthsearch.space.labels import Report
+from widthsearch.space.recorder import Trace
 from widthsearch.space.resize import compacted_copy, resized_copy
-from widthsearch.space.tracer import Trace, run_trace
+from widthsearch.space.tracer import run_trace
 from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
 from widthsearch.space.verify import Changes, apply_changes
 from widthsearch.space.verify import verify as find_changes
