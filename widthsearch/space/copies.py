@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -48,11 +48,22 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
-    """``model(**inputs)`` for a mapping, ``model(*inputs)`` for a tuple, else ``model(inputs)``."""
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a model is called: ``**inputs`` for a mapping, ``*inputs`` for a tuple or list, else ``inputs``."""
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def call(model: Callable[..., Any], inputs: Any) -> Any:
+    """``model(**inputs)`` for a mapping, ``model(*inputs)`` for a tuple, else ``model(inputs)``."""
+    args, kwargs = arguments(inputs)
+    return model(*args, **kwargs)
+
+
+def batch_size(inputs: Any) -> int:
+    """The length of the first tensor that has a dimension; 1 without any."""
+    return next((len(tensor) for tensor in tensors_in(inputs) if tensor.ndim), 1)
 
 
 def to_device(example: Any, device: str) -> Any:
