@@ -27,10 +27,9 @@ from widthsearch.study.data import example_of
 from widthsearch.study.patterns import fixed_by
 from widthsearch.study.study import Data, Study
 from widthsearch.training.checkpoint import Checkpoint
-from widthsearch.training.controller import BudgetController, best_units, cut
-from widthsearch.training.gates import Gates
+from widthsearch.training.controller import best_units, cut
 from widthsearch.training.own_loop import OwnLoop
-from widthsearch.training.pruners.ranking import Aim, train_under
+from widthsearch.training.pruners.ranking import Aim, gated, train_under
 from widthsearch.training.pruners.sweep import sweep
 from widthsearch.training.recipe_loop import Evaluation, RecipeLoop, loss_function, seed_everything
 
@@ -139,20 +138,13 @@ class TrialRunner:
         self, plan: Plan, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
     ) -> tuple[dict[str, Any], int]:
         """A training of the over-wide network, gated or by another pruner, cut to the budget at its end."""
-        space, loop = self.space.at(widths), self.measure_loop
+        space, loop, aim = self.space.at(widths), self.measure_loop, Aim.of(plan)
         if plan.pruner != "l0":
-            scores, samples = train_under(plan.pruner, space, loop, Aim.of(plan), seed, checkpoint)
+            scores, samples = train_under(plan.pruner, space, loop, aim, seed, checkpoint)
             keep = cut(scores, widths, plan.constraints())
             evaluation = loop.evaluate(space.compact(keep), "validation")
             return _losses(evaluation) | _kept({v: int(k.sum()) for v, k in keep.items()}, widths), samples
-        gates = Gates(space)
-        controller = BudgetController(
-            gates.log_alpha, widths, plan.cost, plan.budget, steps=loop.steps, pressure=plan.pressure
-        )
-        if checkpoint is not None:
-            checkpoint.parts.update(gates=gates, controller=controller)
-        with gates.attached(controller.step):
-            samples = loop.fit(space.model, seed, checkpoint)
+        with gated(space, loop, aim, seed, checkpoint) as (gates, controller, samples):
             if isinstance(loop, OwnLoop):
                 loop.check_steps(controller.taken)
             keep = cut(gates.log_alpha, widths, plan.constraints())
