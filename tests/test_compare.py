@@ -1,7 +1,6 @@
 """``widthsearch compare``: the table, the JSON, the figure, resuming; refusals in one line."""
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from commands import (
     command,
     complete,
     here,
-    start,
+    real_command,
     trials,
     write_study,
 )
@@ -145,18 +144,11 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path
 
 
 @pytest.mark.slow
-def test_a_comparison_of_its_own_budget_with_ray_stopped_and_resumed(study: Path):
-    arms = "uniform,random,grow-shrink"
-    assert command("compare", study, "--arms", arms, "--workers", "0", "--name", "one").code == 0
-    process = start("compare", study, "--arms", arms, "--workers", "2", "--name", "two", PYTHONUNBUFFERED="1")
-    for line in process.stdout:
-        if "trial 5:" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "widthsearch resume two" in err
-    result = command("resume", "two")
+def test_a_comparison_of_its_own_budget_with_ray(study: Path):
+    """Whose slots know their arm, what a sampler asked for, and networks that are pruned, on their way to a worker."""
+    arms = ("--arms", "uniform,equal-ratio,one-shot,tpe")
+    assert command("compare", study, *arms, "--workers", "0", "--name", "one").code == 0
+    result = real_command("compare", study, *arms, "--workers", "2", "--name", "two")
     assert result.code == 0, result.err
     assert complete(trials(name="two")) == complete(trials(name="one"))
 

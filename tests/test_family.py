@@ -1,7 +1,6 @@
 """``launch --budgets``: one study per budget; stopped and resumed as a whole, shown as one table and figure."""
 
 import json
-import signal
 from pathlib import Path
 
 import optuna
@@ -172,8 +171,7 @@ def test_an_interrupted_family_is_resumed_to_the_same_end(found, study: Path, st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_or_killed_driver_loses_nothing(found, tmp_path: Path, number: signal.Signals):
+def test_a_killed_driver_loses_nothing(found, tmp_path: Path):
     file = write_study(tmp_path, BOTH, *custom_loss("import time\ntime.sleep(0.1)"))
     process = start("launch", file, "--budgets", BUDGETS, "--workers", "0", PYTHONUNBUFFERED="1")
     assert process.stdout is not None
@@ -183,10 +181,8 @@ def test_a_stopped_or_killed_driver_loses_nothing(found, tmp_path: Path, number:
     assert states == ["finished", "running", "running"]  # the last one waits for its turn
     while "trial 1" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    if number == signal.SIGINT:
-        assert process.returncode == 130 and "widthsearch resume tiny\n" in err
+    process.kill()
+    process.communicate()
     assert command("show").out.startswith("tiny  interrupted")
     assert command("resume").code == 0
     for name in MEMBERS:

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from commands import (
     command,
     complete,
     here,
-    start,
     trials,
     write_study,
 )
@@ -406,22 +404,6 @@ def test_a_finished_probe_makes_more_rounds(study: Path):
     assert_refused(command("resume", NAME, "--rounds", "1"), "--rounds 1")
     assert command("resume", NAME, "--rounds", "3").code == 0
     assert all(len(s["rounds"]) == 3 for s in shown("sqlite:///widthsearch.db")["starts"])
-
-
-@pytest.mark.slow
-def test_a_probe_with_ray_stopped_and_resumed(study: Path):
-    options = ("--inflate", "fc1=20", "--constant")
-    assert command("probe", study, *options, "--workers", "0", "--name", "one").code == 0
-    process = start("probe", study, *options, "--workers", "2", "--name", "two", PYTHONUNBUFFERED="1")
-    for line in process.stdout:
-        if "trial 5:" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    result = command("resume", "two")
-    assert result.code == 0, result.err
-    assert complete(trials(name="two")) == complete(trials(name="one"))
 
 
 @pytest.mark.parametrize(

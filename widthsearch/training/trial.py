@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -170,10 +170,10 @@ class TrialRunner:
 
     def _sweep(self, slot: Slot, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], float]:
         """The over-wide network, pruned to one level after the other.  It has no checkpoints either."""
-        plan = self._plans
-        if not isinstance(plan, PrunerPlan) or slot.branch is None or not isinstance(self.loop, RecipeLoop):
-            raise ValueError(f"{slot} belongs to no comparison of pruners")
-        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), self.loop, seed)
+        # Only a comparison of pruners has such slots, and it is refused for a study with an own loop.
+        plan, loop = cast("PrunerPlan", self._plans), cast("RecipeLoop", self.loop)
+        assert slot.branch is not None
+        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), loop, seed)
         return {"val_loss": levels[-1]["val_loss"], records.LEVELS: levels}, samples
 
     def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:
