@@ -14,6 +14,8 @@ from widthsearch.show.console import err, out
 
 if TYPE_CHECKING:
     from widthsearch.driver.launch import Question
+    from widthsearch.plans.plan import Plan, StudyPlan
+    from widthsearch.study.study import Study
 
 
 @spread("report_seeds")
@@ -88,15 +90,17 @@ def probe(
     """
     from widthsearch.driver.questions import make_probe
 
-    question = functools.partial(
-        make_probe,
-        inflate=inflate or (),
-        each=factor if each else None,
-        scale=() if scale is None else parts(scale),
-        constant=constant,
-        again=again,
-        rounds=rounds,
-    )
+    def question(_: Study, plan: Plan) -> StudyPlan:
+        return make_probe(
+            plan,
+            inflate=inflate or (),
+            each=factor if each else None,
+            scale=() if scale is None else parts(scale),
+            constant=constant,
+            again=again,
+            rounds=rounds,
+        )
+
     _ask(study, "-probe", question, where, found, changes, name)
 
 
