@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.space import WidthSpace, call
-from widthsearch.space.tracer import tensors_in, to_device
+from widthsearch.space.copies import tensors_in, to_device
 from widthsearch.training.gates import Gates
 
 Keep = Mapping[str, NDArray[np.bool_]]

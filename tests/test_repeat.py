@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from commands import BUDGET, Result, command, interrupt, setting, write_study
 
-from widthsearch.database.connection import open_storage
+from widthsearch.database.connection import Database
 from widthsearch.database.records import load, plan_of
-from widthsearch.driver import launch as search
-from widthsearch.plans.comparison import AnyPlan
+from widthsearch.driver import run as driving
+from widthsearch.plans.plan import StudyPlan
 
 FIRST, AGAIN = "sqlite:///first.db", "sqlite:///again.db"
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_trained(working_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "run_in_process", lambda *arguments: None)
+    monkeypatch.setattr(driving, "run_in_process", lambda *arguments: None)
 
 
 def run(*words: str | Path, url: str) -> Result:
@@ -44,7 +44,7 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in found[1].splitlines()]
 
 
-def repeated(name: str, verb: str) -> AnyPlan:
+def repeated(name: str, verb: str) -> StudyPlan:
     """The plan that the commands of a report's page write, under another name into another database."""
     commands = commands_of(page_of(name))
     assert commands[0][:2] == ["widthsearch", verb]
@@ -54,8 +54,8 @@ def repeated(name: str, verb: str) -> AnyPlan:
     return plan_in(AGAIN, "other")
 
 
-def plan_in(url: str, name: str) -> AnyPlan:
-    return plan_of(load(name, open_storage(url, create=False), url))
+def plan_in(url: str, name: str) -> StudyPlan:
+    return plan_of(load(name, Database.open(url)))
 
 
 BOTH = (BUDGET, 'budget=Budget(macs="0.5x", params="0.6x")')

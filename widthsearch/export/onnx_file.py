@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from widthsearch.errors import describe_error
 from widthsearch.space import call
-from widthsearch.space.tracer import tensors_in
+from widthsearch.space.copies import tensors_in
 
 TOLERANCE = 1e-3  # between torch and onnxruntime, relative to the largest output
 INSIDE = 2**31 - 2**20  # bytes of weights that one ONNX file holds; beyond, they lie in a file beside it

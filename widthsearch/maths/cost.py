@@ -56,11 +56,16 @@ class Cost:
 
     def values(self, widths: NDArray[np.float64]) -> dict[str, float]:
         """The cost at real ``widths`` (V,), in the order of ``variables``."""
-        size = self.multiplicity @ widths + self.constant  # (F,)
+        size = self.sizes(widths)
         return {
             resource: float((p.coefficients * size[p.factors].prod(axis=1)).sum())
             for resource, p in self.polynomials.items()
         }
+
+    def sizes(self, widths: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The linear forms (F,) at real ``widths`` (V,)."""
+        size: NDArray[np.float64] = self.multiplicity @ widths + self.constant
+        return size
 
     def many(self, widths: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """The costs (N,) of N candidates at once; ``widths``: (N, V), in the order of ``variables``."""
@@ -72,8 +77,7 @@ class Cost:
 
     def gradient(self, resource: str, widths: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Value and gradient of one resource at real ``widths`` (V,), in the order of ``variables``."""
-        p = self.polynomials[resource]
-        size = self.multiplicity @ widths + self.constant  # (F,)
+        p, size = self.polynomials[resource], self.sizes(widths)
         factors = size[p.factors]  # (T, K)
         by_size = np.zeros_like(size)  # d value / d size
         for k in range(factors.shape[1]):
@@ -102,10 +106,7 @@ class Cost:
         The shares of single variables add up to more than 1: a weight has two sides.
         """
         p = self.polynomials[resource]
-        size = (
-            self.multiplicity @ np.array([widths[v] for v in self.variables], dtype=np.float64)
-            + self.constant
-        )
+        size = self.sizes(np.array([widths[v] for v in self.variables], dtype=np.float64))
         terms = p.coefficients * size[p.factors].prod(axis=1)  # (T,)
         asked = np.array([v in variables for v in self.variables], dtype=bool)
         involved = (self.multiplicity[:, asked] != 0).any(axis=1)[p.factors].any(axis=1)

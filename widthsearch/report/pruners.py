@@ -36,7 +36,7 @@ def summarise_pruners(study: optuna.Study, url: str) -> PrunersSummary:
         **begin,
         "levels": list(plan.levels),
         "over_wide": {
-            **network_of(plan.plan.cost, plan.over_wide()),
+            **network_of(plan.plan.cost, plan.plan.over_wide_seed),
             "val_loss": _mean([row["val_loss"] for row in over_wide]),
             "val_accuracy": _mean([row["val_accuracy"] for row in over_wide]),
         },

@@ -18,9 +18,8 @@ from widthsearch.database.lock import is_driven
 from widthsearch.maths import rule
 from widthsearch.maths.cost import RESOURCES
 from widthsearch.maths.intervals import Gain, paired_gain
-from widthsearch.plans.comparison import AnyPlan
-from widthsearch.plans.plan import Done, Failed, Plan
-from widthsearch.plans.search import Candidate, History, step_after
+from widthsearch.plans.plan import Done, Failed, Plan, StudyPlan
+from widthsearch.plans.search import Candidate, History, SearchPlan, step_after
 from widthsearch.report.shares import pruned_extremes, removed
 from widthsearch.report.trials import (
     BySource,
@@ -53,7 +52,7 @@ from widthsearch.report.types import (
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference shown", "worse"
 NOTHING_BETTER = "nothing better found"  # on the seeds that select, the baseline scored best
 
-P = TypeVar("P", bound=AnyPlan)
+P = TypeVar("P", bound=StudyPlan)
 
 BASELINE: Source = ("baseline", -1, 0.0)
 
@@ -103,7 +102,7 @@ def limits(budget: Mapping[str, float]) -> Limits:
 
 def summarise(study: optuna.Study, url: str) -> SearchSummary:
     """Everything about a search as one JSON object: what ``widthsearch show --json`` prints."""
-    plan, trials = plan_as(Plan, study), study.get_trials(deepcopy=False)
+    plan, trials = plan_as(SearchPlan, study).plan, study.get_trials(deepcopy=False)
     start = head(study, url)
     return {
         "kind": "search",
@@ -124,7 +123,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[Trial]) -> Findings:
     select, report = range(plan.seeds), plan.fresh
     fresh = by_seed(trials, _source("report", found), report) if found is not None else {}
     seen = report if fresh or (found is None and isinstance(ended, Done)) else select
-    uniform = _trained(plan, plan.baseline(), trials, BASELINE, seen)
+    uniform = _trained(plan, plan.baseline, trials, BASELINE, seen)
     candidate: Found | None = None
     if found is not None:
         source = _source("report" if fresh else found.kind, found)

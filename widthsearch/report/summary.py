@@ -8,12 +8,10 @@ from typing import Any
 
 import optuna
 
+from widthsearch.database.connection import Database
 from widthsearch.database.lock import is_driven
 from widthsearch.database.records import Family, family_of, load, plan_of
-from widthsearch.plans.comparison import AnyPlan, Comparison
-from widthsearch.plans.plan import Plan
-from widthsearch.plans.probe import Probe
-from widthsearch.plans.pruners import PrunerPlan
+from widthsearch.plans.plan import StudyKind
 from widthsearch.report.comparison import summarise_comparison
 from widthsearch.report.probe import summarise_probe
 from widthsearch.report.pruners import summarise_pruners
@@ -21,38 +19,38 @@ from widthsearch.report.search import summarise
 from widthsearch.report.types import FamilySummary, Status, StudySummary, Summary
 
 #: How the summary of each kind of study is made.
-SUMMARISE: dict[type[AnyPlan], Callable[[optuna.Study, str], StudySummary]] = {
-    Plan: summarise,
-    Comparison: summarise_comparison,
-    Probe: summarise_probe,
-    PrunerPlan: summarise_pruners,
+SUMMARISE: dict[StudyKind, Callable[[optuna.Study, str], StudySummary]] = {
+    "search": summarise,
+    "comparison": summarise_comparison,
+    "probe": summarise_probe,
+    "pruners": summarise_pruners,
 }
 
 
 def summary_of(study: optuna.Study, url: str) -> StudySummary:
     """Everything about a study as one JSON object."""
-    return SUMMARISE[type(plan_of(study))](study, url)
+    return SUMMARISE[plan_of(study).kind](study, url)
 
 
-def summary_of_family(family: Family, storage: optuna.storages.BaseStorage, url: str) -> FamilySummary:
+def summary_of_family(family: Family, database: Database) -> FamilySummary:
     """The summaries of all members; ``finished`` once all of them are."""
-    found = [summary_of(load(name, storage, url), url) for name in family.members]
+    found = [summary_of(load(name, database), database.url) for name in family.members]
     members = [member for member in found if member["kind"] == "search"]  # they all are
     states = {member["status"] for member in members}
     status: Status = "failed" if "failed" in states else "finished"
-    if "running" in states or is_driven(url, family.name):
+    if "running" in states or is_driven(database.url, family.name):
         status = "running"
     elif "interrupted" in states:
         status = "interrupted"
     return {"kind": "family", "family": family.name, "status": status, "members": members}
 
 
-def summary_of_name(name: str | None, storage: optuna.storages.BaseStorage, url: str) -> Summary:
+def summary_of_name(name: str | None, database: Database) -> Summary:
     """The summary of a study or a family; without a name, of the latest."""
-    family = family_of(name, storage)
+    family = family_of(name, database.storage)
     if family is not None:
-        return summary_of_family(family, storage, url)
-    return summary_of(load(name, storage, url), url)
+        return summary_of_family(family, database)
+    return summary_of(load(name, database), database.url)
 
 
 def name_of(summary: Summary) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import optuna
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from widthsearch.database import records
 from widthsearch.maths.intervals import Stats, mean_se
-from widthsearch.plans.plan import Branch, Run
+from widthsearch.plans.plan import Branch, Kind, Run, Slot
 from widthsearch.report.types import Level, SearchSummary, Spent
 
 Source = tuple[str, int, float]  # kind, round, step
@@ -23,13 +23,19 @@ Measured = Literal["val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 class Trial:
     """One training run; ``None`` for what is not known.
 
-    ``state``: Optuna's name for it.  ``widths`` and ``prune_ratio`` are by width variable; ``levels``: of a
-    pruner's run, the over-wide network first.
+    ``state``: Optuna's name for it; ``kind`` to ``branch``: as in its slot; ``widths`` and ``prune_ratio``
+    are by width variable; ``levels``: of a pruner's run, the over-wide network first; ``run``: what plans
+    go by.
     """
 
     number: int
     state: str
-    run: Run
+    kind: Kind
+    round: int
+    replica: int
+    step: float
+    branch: Branch | None
+    arm: str | None
     val_loss: float | None
     val_accuracy: float | None
     test_loss: float | None
@@ -39,8 +45,11 @@ class Trial:
     training_macs: int | None
     seconds: float | None
     host: str | None
+    widths: Mapping[str, int]
+    prune_ratio: Mapping[str, float] | None
     error: str | None
     levels: Sequence[Level]
+    run: Run
 
     @property
     def complete(self) -> bool:
@@ -48,56 +57,19 @@ class Trial:
         return self.state == "COMPLETE"
 
     @property
-    def kind(self) -> str:
-        """What it was for."""
-        return self.run.key[0]
-
-    @property
-    def round(self) -> int:
-        """-1: of no round."""
-        return self.run.key[1]
-
-    @property
-    def replica(self) -> int:
-        """Which of those that differ in their seed alone."""
-        return self.run.key[2]
-
-    @property
-    def step(self) -> float:
-        """Of a proposal: how far it goes along the round's direction."""
-        return self.run.key[3]
-
-    @property
     def source(self) -> Source:
         """What it has in common with the other replicas."""
         return (self.kind, self.round, self.step)
 
-    @property
-    def branch(self) -> Branch | None:
-        """Which search it belongs to, where a study holds several."""
-        return self.run.branch
-
-    @property
-    def arm(self) -> str | None:
-        """The arm, start or pruner."""
-        return None if self.branch is None else self.branch.arm
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        """What was trained."""
-        return self.run.widths
-
-    @property
-    def prune_ratio(self) -> Mapping[str, float] | None:
-        """Of a measure."""
-        return self.run.prune_ratio
+    def __str__(self) -> str:
+        """What it was for: ``round 0 measure 2``."""
+        return str(Slot(self.kind, self.round, self.replica, self.widths, self.step, self.branch))
 
     def flat(self) -> dict[str, Any]:
         """One row of a frame: ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""
-        names = ["number", "state", "kind", "round", "replica", "step", "arm", "val_loss", "val_accuracy"]
-        names += ["test_loss", "test_accuracy", "macs", "params", "training_macs", "seconds", "host", "error"]
+        other = ("branch", "widths", "prune_ratio", "levels", "run")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name not in other},
             **{f"width_{v}": w for v, w in self.widths.items()},
             **{f"prune_ratio_{v}": p for v, p in (self.prune_ratio or {}).items()},
         }
@@ -115,10 +87,16 @@ def read(found: Iterable[FrozenTrial]) -> list[Trial]:
 
 def _read(trial: FrozenTrial, run: Run) -> Trial:
     a = trial.user_attrs
+    _, round_, replica, step = run.key
     return Trial(
         number=trial.number,
         state=trial.state.name,
-        run=run,
+        kind=a[records.KIND],
+        round=round_,
+        replica=replica,
+        step=step,
+        branch=run.branch,
+        arm=None if run.branch is None else run.branch.arm,
         val_loss=trial.value,
         val_accuracy=a.get(records.ACCURACY),
         test_loss=a.get(records.TEST_LOSS),
@@ -128,8 +106,11 @@ def _read(trial: FrozenTrial, run: Run) -> Trial:
         training_macs=a.get(records.TRAINING_MACS),
         seconds=a.get(records.SECONDS),
         host=a.get(records.HOST),
+        widths=run.widths,
+        prune_ratio=run.prune_ratio,
         error=a.get(records.ERROR),
         levels=a.get(records.LEVELS, ()),
+        run=run,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from widthsearch.plans.words import amounts, slot_name
+from widthsearch.plans.words import amounts
 from widthsearch.report.summary import summary_of
 from widthsearch.report.trials import Trial, trials_of
 from widthsearch.report.types import StudySummary
@@ -52,7 +52,7 @@ def _figures(summary: StudySummary, trials: Sequence[Trial]) -> dict[str, Any]:
 
 def _note(trial: Trial) -> str:
     """What a trial was for, and its widths."""
-    what = slot_name(trial.kind, trial.round, trial.replica, trial.step, trial.branch)
+    what = str(trial)
     cost = amounts({"macs": trial.macs, "params": trial.params})
     ratios = trial.prune_ratio
     widths = table("width variable", "width", *(["prune ratio"] if ratios else []), left=range(3))

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 
+from widthsearch.database.connection import Database
 from widthsearch.database.records import load, modules_of
 from widthsearch.report.repeat import Repeat, repeat_of, repeat_of_family
 from widthsearch.report.summary import name_of
@@ -76,21 +77,21 @@ def summary_html(summary: Summary) -> str:
     return f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{page}"
 
 
-def report_page(summary: Summary, storage: optuna.storages.BaseStorage, url: str) -> str:
+def report_page(summary: Summary, database: Database) -> str:
     """The whole page of a study or a family with this summary, from the database alone.
 
     (The study file is shown if it lies where it did.)  It needs plotly.
     """
     if summary["kind"] == "family":
-        studies = [load(m["study"], storage, url) for m in summary["members"]]
+        studies = [load(m["study"], database) for m in summary["members"]]
         repeat = repeat_of_family(summary["family"], studies)
         return _page(summary, _family(summary) + _section("To repeat it", _repeat(repeat)))
-    study = load(summary["study"], storage, url)
+    study = load(summary["study"], database)
     trials = trials_of(study)
     content = _search(study, summary, trials) if summary["kind"] == "search" else _other(summary)
     listed = html_of([trial_table(trials, summary["metric"])])
     content += f"<section><details><summary>{len(trials)} trials</summary>{listed}</details></section>"
-    repeat = repeat_of(study, summary["kind"])
+    repeat = repeat_of(study)
     return _page(summary, content + _section("To repeat it", _repeat(repeat)))
 
 

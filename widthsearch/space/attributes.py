@@ -7,23 +7,17 @@ from, and a function mode sees it arrive as an argument: the dimension that it b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from widthsearch.space.masking import FUNCTIONS as MASKED_FUNCTIONS
+from widthsearch.space.recorder import Place, Recorder
 
-if TYPE_CHECKING:
-    from widthsearch.space.tracer import Tracer
-
-Place = tuple[str, str, int | None]  # module, attribute, position if that is a list or tuple
-MAKING = {"zeros", "ones", "empty"}
-RESHAPING = MAKING | {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones"}
-NORMALISING = {"layer_norm", "rms_norm"}
-SPLITTING = {"split", "split_with_sizes", "narrow", "chunk"}
+Arguments = tuple[Any, ...]
 
 
 class Stated(int):
@@ -78,11 +72,11 @@ def mark_sizes(model: nn.Module) -> None:
 
 
 class SizeReader(TorchFunctionMode):
-    """Notes which dimension each stated size becomes, and which function runs; inside the :class:`Tracer`."""
+    """Notes which dimension each stated size becomes, and which function runs; inside the tracer."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.tracer = tracer
+        self._recorder = recorder
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -90,58 +84,94 @@ class SizeReader(TorchFunctionMode):
         """Run the function, then look at its arguments."""
         name = getattr(func, "__name__", "")
         if name in MASKED_FUNCTIONS:
-            self.tracer.site = self.tracer.modules.next_site(name)
+            self._recorder.site = self._recorder.modules.next_site(name)
         try:
             out = func(*args, **(kwargs or {}))
         finally:
-            self.tracer.site = None
-        if name in RESHAPING and isinstance(out, Tensor):
-            sizes = list(_integers(args if name in MAKING else args[1:])) + list(
-                _integers(list((kwargs or {}).values()))
-            )
-            if name == "unflatten":
-                sizes, offset = sizes[1:], int(sizes[0]) % args[0].ndim
-            else:
-                offset = out.ndim - len(sizes)
-            for k, size in enumerate(sizes):
-                if isinstance(size, Stated) and offset >= 0:
-                    self._note(size, out, offset + k)
-        elif name in NORMALISING and len(args) > 1 and isinstance(out, Tensor):
-            sizes = list(_integers([args[1]]))
-            if len(sizes) == 1:
-                self.tracer.note_normalised(self.tracer.labels.flat(self.tracer.label(out).dims[-1]))
-            for k, size in enumerate(sizes):
-                if isinstance(size, Stated):
-                    self._note(size, out, out.ndim - len(sizes) + k)
-        elif name == "__getitem__" and isinstance(out, Tensor) and out.ndim == args[0].ndim:
-            for dim, index in enumerate(args[1] if isinstance(args[1], tuple) else (args[1],)):
-                if isinstance(index, slice) and isinstance(index.stop, Stated) and not index.start:
-                    self._note(index.stop, out, dim)  # x[:, : self.width]
-        elif name in SPLITTING:
-            self._read_split(name, out, args, kwargs or {})
+            self._recorder.site = None
+        if name in READERS:
+            READERS[name](self._recorder, args, kwargs or {}, out)
         return out
 
-    def _read_split(self, name: str, out: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        outs = [out] if isinstance(out, Tensor) else list(out)
-        given = [*args[1:], *kwargs.values()]
-        listed = next((value for value in given if isinstance(value, (list, tuple))), None)
-        sizes = list(listed) if listed is not None else [s for s in given if isinstance(s, Stated)]
-        if name == "chunk":
-            return
-        for part, size in zip(outs, sizes, strict=False):
-            changed = [d for d in range(part.ndim) if part.shape[d] != args[0].shape[d]]
-            if isinstance(size, Stated) and len(changed) == 1:
-                self._note(size, part, changed[0])
 
-    def _note(self, size: Stated, out: Tensor, dim: int) -> None:
-        if out.shape[dim] == size:
-            counted = self.tracer.label(out).dims[dim]
-            self.tracer.trace.stated.setdefault(size.place, (counted, size.ratio))
+def _read_new(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
+    """``torch.zeros(2, self.width)``."""
+    _note_all(recorder, _integers([*args, *kwargs.values()]), out)
 
 
-def _integers(values: Any) -> Iterator[int]:
+def _read_view(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
+    """``x.view(2, self.width)``."""
+    _note_all(recorder, _integers([*args[1:], *kwargs.values()]), out)
+
+
+def _read_unflatten(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
+    """``x.unflatten(1, (self.heads, -1))``."""
+    dim, *sizes = _integers([*args[1:], *kwargs.values()])
+    _note_all(recorder, sizes, out, first=int(dim) % args[0].ndim)
+
+
+def _read_norm(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
+    """``F.layer_norm(x, (self.width,))``."""
+    sizes = _integers(args[1:2])
+    if len(sizes) == 1:
+        recorder.note_normalised(recorder.labels.flat(recorder.label(out).dims[-1]))
+    _note_all(recorder, sizes, out)
+
+
+def _read_slice(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
+    """``x[:, : self.width]``."""
+    if out.ndim == args[0].ndim:
+        for dim, index in enumerate(args[1] if isinstance(args[1], tuple) else (args[1],)):
+            if isinstance(index, slice) and not index.start:
+                _note(recorder, index.stop, out, dim)
+
+
+def _read_split(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Any) -> None:
+    """``x.split((self.width, self.rest), dim=1)``."""
+    given = [*args[1:], *kwargs.values()]
+    listed = next((value for value in given if isinstance(value, (list, tuple))), None)
+    sizes = [size for size in given if isinstance(size, Stated)] if listed is None else listed
+    for part, size in zip([out] if isinstance(out, Tensor) else out, sizes, strict=False):
+        changed = [dim for dim in range(part.ndim) if part.shape[dim] != args[0].shape[dim]]
+        if len(changed) == 1:
+            _note(recorder, size, part, changed[0])
+
+
+#: What reads the sizes out of the call of a function (by name, whether of torch or Tensor).
+READERS: dict[str, Callable[[Recorder, Arguments, dict[str, Any], Any], None]] = {
+    name: reader
+    for reader, names in {
+        _read_new: "zeros ones empty",
+        _read_view: "view reshape expand new_zeros new_ones",
+        _read_unflatten: "unflatten",
+        _read_norm: "layer_norm rms_norm",
+        _read_slice: "__getitem__",
+        _read_split: "split split_with_sizes narrow",
+    }.items()
+    for name in names.split()
+}
+
+
+def _note_all(recorder: Recorder, sizes: Sequence[int], out: Tensor, first: int | None = None) -> None:
+    """These sizes are those of dimensions in a row: from the ``first`` on, or else the last ones."""
+    start = out.ndim - len(sizes) if first is None else first
+    if start >= 0:
+        for dim, size in enumerate(sizes, start):
+            _note(recorder, size, out, dim)
+
+
+def _note(recorder: Recorder, size: object, out: Tensor, dim: int) -> None:
+    """A size, if a module states it, is that of this dimension."""
+    if isinstance(size, Stated) and out.shape[dim] == size:
+        recorder.trace.stated.setdefault(size.place, (recorder.label(out).dims[dim], size.ratio))
+
+
+def _integers(values: Iterable[Any]) -> list[int]:
+    """All integers in nested lists and tuples."""
+    found: list[int] = []
     for value in values:
         if isinstance(value, int):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from _integers(value)
+            found += _integers(value)
+    return found

@@ -8,7 +8,7 @@ Statistics over units (LayerNorm) are computed in their masked form: :mod:`.mask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from widthsearch.space.copies import batch_size
 from widthsearch.space.masking import Masked
 from widthsearch.space.module_stack import ModuleStack, Site
-from widthsearch.space.tracer import Trace
+from widthsearch.space.recorder import Trace
 from widthsearch.space.variables import Variables
 
 
@@ -89,9 +90,15 @@ class Gating:
     ) -> None:
         self.readers = {name for axis in consumers for name in axis.modules}
         self._widths = list(widths)
-        places = _Places(self._widths, next(model.parameters()).device)
-        self._axes = [_GatedAxis.of(a, model, places, consumers) for a in consumers if not a.gated]
-        self._sites = {s.site: {d: places.of(unit) for d, unit in s.unit.items()} for s in statistics}
+        starts, device = np.cumsum([0, *widths]), next(model.parameters()).device
+        self._axes = [
+            _GatedAxis.of(axis, model, _place_of(axis.unit, starts, device), consumers)
+            for axis in consumers
+            if not axis.gated
+        ]
+        self._sites = {
+            s.site: {dim: _place_of(unit, starts, device) for dim, unit in s.unit.items()} for s in statistics
+        }
         self._stack: ModuleStack | None = None
         if statistics:
             owners = {s.site.module for s in statistics}
@@ -104,7 +111,7 @@ class Gating:
         """Gate the next forward pass, that of ``inputs``, by ``z`` (U,), the gates of all variables."""
         # The usual axis is one whole variable: one node of the graph for all of these.
         variables = torch.split_with_sizes(z, self._widths)
-        batch = _batch_size(inputs)
+        batch = batch_size(inputs)
         for axis in self._axes:
             gate = axis.gates.read(z, variables)
             if axis.is_cheaper_on_input(batch):
@@ -139,21 +146,6 @@ class Gating:
             self._stack.remove()
 
 
-def _batch_size(inputs: Any) -> int:
-    """The length of the first tensor in nested tuples, lists and dicts; 1 without any."""
-    return next((len(tensor) for tensor in _tensors(inputs) if tensor.ndim), 1)
-
-
-def _tensors(inputs: Any) -> Iterator[Tensor]:
-    if isinstance(inputs, Tensor):
-        yield inputs
-    elif isinstance(inputs, Mapping):
-        yield from _tensors(tuple(inputs.values()))
-    elif isinstance(inputs, (tuple, list)):
-        for value in inputs:
-            yield from _tensors(value)
-
-
 def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     return lambda module, inputs: (inputs[0] * gate.to(inputs[0].dtype), *inputs[1:])
 
@@ -181,20 +173,15 @@ class _Place:
         return gates if self.repeats == 1 else gates.repeat_interleave(self.repeats)
 
 
-class _Places:
-    def __init__(self, widths: Sequence[int], device: torch.device) -> None:
-        self._widths, self._starts = list(widths), np.cumsum([0, *widths])
-        self._device = device
-
-    def of(self, unit: NDArray[np.int64]) -> _Place:
-        starts = self._starts
-        position = np.where(unit >= 0, unit, starts[-1])
-        variable = int(np.searchsorted(starts[1:-1], position[0], side="right"))
-        whole = np.arange(starts[variable], starts[variable + 1])
-        repeats = max(1, len(position) // len(whole))
-        if np.array_equal(position, np.repeat(whole, repeats)):
-            return _Place(variable, repeats, None)
-        return _Place(variable, 1, torch.from_numpy(position).to(self._device))
+def _place_of(unit: NDArray[np.int64], starts: NDArray[np.int64], device: torch.device) -> _Place:
+    """Where the gates of these units are; ``starts``: (V + 1,), of each variable its first unit, and U."""
+    position = np.where(unit >= 0, unit, starts[-1])
+    variable = int(np.searchsorted(starts[1:-1], position[0], side="right"))
+    whole = np.arange(starts[variable], starts[variable + 1])
+    repeats = max(1, len(position) // len(whole))
+    if np.array_equal(position, np.repeat(whole, repeats)):
+        return _Place(variable, repeats, None)
+    return _Place(variable, 1, torch.from_numpy(position).to(device))
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -219,7 +206,7 @@ class _GatedAxis:
 
     @classmethod
     def of(
-        cls, axis: ConsumerAxis, model: nn.Module, places: _Places, consumers: Sequence[ConsumerAxis]
+        cls, axis: ConsumerAxis, model: nn.Module, gates: _Place, consumers: Sequence[ConsumerAxis]
     ) -> _GatedAxis:
         weight = model.get_parameter(axis.parameter)
         owner_name = axis.parameter.rpartition(".")[0]
@@ -238,7 +225,7 @@ class _GatedAxis:
             weight=weight,
             places=reading or [place for _, place in have_it],
             dim=axis.dim,
-            gates=places.of(axis.unit),
+            gates=gates,
             module=owner,
             on_input=_is_plain(owner) and axis.modules == {owner_name} and alone,
             spatial=0 if isinstance(owner, nn.Linear) else weight.ndim - 2,

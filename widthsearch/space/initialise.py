@@ -12,25 +12,16 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from widthsearch.space.tracer import copy_with, named_tensors
+from widthsearch.space.copies import copy_with, named_tensors
 
-
-@dataclass(frozen=True)
-class Fill:
-    """How to fill one tensor anew.
-
-    ``constant``: this value everywhere.  Else ``scale``: what ``reset_parameters`` gave, times this.  Else
-    ``normal``: a normal distribution of this (mean, standard deviation).
-    """
-
-    constant: float | None = None
-    scale: float | None = None
-    normal: tuple[float, float] | None = None
+#: How to fill one tensor anew, after ``reset_parameters``: an in-place method of a tensor, and its arguments.
+Fill = tuple[Literal["fill_", "mul_", "normal_"], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -102,18 +93,18 @@ def _compare(own: Tensor, reset: Tensor, trainable: bool) -> Fill | None:
     """How to make what ``reset_parameters`` left (NaN: nothing) distributed like ``own``."""
     first = own.flatten()[0]
     if bool((own == first).all()):
-        return Fill(constant=float(first))
+        return "fill_", (float(first),)
     spread = float(own.std())
     covered = not bool(reset.isnan().any())
     base = float(reset.std()) if covered else 0.0
     if base > 0.0:
         ratio = spread / base
         within_noise = abs(ratio - 1.0) < 4.0 / math.sqrt(2 * own.numel())
-        return Fill(scale=1.0 if within_noise else ratio)
+        return "mul_", (1.0 if within_noise else ratio,)
     if trainable:
-        return Fill(normal=(float(own.mean()), spread))
+        return "normal_", (float(own.mean()), spread)
     # Running statistics start anew; values that no reset explains (a filter, a table) mean something.
-    return Fill(scale=1.0) if covered else None
+    return ("mul_", (1.0,)) if covered else None
 
 
 def initialise(model: nn.Module, initialisation: Initialisation) -> None:
@@ -123,14 +114,8 @@ def initialise(model: nn.Module, initialisation: Initialisation) -> None:
         for name in initialisation.resets:
             modules[name].reset_parameters()
         for name, tensor in named_tensors(model).items():
-            fill = initialisation.fills.get(name)
-            if fill is None:
-                continue
-            if fill.constant is not None:
-                tensor.fill_(fill.constant)
-            elif fill.scale is not None and fill.scale != 1.0:
-                tensor.mul_(fill.scale)
-            elif fill.normal is not None:
-                tensor.normal_(*fill.normal)
+            if name in initialisation.fills:
+                method, numbers = initialisation.fills[name]
+                getattr(tensor, method)(*numbers)
     if initialisation.own is not None:
         initialisation.own(model)

@@ -101,12 +101,12 @@ def layer_norm(
     cudnn_enable: bool = True,
 ) -> Tensor:
     """``F.layer_norm`` (Ba, Kiros, Hinton 2016) over the open units."""
-    x = input
     if len(normalized_shape) == 1:
-        return open_layer_norm(x, gates[x.ndim - 1], _as(x, weight), _as(x, bias), eps)
-    dims = list(range(x.ndim - len(normalized_shape), x.ndim))
-    n = _count(gates, x, dims)
-    centred = x - _sum(gates, x, dims, True) / n
+        z = gates[input.ndim - 1]
+        return open_layer_norm(input, z, _as(input, weight), _as(input, bias), eps)
+    dims = list(range(input.ndim - len(normalized_shape), input.ndim))
+    n = _count(gates, input, dims)
+    centred = input - _sum(gates, input, dims, True) / n
     variance = _sum(gates, centred.square(), dims, True) / n
     return _affine(centred * torch.rsqrt(variance + eps), weight, bias)
 
@@ -199,20 +199,10 @@ def var_mean(
     return variance, (middle if keepdim else middle.squeeze(dims))
 
 
-def var(gates: Gates, *args: Any, **kwargs: Any) -> Tensor:
-    """``torch.var`` of the open units."""
-    return var_mean(gates, *args, **kwargs)[0]
-
-
 def std_mean(gates: Gates, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """``torch.std_mean`` of the open units."""
     variance, middle = var_mean(gates, *args, **kwargs)
     return variance.sqrt(), middle
-
-
-def std(gates: Gates, *args: Any, **kwargs: Any) -> Tensor:
-    """``torch.std`` of the open units."""
-    return var_mean(gates, *args, **kwargs)[0].sqrt()
 
 
 def vector_norm(gates: Gates, input: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -247,24 +237,12 @@ def baddbmm(
     return torch.baddbmm(input, batch1 * gates[-1], batch2, beta=beta, alpha=alpha)
 
 
-def scaled_dot_product_attention(
-    gates: Gates,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
+def scaled_dot_product_attention(gates: Gates, query: Tensor, *others: Any, **options: Any) -> Tensor:
     """``F.scaled_dot_product_attention`` with heads of the size that is open."""
-    z, size = gates[-1], query.shape[-1]
-    if scale is None or math.isclose(scale, size**-0.5):
-        z, scale = z * torch.rsqrt(z.sum().clamp(min=1.0)), 1.0
-    return torch.nn.functional.scaled_dot_product_attention(
-        query * z, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )
+    z, scale = gates[-1], options.get("scale")
+    if scale is None or math.isclose(scale, query.shape[-1] ** -0.5):
+        z, options["scale"] = z * torch.rsqrt(z.sum().clamp(min=1.0)), 1.0
+    return torch.nn.functional.scaled_dot_product_attention(query * z, *others, **options)
 
 
 #: The functions (by name, whether of torch, torch.nn.functional or Tensor) that have a masked form.
@@ -274,9 +252,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "group_norm": group_norm,
     "sum": sum_,
     "mean": mean,
-    "var": var,
+    "var": lambda *args, **kwargs: var_mean(*args, **kwargs)[0],
     "var_mean": var_mean,
-    "std": std,
+    "std": lambda *args, **kwargs: std_mean(*args, **kwargs)[0],
     "std_mean": std_mean,
     "norm": norm,
     "linalg_vector_norm": vector_norm,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from widthsearch.space.labels import Dim, Dims, Freeze, Labels, Report, ids_in
 from widthsearch.space.masking import PRODUCTS
-
-if TYPE_CHECKING:
-    from widthsearch.space.tracer import Tracer
+from widthsearch.space.recorder import Recorder
 
 # The output holds values of the input in some arrangement.
 VIEWS = {
@@ -32,10 +30,10 @@ class Op:
     """
 
     def __init__(
-        self, tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+        self, recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        self.tracer = tracer
-        self.labels: Labels = tracer.labels
+        self.recorder = recorder
+        self.labels: Labels = recorder.labels
         self.func, self.args, self.kwargs, self.out = func, args, kwargs, out
         self.name: str = func._schema.name.partition("::")[2]
         self.inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
@@ -63,13 +61,13 @@ class Op:
     @property
     def where(self) -> str:
         """The operation and the module at work, as the reasons quote them."""
-        module = self.tracer.modules.innermost
+        module = self.recorder.modules.innermost
         name = self.name.strip("_").removeprefix("native_")
         return f"{name} in {module!r}" if module else f"{name} in the model's own forward"
 
     def dims(self, tensor: str | Tensor) -> Dims:
         """The dims of a tensor, or of the argument of this name."""
-        return self.tracer.label(self[tensor] if isinstance(tensor, str) else tensor).dims
+        return self.recorder.label(self[tensor] if isinstance(tensor, str) else tensor).dims
 
     def dim_index(self, argument: str = "dim") -> int:
         """The argument as an index of a dimension of ``self``, counted from the front."""
@@ -82,11 +80,11 @@ class Op:
     def freeze_if_used(self, dim: Dim, what: str) -> None:
         """The same, as soon as something reads an output (attention weights are often thrown away)."""
         for out in self.outputs:
-            self.tracer.if_used[out] = [*self.tracer.if_used.get(out, ()), *self._freezes(dim, what)]
+            self.recorder.if_used[out] = [*self.recorder.if_used.get(out, ()), *self._freezes(dim, what)]
 
     def _freezes(self, dim: Dim, what: str) -> list[Freeze]:
         # A parameter is worth a word of its own; what the network computes, where a layer makes its units.
-        live = any(self.tracer.label(t).live for t in self.inputs)
+        live = any(self.recorder.label(t).live for t in self.inputs)
         report = Report.IF_PRODUCED if live else Report.ALWAYS
         return [Freeze(ids, f"{self.where}: {what}", report) for ids in ids_in(dim)]
 
@@ -99,74 +97,74 @@ class Op:
         units = {i: ids for i in over if not isinstance(ids := self.labels.flat(dims[i]), int)}
         if not units:
             return
-        if self.tracer.site is None:
+        if self.recorder.site is None:
             for i in units:
                 self.freeze_if_used(dims[i], "computes statistics over these units")
             return
-        self.tracer.trace.sites.setdefault(self.tracer.site, units)
+        self.recorder.trace.sites.setdefault(self.recorder.site, units)
 
     def by_groups(self, groups: int, inside: int) -> bool:
         """Whether whole groups are the units of a grouped operation; else the channels, equal in all groups.
 
         The larger number counts; a network at other widths is read as the first one was.
         """
-        module = self.tracer.modules.innermost
-        return self.tracer.trace.by_groups.setdefault(module, groups >= inside)
+        module = self.recorder.modules.innermost
+        return self.recorder.trace.by_groups.setdefault(module, groups >= inside)
 
     def linear_source(self) -> str | None:
         """The parameter that the output is a view or a multiple of, if any."""
         name = self.name.rstrip("_")
-        if name in LINEAR and not any(self.tracer.label(t).live for t in self.inputs) and self.inputs:
+        if name in LINEAR and not any(self.recorder.label(t).live for t in self.inputs) and self.inputs:
             tensors = self.inputs[:1] if name == "div" else self.inputs
-            return next((s for t in tensors if (s := self.tracer.label(t).source)), None)
+            return next((s for t in tensors if (s := self.recorder.label(t).source)), None)
         return None
 
     def multiply_accumulate(self, *dims: Dim) -> None:
         """Count one multiply-accumulate for every index of the product of these dims."""
-        if self.tracer.counts_macs:
-            self.tracer.trace.macs.append(tuple(factor for dim in dims for factor in dim))
+        if self.recorder.counts_macs:
+            self.recorder.trace.macs.append(tuple(factor for dim in dims for factor in dim))
 
     def produce(self, weight: Tensor, dim: Dim) -> None:
         """This dimension of a weight makes units."""
-        for axis in self.tracer.axes_of(dim):
-            if self.tracer.label(weight).source == axis[0]:
-                self.tracer.produce(axis)
+        for axis in self.recorder.axes_of(dim):
+            if self.recorder.label(weight).source == axis[0]:
+                self.recorder.produce(axis)
 
     def contract(self, a: Tensor, dim_a: Dim, b: Tensor, dim_b: Dim) -> None:
         """Sum over a dimension of ``a`` times one of ``b``; one of them must be a weight, the consumer."""
         for weight, dim, other in ((b, dim_b, a), (a, dim_a, b)):
-            label, axes = self.tracer.label(weight), self.tracer.axes_of(dim)
+            label, axes = self.recorder.label(weight), self.recorder.axes_of(dim)
             if axes and all(label.source == axis[0] for axis in axes) and not label.live:
                 for axis in axes:  # several where the weight has a tensor's shape (heads x size x width)
-                    self.tracer.note_consumer(axis, other)
+                    self.recorder.note_consumer(axis, other)
                 # A weight over constants that are live reads the network's input: no news for the user.
-                live = self.tracer.label(other).live
+                live = self.recorder.label(other).live
                 self.labels.unify(dim_a, dim_b, Report.NEVER if live else Report.IF_PRODUCED)
                 return
-        if not (self.tracer.label(a).live and self.tracer.label(b).live):
+        if not (self.recorder.label(a).live and self.recorder.label(b).live):
             self.freeze((*dim_a, *dim_b), "a computed weight reads these units")
             return
-        units, site = self.labels.flat(dim_a), self.tracer.site
+        units, site = self.labels.flat(dim_a), self.recorder.site
         if isinstance(units, int) or site is None or site.function not in PRODUCTS:
             self.freeze((*dim_a, *dim_b), "a product of two activations is summed over these units")
             return
         self.labels.summed.append(units)
         self.labels.unify(dim_a, dim_b)
-        self.tracer.note_product(site, units)
+        self.recorder.note_product(site, units)
 
     def note_heads(self, queries: Tensor, keys: Tensor, dims: Sequence[Dim]) -> None:
         """Where two activations are multiplied for each index of these dims, the last one is the heads."""
         heads = [ids for dim in dims for ids in ids_in(dim)]
-        if heads and self.tracer.label(queries).live and self.tracer.label(keys).live:
-            trace = self.tracer.trace
-            trace.heads.setdefault(self.tracer.modules.innermost, heads[-1])
+        if heads and self.recorder.label(queries).live and self.recorder.label(keys).live:
+            trace = self.recorder.trace
+            trace.heads.setdefault(self.recorder.modules.innermost, heads[-1])
             if trace.keep_heads:
                 self.labels.freeze(heads, f"{self.where}: the number of heads is kept", Report.NEVER)
 
     def broadcast(self, tensors: Sequence[Tensor], shape: Sequence[int], skip: int | None = None) -> Dims:
         """The dims of tensors that broadcast to ``shape``, tied to one another, except dimension ``skip``."""
         # Parameters first: the result keeps their axes, by which a multiple of a weight is still a weight.
-        ordered = sorted(tensors, key=lambda t: self.tracer.label(t).source is None)
+        ordered = sorted(tensors, key=lambda t: self.recorder.label(t).source is None)
         result: list[Dim] = []
         for i in range(len(shape)):
             dim: Dim | None = None

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from widthsearch.space.copies import call, empty_copy, reference_kernels, tensors_in, to_device
 from widthsearch.space.gating import Gating, consumers_of, statistics_of
+from widthsearch.space.recorder import Trace
 from widthsearch.space.resize import compacted_copy
-from widthsearch.space.tracer import Trace, call, empty_copy, reference_kernels, tensors_in, to_device
 from widthsearch.space.variables import Variables
 
 TOLERANCE = 2e-4  # relative; float32 rounding stays below 5e-5, small wrong alignments are off by 1e-3

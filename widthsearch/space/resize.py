@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from widthsearch.space.tracer import Trace, copy_with, empty_copy, is_scale, named_tensors
+from widthsearch.space.copies import copy_with, empty_copy, named_tensors
+from widthsearch.space.recorder import Trace, is_scale
 from widthsearch.space.variables import Variables
 
 

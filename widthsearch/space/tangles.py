@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from widthsearch.space.tracer import Trace
+from widthsearch.space.recorder import Trace
 from widthsearch.space.variables import Variables
 
 JOINT_TRIALS = 2

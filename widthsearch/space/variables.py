@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from widthsearch.maths.cost import Cost, Polynomial
 from widthsearch.space.labels import Factor, Freeze, Ids, Report, Solution
-from widthsearch.space.tracer import Trace
+from widthsearch.space.recorder import Trace
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,20 @@ class Variables:
 
     def without(self, fixed: Mapping[str, str]) -> Variables:
         """These variables (name -> reason) become constants; the others keep their names."""
-        kept = [i for i, name in enumerate(self.names) if name not in fixed]
-        index = np.full(len(self.names) + 1, -1, dtype=np.int64)
-        shift = np.zeros(len(self.names) + 1, dtype=np.int64)
-        old_starts = np.cumsum([0, *self.widths])
-        new_starts = np.cumsum([0, *(self.widths[i] for i in kept)])
-        for new, i in enumerate(kept):
-            index[i], shift[i] = new, new_starts[new] - old_starts[i]
-        variable = index[self.variable]  # -1, a constant, stays -1
-        gone = [i for i in range(len(self.names)) if i not in kept]
+        stays = np.array([name not in fixed for name in self.names], dtype=bool)
+        unit_stays = np.repeat(stays, self.widths)
+
+        def renumbered(kept: NDArray[np.bool_], numbers: Ids) -> Ids:
+            return np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[numbers]  # -1, a constant, stays -1
+
+        every = list(zip(self.names, self.widths, strict=True))
+        gone = (Frozen(name, width, fixed[name]) for name, width in every if name in fixed)
         return Variables(
-            names=tuple(self.names[i] for i in kept),
-            widths=tuple(self.widths[i] for i in kept),
-            frozen=(
-                *(Frozen(self.names[i], self.widths[i], fixed[self.names[i]]) for i in gone),
-                *self.frozen,
-            ),
-            position=np.where(variable >= 0, self.position + shift[self.variable], -1),
-            variable=variable,
+            names=tuple(name for name, _ in every if name not in fixed),
+            widths=tuple(width for name, width in every if name not in fixed),
+            frozen=(*gone, *self.frozen),
+            position=renumbered(unit_stays, self.position),
+            variable=renumbered(stays, self.variable),
         )
 
 

@@ -7,62 +7,55 @@ import functools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from widthsearch.errors import describe_error
+from widthsearch.space.copies import call, reference_kernels, tensors_in, to_device
 from widthsearch.space.initialise import Initialisation, initialise
 from widthsearch.space.labels import Freeze, Ids, Report
 from widthsearch.space.module_stack import ModuleStack
+from widthsearch.space.recorder import Trace
 from widthsearch.space.removal import inexact
 from widthsearch.space.resize import resized_copy
 from widthsearch.space.tangles import Change, Failure, Tangles, joint_failure
-from widthsearch.space.tracer import (
-    Trace,
-    call,
-    reference_kernels,
-    tensors_in,
-    to_device,
-)
 from widthsearch.space.variables import Frozen, Variables, find_variables
 
 
-@dataclass(frozen=True, eq=False)
-class _Tester:
-    model: nn.Module
-    example: Any
-    trace: Trace
-    initialisation: Initialisation
+def _failure(
+    model: nn.Module,
+    example: Any,
+    trace: Trace,
+    initialisation: Initialisation,
+    variables: Variables,
+    widths: Sequence[int],
+    modes: Sequence[bool] = (False, True),
+) -> Failure | None:
+    """How a model of these widths does not run as the original does; None if it does.
 
-    def failure(
-        self, variables: Variables, widths: Sequence[int], modes: Sequence[bool] = (False, True)
-    ) -> Failure | None:
-        """How a model of these widths does not run as the original does; None if it does.
-
-        ``modes``: whether to run it in train mode, one after the other.
-        """
-        resized = resized_copy(self.model, self.trace, variables, widths, self.trace.device)
-        if self.trace.device != "meta":
-            initialise(resized, self.initialisation)  # its Python code reads values
-        stack = ModuleStack(resized)
-        inputs = to_device(self.example, self.trace.device)
-        for training in modes:
-            resized.train(training)
-            expected = self.trace.output_shapes[training]
-            try:
-                with reference_kernels(self.trace.device):
-                    shapes = [tuple(t.shape) for t in tensors_in(call(resized, inputs))]
-            except Exception as error:
-                lines = str(error).splitlines() or [""]
-                where = f"in {stack.innermost!r}" if stack.innermost else "in the model's own forward"
-                said = f"the forward pass breaks {where}: {type(error).__name__}: {lines[0]}"
-                return Failure(stack.innermost, said, training)
-            if shapes != expected:
-                said = f"the output changes its shape {_first_difference(shapes, expected)}"
-                return Failure("", said, training)
-        return None
+    ``modes``: whether to run it in train mode, one after the other.
+    """
+    resized = resized_copy(model, trace, variables, widths, trace.device)
+    if trace.device != "meta":
+        initialise(resized, initialisation)  # its Python code reads values
+    stack = ModuleStack(resized)
+    inputs = to_device(example, trace.device)
+    for training in modes:
+        resized.train(training)
+        expected = trace.output_shapes[training]
+        try:
+            with reference_kernels(trace.device):
+                shapes = [tuple(t.shape) for t in tensors_in(call(resized, inputs))]
+        except Exception as error:
+            where = f"in {stack.innermost!r}" if stack.innermost else "in the model's own forward"
+            said = f"the forward pass breaks {where}: {describe_error(error)}"
+            return Failure(stack.innermost, said, training)
+        if shapes != expected:
+            said = f"the output changes its shape {_first_difference(shapes, expected)}"
+            return Failure("", said, training)
+    return None
 
 
 def _first_difference(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> str:
@@ -77,14 +70,13 @@ Changes = tuple[Sequence[Change], ...]
 
 def verify(model: nn.Module, example: Any, trace: Trace, initialisation: Initialisation) -> Changes:
     """Rounds of changes, one after the other, until all that is left resizes freely."""
-    tester = _Tester(model, example, trace, initialisation)
     numbers = random.Random(0)
     rounds: list[list[Change]] = []
     while True:
         variables = apply_changes(trace, rounds)
         if not variables.names:
             return tuple(rounds)
-        test = functools.partial(tester.failure, variables)
+        test = functools.partial(_failure, model, example, trace, initialisation, variables)
         failure = joint_failure(test, variables, numbers)
         if failure is not None:
             in_that_mode = functools.partial(test, modes=(failure.training,))

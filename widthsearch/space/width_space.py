@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch import nn
 
-from widthsearch.errors import UsageError
+from widthsearch.errors import UsageError, describe_error
 from widthsearch.maths.cost import Cost
+from widthsearch.space.copies import batch_size
 from widthsearch.space.gating import ConsumerAxis, Statistics, consumers_of, statistics_of
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
 from widthsearch.space.labels import Report
+from widthsearch.space.recorder import Trace
 from widthsearch.space.resize import compacted_copy, resized_copy
-from widthsearch.space.tracer import Trace, run_trace
+from widthsearch.space.tracer import run_trace
 from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
 from widthsearch.space.verify import Changes, apply_changes
 from widthsearch.space.verify import verify as find_changes
@@ -58,14 +59,14 @@ class WidthSpace:
             for name, width in self.widths.items()
         }
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
-        self.cost: Cost = cost_of(traced, self._variables, _batch_size(example))
-        batch = _batch_size(example)
+        batch = batch_size(example)
+        self.cost: Cost = cost_of(traced, self._variables, batch)
         self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self._variables, batch)
         self.statistics: tuple[Statistics, ...] = statistics_of(traced, self._variables)
 
     def layer_shapes(self) -> Cost:
         """The cost, with the elements that operations write per sample as a third resource, ``written``."""
-        return cost_of(self._trace, self._variables, _batch_size(self.example), written=True)
+        return cost_of(self._trace, self._variables, batch_size(self.example), written=True)
 
     def resize(self, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.
@@ -130,10 +131,12 @@ class WidthSpace:
         all variables, or -1.
         """
         position = self._variables.position
-        found = {
-            axis: position[ids] for axis, ids in self._trace.axes.items() if axis[0] in self._trace.parameters
+        units = {axis: position[ids] for axis, ids in self._trace.axes.items()}
+        return {
+            axis: unit
+            for axis, unit in units.items()
+            if axis[0] in self._trace.parameters and (unit >= 0).any()
         }
-        return {axis: unit for axis, unit in found.items() if (unit >= 0).any()}
 
     def _ordered(self, widths: Mapping[str, int]) -> list[int]:
         if set(widths) != set(self.widths):
@@ -189,10 +192,8 @@ def _traced(model: nn.Module, example: Any, **options: Any) -> Trace:
         try:
             return run_trace(model, example, "cpu", **options)
         except Exception as error:
-            lines = str(error).splitlines() or [""]
-            raise UsageError(
-                f"{type(model).__name__} does not run on the example: {type(error).__name__}: {lines[0]}"
-            ) from error
+            said = f"{type(model).__name__} does not run on the example: {describe_error(error)}"
+            raise UsageError(said) from error
 
 
 def _freeze_fixed_tensors(traced: Trace, initialisation: Initialisation) -> None:
@@ -201,8 +202,3 @@ def _freeze_fixed_tensors(traced: Trace, initialisation: Initialisation) -> None
         if name not in initialisation.fills:
             reason = f"{name} is not trained, and has values that another width does not define"
             traced.labels.freeze((ids,), reason, Report.IF_PRODUCED)
-
-
-def _batch_size(example: Any) -> int:
-    tensors = [t for t in tree_flatten(example)[0] if isinstance(t, Tensor) and t.ndim]
-    return int(tensors[0].shape[0]) if tensors else 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.report.types import Timing
 from widthsearch.space import call
+from widthsearch.space.copies import batch_size, tensors_in
 from widthsearch.training.recipe_loop import moved
 
 K = TypeVar("K", bound=Hashable)
@@ -46,8 +48,7 @@ def batch_of(example: Any, size: int, device: torch.device) -> Any:
 
     The first dimension of its first tensor is the batch; all tensors of this length have it.
     """
-    tensors = [t for t in tree_leaves(example) if isinstance(t, Tensor) and t.ndim]
-    samples = len(tensors[0]) if tensors else 0
+    samples = batch_size(example)
 
     def repeated(t: Any) -> Any:
         own = isinstance(t, Tensor) and t.ndim and len(t) == samples
@@ -100,24 +101,17 @@ def time_networks(
 
     Raises :class:`UsageError` if a network does not run on the inputs.
     """
-    on = {t.device for t in tree_leaves(inputs) if isinstance(t, Tensor)}
-    device = next(iter(on), torch.device("cpu"))
+    device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     for net in networks.values():
         net.to(device).eval()
-
-    def forward(net: nn.Module) -> Callable[[], object]:
-        return lambda: call(net, inputs)
-
     with torch.inference_mode():
         try:
             call(next(iter(networks.values())), inputs)
         except Exception as error:
-            size = next((len(t) for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.ndim), 0)
-            raise UsageError(
-                f"the model does not run on a batch of {size}: {describe_error(error)}"
-            ) from error
+            said = f"the model does not run on a batch of {batch_size(inputs)}: {describe_error(error)}"
+            raise UsageError(said) from error
         return alternating(
-            {key: forward(net) for key, net in networks.items()},
+            {key: partial(call, net, inputs) for key, net in networks.items()},
             threads=threads,
             passes=passes,
             clock=clock,
@@ -129,7 +123,7 @@ def compiled(
     networks: Mapping[K, nn.Module], inputs: Any, *, threads: int
 ) -> tuple[dict[K, nn.Module], str | None]:
     """The networks under ``torch.compile``, compiled for these inputs; or none, and why it does not work."""
-    torch._dynamo.reset()  # or the third batch size would count as "dynamic"
+    torch.compiler.reset()  # or the third batch size would count as "dynamic"
     before = torch.get_num_threads()
     torch.set_num_threads(threads)  # the kernels are made for them
     made: dict[K, nn.Module] = {}

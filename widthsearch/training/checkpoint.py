@@ -24,6 +24,7 @@ from torch import nn
 
 from widthsearch.database.folder import Folder
 from widthsearch.errors import CheckpointError, TrainingError, describe_error
+from widthsearch.space.copies import named_tensors
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +157,12 @@ class NetworkState:
 
     def state_dict(self) -> dict[str, Any]:
         """Name -> tensor."""
-        return {n: t.detach() for n, t in (*self._net.named_parameters(), *self._net.named_buffers())}
+        return {name: tensor.detach() for name, tensor in named_tensors(self._net).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """In place, as optimizers and gates hold on to the parameters."""
         with torch.no_grad():
-            for name, tensor in (*self._net.named_parameters(), *self._net.named_buffers()):
+            for name, tensor in named_tensors(self._net).items():
                 tensor.copy_(state[name])
 
 

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from widthsearch.errors import TrainingError
+from widthsearch.space.copies import batch_size
 from widthsearch.study.study import Study
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.recipe_loop import Evaluation, seed_everything
@@ -54,7 +54,7 @@ class OwnLoop:
         def count(model: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal samples
             if model.training:
-                samples += next((len(t) for t in tree_leaves((args, kwargs)) if _is_batch(t)), 1)
+                samples += batch_size((args, kwargs))
 
         self._reporter = Reporter()
         handle = net.register_forward_pre_hook(count, with_kwargs=True)
@@ -83,7 +83,3 @@ class OwnLoop:
             raise TrainingError(
                 f"train() made {made} backward passes, but the study says {self.steps}: give steps={made}"
             )
-
-
-def _is_batch(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0

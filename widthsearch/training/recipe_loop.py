@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from widthsearch.errors import TrainingError
 from widthsearch.space import call
 from widthsearch.study.data import size_of
-from widthsearch.study.study import Data, Recipe, Split
+from widthsearch.study.recipe import Recipe
+from widthsearch.study.study import Data, Split
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
 
 log = logging.getLogger(__name__)
@@ -65,13 +66,16 @@ class RecipeLoop:
             name: moved(split, self.device) if isinstance(split, tuple) else split
             for name, split in zip(names, data, strict=False)
         }
-        self.steps = recipe.epochs * steps_per_epoch(self.splits["train"], recipe)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a training."""
+        return steps_of(self.splits["train"], self.recipe)
 
     def of_epochs(self, epochs: int) -> RecipeLoop:
         """The same loop on the same data, with a schedule of so many epochs."""
         other = copy.copy(self)
         other.recipe = replace(self.recipe, epochs=epochs)
-        other.steps = epochs * steps_per_epoch(self.splits["train"], self.recipe)
         return other
 
     def fit(
@@ -115,9 +119,9 @@ def loss_function(recipe: Recipe, *, training: bool) -> Callable[[Any, Any], Ten
     return lambda output, target: F.cross_entropy(output, target, label_smoothing=smoothing)
 
 
-def steps_per_epoch(split: Split, recipe: Recipe) -> int:
-    """Optimizer steps in one epoch."""
-    return max(1, size_of(split) // recipe.batch_size)
+def steps_of(split: Split, recipe: Recipe) -> int:
+    """Optimizer steps of a training on this split."""
+    return recipe.epochs * max(1, size_of(split) // recipe.batch_size)
 
 
 def train(
@@ -137,9 +141,8 @@ def train(
     see the same batches.  Raises :class:`TrainingError` when the loss is no longer finite.
     """
     device = device_of(recipe)
-    steps = recipe.epochs * steps_per_epoch(split, recipe)
     optimizer = make_optimizer(list(net.parameters()), recipe)
-    schedule = make_schedule(optimizer, recipe, steps)
+    schedule = make_schedule(optimizer, recipe, steps_of(split, recipe))
     loss_of = loss_function(recipe, training=True)
     order = torch.Generator().manual_seed(seed)
     loss = torch.zeros(())

@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,18 +20,16 @@ from torch import Tensor, nn
 from widthsearch.database import records
 from widthsearch.database.folder import Folder
 from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
-from widthsearch.plans.comparison import AnyPlan
-from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.space import WidthSpace, call, trace
 from widthsearch.study.data import example_of
 from widthsearch.study.patterns import fixed_by
 from widthsearch.study.study import Data, Study
 from widthsearch.training.checkpoint import Checkpoint
-from widthsearch.training.controller import BudgetController, best_units, cut
-from widthsearch.training.gates import Gates
+from widthsearch.training.controller import best_units, cut
 from widthsearch.training.own_loop import OwnLoop
-from widthsearch.training.pruners.ranking import Aim, train_under
+from widthsearch.training.pruners.ranking import Aim, gated, train_under
 from widthsearch.training.pruners.sweep import sweep
 from widthsearch.training.recipe_loop import Evaluation, RecipeLoop, loss_function, seed_everything
 
@@ -71,7 +69,7 @@ class TrialRunner:
     ``checkpoints``: the study's folder for them (a path or URL), and its identity.
     """
 
-    def __init__(self, study: Study, plan: AnyPlan, checkpoints: tuple[str, str] | None = None) -> None:
+    def __init__(self, study: Study, plan: StudyPlan, checkpoints: tuple[str, str] | None = None) -> None:
         torch.set_num_threads(study.threads)
         self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
@@ -140,20 +138,13 @@ class TrialRunner:
         self, plan: Plan, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
     ) -> tuple[dict[str, Any], int]:
         """A training of the over-wide network, gated or by another pruner, cut to the budget at its end."""
-        space, loop = self.space.at(widths), self.measure_loop
+        space, loop, aim = self.space.at(widths), self.measure_loop, Aim.of(plan)
         if plan.pruner != "l0":
-            scores, samples = train_under(plan.pruner, space, loop, Aim.of(plan), seed, checkpoint)
+            scores, samples = train_under(plan.pruner, space, loop, aim, seed, checkpoint)
             keep = cut(scores, widths, plan.constraints())
             evaluation = loop.evaluate(space.compact(keep), "validation")
             return _losses(evaluation) | _kept({v: int(k.sum()) for v, k in keep.items()}, widths), samples
-        gates = Gates(space)
-        controller = BudgetController(
-            gates.log_alpha, widths, plan.cost, plan.budget, steps=loop.steps, pressure=plan.pressure
-        )
-        if checkpoint is not None:
-            checkpoint.parts.update(gates=gates, controller=controller)
-        with gates.attached(controller.step):
-            samples = loop.fit(space.model, seed, checkpoint)
+        with gated(space, loop, aim, seed, checkpoint) as (gates, controller, samples):
             if isinstance(loop, OwnLoop):
                 loop.check_steps(controller.taken)
             keep = cut(gates.log_alpha, widths, plan.constraints())
@@ -179,10 +170,10 @@ class TrialRunner:
 
     def _sweep(self, slot: Slot, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], float]:
         """The over-wide network, pruned to one level after the other.  It has no checkpoints either."""
-        plan = self._plans
-        if not isinstance(plan, PrunerPlan) or slot.branch is None or not isinstance(self.loop, RecipeLoop):
-            raise ValueError(f"{slot} belongs to no comparison of pruners")
-        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), self.loop, seed)
+        # Only a comparison of pruners has such slots, and it is refused for a study with an own loop.
+        plan, loop = cast("PrunerPlan", self._plans), cast("RecipeLoop", self.loop)
+        assert slot.branch is not None
+        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), loop, seed)
         return {"val_loss": levels[-1]["val_loss"], records.LEVELS: levels}, samples
 
     def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
     for fixed in (inside, w_inside, *w_dims[1]) if by_groups else (group, w_group):
         labels.freeze((fixed,), f"{op.where}: the other factor of a grouped convolution", Report.NEVER)
     if transposed:
-        for axis in op.tracer.axes_of(w_dims[0]):
-            op.tracer.note_consumer(axis, op["input"])
+        for axis in op.recorder.axes_of(w_dims[0]):
+            op.recorder.note_consumer(axis, op["input"])
         labels.unify((inside,), (w_inside,))
         return (group, *w_dims[1])
     op.contract(op["input"], (inside,), op["weight"], w_dims[1])

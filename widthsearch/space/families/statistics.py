@@ -16,7 +16,7 @@ def batch_norm(op: Op) -> Result:
         tensor = op.get(name)
         if tensor is not None and tensor.shape[0] != 1:
             units = op.labels.unify(units, op.dims(tensor)[0])
-    op.tracer.note_normalised(op.labels.flat(units))
+    op.recorder.note_normalised(op.labels.flat(units))
     return [(dims[0], units, *dims[2:])]
 
 
@@ -24,7 +24,7 @@ def layer_norm(op: Op) -> Result:
     """Statistics over the last dimensions; weight and bias follow their units."""
     dims, count = op.dims("input"), len(op["normalized_shape"])
     op.statistics(dims, range(len(dims) - count, len(dims)))
-    op.gates_output = count == 1 and op.tracer.site is not None
+    op.gates_output = count == 1 and op.recorder.site is not None
     op.broadcast(op.inputs, op["input"].shape)
     return [dims]
 
@@ -40,7 +40,7 @@ def group_norm(op: Op) -> Result:
         else:
             labels.freeze((group,), f"{op.where}: the groups of channels", Report.NEVER)
             op.statistics(dims, [1])
-        op.tracer.note_normalised(channels)
+        op.recorder.note_normalised(channels)
     units = dims[1]
     for name in ("weight", "bias"):
         if op[name] is not None and op[name].shape[0] != 1:

@@ -140,7 +140,7 @@ def index(op: Op) -> Result:
     if len(by) != by[-1] - by[0] + 1 or any(indices[i].dtype == torch.bool for i in by):
         return None
     for i in by:
-        if op.tracer.label(op["self"]).live:
+        if op.recorder.label(op["self"]).live:
             op.freeze(dims[i], "picks these units by position")
         else:  # a table of positions
             op.labels.freeze(dims[i], f"{op.where}: rows are looked up by number", Report.NEVER)

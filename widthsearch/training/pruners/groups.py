@@ -6,13 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from widthsearch.space import WidthSpace
-
-Axes = Mapping[tuple[str, int], NDArray[np.int64]]  # of every index along a dimension its unit, or -1
 
 
 class Groups:
@@ -37,18 +34,14 @@ class Groups:
         self._axes: list[tuple[str, int, Tensor]] = []
         left = np.ones(len(self.variable), dtype=bool)  # units that have no group yet
         for axes in (of_norms, reading, every) if scales else (reading, every):
-            self._add(axes, left)
-
-    def _add(self, axes: Axes, left: NDArray[np.bool_]) -> None:
-        """Group the units that are left by these axes; takes those that have a group now off ``left``."""
-        grouped = np.zeros_like(left)
-        for (name, dim), unit in axes.items():
-            own = np.where((unit >= 0) & left[unit], unit, -1)
-            if (own >= 0).any():
-                grouped[own[own >= 0]] = True
-                device = self._weights[name].device
-                self._axes.append((name, dim, torch.from_numpy(own).to(device)))
-        left &= ~grouped
+            grouped = np.zeros_like(left)
+            for (name, dim), unit in axes.items():
+                own = np.where((unit >= 0) & left[unit], unit, -1)
+                if (own >= 0).any():
+                    grouped[own[own >= 0]] = True
+                    device = self._weights[name].device
+                    self._axes.append((name, dim, torch.from_numpy(own).to(device)))
+            left &= ~grouped
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor:
         """The sum over each group, (U,), of values that have the shapes of the weights of those names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -40,6 +41,24 @@ class Aim:
         return cls(plan.cost, plan.budget, plan.pressure)
 
 
+@contextmanager
+def gated(
+    space: WidthSpace, loop: RecipeLoop | OwnLoop, aim: Aim, seed: int, checkpoint: Checkpoint | None = None
+) -> Iterator[tuple[Gates, BudgetController, int]]:
+    """Train the space's network and its gates; they are on it for as long as the context lasts.
+
+    Gives the gates, their controller and the samples seen.
+    """
+    gates = Gates(space)
+    controller = BudgetController(
+        gates.log_alpha, space.widths, aim.cost, aim.budget, steps=loop.steps, pressure=aim.pressure
+    )
+    if checkpoint is not None:
+        checkpoint.parts.update(gates=gates, controller=controller)
+    with gates.attached(controller.step):
+        yield gates, controller, loop.fit(space.model, seed, checkpoint)
+
+
 def train_under(
     pruner: str,
     space: WidthSpace,
@@ -53,20 +72,8 @@ def train_under(
     Other pruners have none while it trains.  Returns the score of each unit, (U,), and the samples seen.
     """
     if pruner == "l0":
-        gates = Gates(space)
-        controller = BudgetController(
-            gates.log_alpha,
-            space.widths,
-            aim.cost,
-            aim.budget,
-            steps=loop.steps,
-            pressure=aim.pressure,
-        )
-        if checkpoint is not None:
-            checkpoint.parts.update(gates=gates, controller=controller)
-        with gates.attached(controller.step):
-            samples = loop.fit(space.model, seed, checkpoint)
-        return gates.log_alpha, samples
+        with gated(space, loop, aim, seed, checkpoint) as (gates, _, samples):
+            return gates.log_alpha, samples
     if isinstance(loop, OwnLoop):
         raise ValueError(f"{pruner} cannot prune in an own training loop")
     if pruner == "l1":

@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from widthsearch.space import Gating, WidthSpace, call
+from widthsearch.space.copies import arguments
 from widthsearch.training.gates import Vector
 
 Batches = Iterable[tuple[Any, Any]]
@@ -63,7 +64,7 @@ def fisher_diagonal(net: nn.Module, batches: Batches, loss: Loss) -> dict[str, T
 
     def sample_loss(weights: dict[str, Tensor], x: Any, y: Any) -> Tensor:
         x, y = tree_map(lambda t: t.unsqueeze(0), (x, y))
-        return loss(functional_call(net, weights, *_arguments(x)), y)
+        return loss(functional_call(net, weights, *arguments(x)), y)
 
     slopes = vmap(grad(sample_loss), in_dims=(None, 0, 0))
     for x, y in batches:
@@ -92,12 +93,6 @@ def _squares_one_by_one(
         for name, slope in zip(leaves, found, strict=True):
             total[name] += 0 if slope is None else slope.square()
     return total
-
-
-def _arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(x, Mapping):
-        return (), dict(x)
-    return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
 
 
 @torch.no_grad()

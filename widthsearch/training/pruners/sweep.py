@@ -41,7 +41,7 @@ def sweep(
     """
     samples: float = loop.fit(space.model, seed)
     over_wide = copy.deepcopy(space.model)
-    levels = [_row(plan, loop, over_wide, over_wide, space.widths, 1.0, 0.0)]
+    levels = [_row(plan, loop, over_wide, space, 1.0, 0.0)]
     weights = Weights(space)
     for k, level in enumerate(plan.levels, start=1):
         if pruner in OF_WEIGHTS:
@@ -52,7 +52,7 @@ def sweep(
             space, seen = prune_units(pruner, plan, space, loop, level, seed + k)
             samples += share * seen  # (those after the first cut are somewhat cheaper)
             removed = None
-        levels.append(_row(plan, loop, space.model, over_wide, space.widths, level, removed))
+        levels.append(_row(plan, loop, over_wide, space, level, removed))
     return levels, samples
 
 
@@ -144,7 +144,8 @@ class Weights:
     @torch.no_grad()
     def apply(self, rate: float = 0.0) -> None:
         """Set the removed weights to 0: after every step of the optimizer."""
-        torch._foreach_mul_(list(self.weights.values()), list(self.masks.values()))
+        for name, weight in self.weights.items():
+            weight.mul_(self.masks[name])
 
     def removed(self) -> float:
         """The share of weights that are removed."""
@@ -155,22 +156,21 @@ class Weights:
 def _row(
     plan: PrunerPlan,
     loop: RecipeLoop,
-    net: nn.Module,
     over_wide: nn.Module,
-    widths: Mapping[str, int],
+    space: WidthSpace,
     level: float,
     removed: float | None,
 ) -> dict[str, Any]:
-    """What is known of one network; ``removed``: the share of weights, where no unit is removed."""
-    at_start = plan.over_wide()
+    """What is known of the space's network; ``removed``: the share of weights, where no unit is removed."""
+    widths, at_start = space.widths, plan.plan.over_wide_seed
     cost, full = plan.plan.cost.at(widths), plan.plan.cost.at(at_start)
-    found = loop.evaluate(net, "validation")
+    found = loop.evaluate(space.model, "validation")
     return {
         "level": level,
         "weights_removed": 1 - cost["params"] / full["params"] if removed is None else removed,
         "neurons_removed": 1 - sum(widths.values()) / sum(at_start.values()),
         "macs_saved": 1 - cost["macs"] / full["macs"],
-        "time_saved": 1 - relative_time(net, over_wide, loop),
+        "time_saved": 1 - relative_time(space.model, over_wide, loop),
         "val_loss": found.loss,
         "val_accuracy": found.accuracy,
         "widths": dict(widths),

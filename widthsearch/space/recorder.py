@@ -1,0 +1,148 @@
+"""The notebook of a trace: what is known of every tensor, and what one run of a model leaves behind.
+
+Rules of operations (:mod:`.op`) and readers of stated sizes (:mod:`.attributes`) write into it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from widthsearch.space.labels import Dim, Dims, Factor, Ids, Labels, constants
+from widthsearch.space.module_stack import ModuleStack, Site
+
+Axis = tuple[str, int]  # (parameter or buffer, dimension)
+Place = tuple[str, str, int | None]  # module, attribute, position if that is a list or tuple
+
+
+@dataclass
+class Reading:
+    """Who reads units through a weight: the modules whose forward does it, and how much it reads."""
+
+    modules: set[str] = field(default_factory=set)
+    elements: int = 0  # of the activations it is multiplied with, for the whole batch
+    gated: bool = True  # these activations are scaled by their gates already
+
+
+@dataclass(frozen=True, eq=False)
+class Production:
+    """At one moment of the run a layer called ``name`` made the units ``ids``."""
+
+    name: str
+    ids: Ids
+
+
+@dataclass
+class Trace:
+    """What one traced run of a model leaves behind."""
+
+    labels: Labels = field(default_factory=Labels)
+    axes: dict[Axis, Ids] = field(default_factory=dict)  # every parameter and buffer dimension larger than 1
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # every parameter and buffer
+    parameters: tuple[str, ...] = ()
+    productions: list[Production] = field(default_factory=list)
+    consumers: dict[Axis, Reading] = field(default_factory=dict)  # in order of execution
+    macs: list[tuple[Factor, ...]] = field(
+        default_factory=list
+    )  # each a product of sizes, for the whole batch
+    written: list[tuple[Factor, ...]] = field(
+        default_factory=list
+    )  # likewise: the elements that operations write, one entry per tensor; views write nothing
+    sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
+    by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
+    normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
+    scales: dict[str, Ids] = field(default_factory=dict)  # per module, what its attention sums over
+    heads: dict[str, Ids] = field(default_factory=dict)  # per module, the heads of its attention
+    stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # attributes: size of dim / ratio
+    output_shapes: dict[bool, list[tuple[int, ...]]] = field(default_factory=dict)  # in train mode or not
+    device: str = "meta"
+    keep_heads: bool = False  # the size of heads is searched, not their number
+
+
+@dataclass(eq=False)
+class Label:
+    """What is known of one tensor.
+
+    ``source``: the parameter that it is a linear image of (a view, a multiple), None for other tensors.
+    ``live``: it depends on the input of the network.  ``gated``: a normalisation that scales its output by
+    the gates has made it.
+    """
+
+    dims: Dims
+    source: str | None = None
+    live: bool = False
+    gated: bool = False
+
+
+class Recorder:
+    """Writes a :class:`Trace` while the model runs, and holds the :class:`Label` of every tensor."""
+
+    def __init__(self, trace: Trace, modules: ModuleStack) -> None:
+        self.trace = trace
+        self.modules = modules
+        self.labels = trace.labels
+        self.counts_macs = True
+        self.site: Site | None = None  # the call of a function with a masked form that is running, if any
+        self.if_used: Any = WeakTensorKeyDictionary()  # tensor -> what to freeze once it is read
+        self._labels: Any = WeakTensorKeyDictionary()
+        self._axis_of = {id(ids): axis for axis, ids in trace.axes.items()}
+
+    def label(self, tensor: Tensor) -> Label:
+        """The label of a tensor; one never seen before (a plain attribute, say) is constant."""
+        found: Label | None = self._labels.get(tensor)
+        return found if found is not None else Label(constants(tensor.shape))
+
+    def set_label(self, tensor: Tensor, label: Label) -> None:
+        """Label a tensor."""
+        self._labels[tensor] = label
+
+    def axes_of(self, dim: Sequence[Factor]) -> list[Axis]:
+        """The parameter axes that this dimension is made of, each whole and in order; empty if it is not."""
+        axes = [self._axis_of.get(id(factor)) for factor in dim if not isinstance(factor, int)]
+        known = [axis for axis in axes if axis is not None]
+        return known if len(known) == len(axes) == len(dim) else []
+
+    def produce(self, axis: Axis) -> None:
+        """Note that the layer owning this weight axis has just made units."""
+        owner, _, leaf = axis[0].rpartition(".")
+        self.trace.productions.append(
+            Production(owner if owner and leaf == "weight" else axis[0], self.trace.axes[axis])
+        )
+
+    def note_consumer(self, axis: Axis, activations: Tensor) -> None:
+        """Note that the module at work multiplies activations with this weight and sums over this axis."""
+        reading = self.trace.consumers.setdefault(axis, Reading())
+        reading.modules.add(self.modules.innermost)
+        reading.gated &= self.label(activations).gated
+        if self.counts_macs:  # in one of the two modes
+            reading.elements += activations.numel()
+
+    def note_product(self, site: Site, units: Ids) -> None:
+        """A product of activations is summed over units; its masked form gates the last dimension."""
+        self.trace.sites.setdefault(site, {-1: units})
+        module = self.modules.innermost
+        if site.function == "scaled_dot_product_attention":
+            self.trace.scales[module] = units
+        elif any(is_scale(value, len(units)) for value in vars(self.modules.modules[module]).values()):
+            reason = f"{self.labels.where}: an attribute holds the scale for their number"
+            self.labels.freeze((units,), reason)
+
+    def note_normalised(self, channels: Factor) -> None:
+        """The module at work may state this size without having a tensor of it."""
+        if not isinstance(channels, int):
+            self.trace.normalised[self.modules.innermost] = channels
+
+    def use(self, tensor: Tensor) -> None:
+        """Something reads this tensor."""
+        self.labels.freezes.extend(self.if_used.pop(tensor, ()))
+
+
+def is_scale(value: object, size: int) -> bool:
+    """Whether this is the factor by which attention scales dot products of this size."""
+    return isinstance(value, float) and math.isclose(value, size**-0.5)
