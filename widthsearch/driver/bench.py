@@ -11,8 +11,9 @@ import torch
 from widthsearch.database.connection import Database
 from widthsearch.driver.resume import study_of
 from widthsearch.errors import UsageError
+from widthsearch.report.listings import Bench, BenchNetwork
 from widthsearch.report.summary import summary_of
-from widthsearch.report.types import Bench, BenchNetwork, Network, SearchSummary, network_of
+from widthsearch.report.types import Network, SearchSummary, network_of
 from widthsearch.show.formats import found_name
 from widthsearch.show.pages import search_only
 from widthsearch.speed.bench import bench, hardware

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from widthsearch.driver.prepare import make_plan
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.plans.plan import Plan
-from widthsearch.report.types import WidthsFound, network_of
+from widthsearch.report.listings import WidthsFound
+from widthsearch.report.types import network_of
 from widthsearch.space import WidthSpace, trace
 from widthsearch.study.budget import Budget
 from widthsearch.study.data import load_data

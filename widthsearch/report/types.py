@@ -1,4 +1,4 @@
-"""What is found, as typed objects: ``show --json``, ``bench --json`` and ``widths --json`` print them.
+"""What studies found, as typed objects: ``show --json`` prints them.
 
 A summary says its ``kind`` of study.  What is not known (yet) is ``None``.
 """
@@ -28,13 +28,22 @@ class Network(TypedDict):
     latency: NotRequired[float]
 
 
-class Trained(Network):
-    """A network and how good it is: means over seeds."""
+class Means(TypedDict):
+    """How good a network is: means over seeds."""
 
     val_loss: Stats | None
     val_accuracy: Stats | None
+
+
+class TestedMeans(Means):
+    """The same with the test split, which is read once."""
+
     test_loss: Stats | None
     test_accuracy: Stats | None
+
+
+class Trained(Network, TestedMeans):
+    """A network and how good it is."""
 
 
 class Baseline(Trained):
@@ -101,20 +110,23 @@ class Spent(TypedDict):
 # A search ------------------------------------------------------------------------------------------------
 
 
-class StartingNetwork(TypedDict):
-    """What the search may start from, on the seeds that select."""
+class Candidate(TypedDict):
+    """Widths on the seeds that select."""
+
+    widths: Widths
+    val_loss: Stats | None
+
+
+class StartingNetwork(Candidate):
+    """What the search may start from."""
 
     start: str
-    widths: Widths
-    val_loss: Stats | None
 
 
-class Proposal(TypedDict):
-    """Widths that a round proposes, on the seeds that select."""
+class Proposal(Candidate):
+    """What a round proposes."""
 
     step: float
-    widths: Widths
-    val_loss: Stats | None
 
 
 class Finalist(Proposal):
@@ -199,12 +211,10 @@ class SearchSummary(Findings, Head, Tail):
 # Several searches ----------------------------------------------------------------------------------------
 
 
-class CoursePoint(TypedDict):
-    """What an arm would have recommended after some search cost, on fresh seeds."""
+class CoursePoint(Candidate):
+    """What an arm would have recommended after some search cost; here on fresh seeds."""
 
     search_cost: float
-    widths: Widths
-    val_loss: Stats | None
 
 
 class Course(TypedDict):
@@ -214,7 +224,7 @@ class Course(TypedDict):
     cost_to_close: float | None
 
 
-class ArmFound(Course):
+class ArmFound(Course, TestedMeans):
     """What an arm recommends in each repeat, and how good that is on fresh seeds."""
 
     arm: str
@@ -222,10 +232,6 @@ class ArmFound(Course):
     macs: list[int]
     params: list[int]
     search_cost: float
-    val_loss: Stats | None
-    val_accuracy: Stats | None
-    test_loss: Stats | None
-    test_accuracy: Stats | None
     gain_over_uniform: Gain | None
     gain_over_ours: Gain | None
 
@@ -314,7 +320,7 @@ class Level(TypedDict):
     val_accuracy: float | None
 
 
-class LevelFound(TypedDict):
+class LevelFound(Means):
     """One level of one pruner: means over seeds."""
 
     level: float
@@ -322,8 +328,6 @@ class LevelFound(TypedDict):
     neurons_removed: Stats | None
     macs_saved: Stats | None
     time_saved: Stats | None
-    val_loss: Stats | None
-    val_accuracy: Stats | None
 
 
 class PrunerFound(TypedDict):
@@ -333,11 +337,8 @@ class PrunerFound(TypedDict):
     levels: list[LevelFound]
 
 
-class OverWide(Network):
+class OverWide(Network, Means):
     """The network that all pruners start from."""
-
-    val_loss: Stats | None
-    val_accuracy: Stats | None
 
 
 class Winner(TypedDict):
@@ -377,83 +378,3 @@ class FamilySummary(TypedDict):
 
 
 Summary = StudySummary | FamilySummary
-
-
-# Without a search ----------------------------------------------------------------------------------------
-
-
-class Variable(TypedDict):
-    """A width variable; its share of the MACs involves it at least."""
-
-    name: str
-    width: int
-    modules: list[str]
-    share_of_macs: float
-    min: int
-    multiple_of: int
-
-
-class WidthsFound(TypedDict):
-    """What ``widths --json`` prints."""
-
-    model: str
-    variables: list[Variable]
-    frozen: list[NotSearched]
-    macs: int
-    params: int
-    coverage: float
-    budget_error: str | None
-    budget: dict[str, float] | None
-    uniform: Network | None
-    cost_aware: Network | None
-
-
-class BenchNetwork(TypedDict):
-    """A network that was measured, and its cost relative to the seed network's."""
-
-    name: str
-    widths: Widths
-    macs: int
-    params: int
-    macs_ratio: float
-    params_ratio: float
-
-
-class Quartiles(TypedDict):
-    """Of blocks, or of passes."""
-
-    median: float
-    q1: float
-    q3: float
-
-
-class Latency(Quartiles):
-    """Seconds."""
-
-    fastest: float
-
-
-class Timing(TypedDict):
-    """One network at one batch size, eager or compiled; the ratio is to the first network."""
-
-    batch: int
-    mode: str
-    network: str
-    latency: Latency
-    throughput: float
-    ratio: Quartiles
-    blocks: int
-
-
-class Bench(TypedDict):
-    """What ``bench --json`` prints."""
-
-    study: str
-    device: str
-    machine: str
-    threads: int
-    dtype: str
-    torch: str
-    networks: list[BenchNetwork]
-    timings: list[Timing]
-    notes: list[str]

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from widthsearch.plans.words import counted, joined
-from widthsearch.report.types import Bench
+from widthsearch.report.listings import Bench
 from widthsearch.show.console import say, table
 
 BUSY = 0.2  # of the median: a larger distance between the quartiles is remarked on

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from widthsearch.maths.intervals import Gain, Stats
 from widthsearch.plans.words import amounts, candidate_name
-from widthsearch.report.types import Found, Network, Spent, StudySummary, Summary, WidthsFound
+from widthsearch.report.listings import WidthsFound
+from widthsearch.report.types import Found, Network, Spent, StudySummary, Summary
 
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from widthsearch.maths.intervals import mean_se
 from widthsearch.plans.words import amounts, counted, joined
+from widthsearch.report.listings import WidthsFound
 from widthsearch.report.trials import Trial
-from widthsearch.report.types import StudySummary, WidthsFound
+from widthsearch.report.types import StudySummary
 from widthsearch.show.console import say, table
 from widthsearch.show.formats import age, bar, metric_form, shorten, size, status
 from widthsearch.show.pages import KINDS

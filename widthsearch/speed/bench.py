@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from widthsearch.errors import UsageError, describe_error
-from widthsearch.report.types import Timing
+from widthsearch.report.listings import Timing
 from widthsearch.space import call
 from widthsearch.space.copies import batch_size, tensors_in
 from widthsearch.training.recipe_loop import moved
