@@ -92,7 +92,8 @@ def export(
             slot = _slot(best, plan)
             about |= _write_weights(network, slot, best, made, say)
             if where:
-                _clear(Folder(where), summary["status"], slot)
+                # Nothing of the training stays; the folder of a search that may go on does.
+                Folder(where).remove(None if summary["status"] == "finished" else slot.file)
         (made / README).write_text(_readme(network, about))
         _move(made, target)
     return Exported(target, tuple(n for n in FILES if (target / n).exists()), about)
@@ -315,11 +316,6 @@ def _recipe(study: Study) -> dict[str, Any]:
 
 def _name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", repr(function)))
-
-
-def _clear(checkpoints: Folder, status: str, slot: Slot) -> None:
-    """Nothing of the training stays; the folder of a search that may go on does."""
-    checkpoints.remove(None if status == "finished" else slot.file)
 
 
 def _readme(network: Network, about: Mapping[str, str]) -> str:

@@ -129,17 +129,15 @@ class Labels:
             if not isinstance(factor, int):
                 self.freezes.append(Freeze(factor, reason, report))
 
-    def as_ids(self, factor: Factor) -> Ids:
-        """The factor itself, or fresh frozen ids standing for a constant."""
-        if not isinstance(factor, int):
-            return factor
-        ids = self.new(factor)
-        self.freeze((ids,), "a constant size", Report.NEVER)
-        return ids
-
     def concatenate(self, factors: Iterable[Factor]) -> Ids:
-        """Factors side by side; constants among them get frozen ids."""
-        return np.concatenate([self.as_ids(factor) for factor in factors])
+        """Factors side by side; constants among them get fresh frozen ids."""
+        parts = []
+        for factor in factors:
+            ids = self.new(factor) if isinstance(factor, int) else factor
+            if ids is not factor:
+                self.freeze((ids,), "a constant size", Report.NEVER)
+            parts.append(ids)
+        return np.concatenate(parts)
 
     def flat(self, dim: Dim) -> Factor:
         """The dimension as a single factor; a product of several gets ids of its own."""
