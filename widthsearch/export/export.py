@@ -294,15 +294,15 @@ def _write_weights(
     about = {WEIGHTS: f"weights of the best trained network: {line}"}
     say("writing it as ONNX")
     try:
-        found = write_onnx(net, network.example, folder / ONNX)
+        checked = write_onnx(net, network.example, folder / ONNX)
     except NotExportedError as error:
         for name in (ONNX, f"{ONNX}.data"):
             (folder / name).unlink(missing_ok=True)
         return {**about, ONNX: f"left out: {error}"}
-    batch = "any batch size" if found.any_batch else "only batches of the example's size"
+    batch = "any batch size" if checked.any_batch else "only batches of the example's size"
     return {
         **about,
-        ONNX: f"the same network; {batch}; onnxruntime and torch differ by {found.difference:.1e} at most",
+        ONNX: f"the same network; {batch}; onnxruntime and torch differ by {checked.difference:.1e} at most",
     }
 
 
@@ -355,7 +355,7 @@ def _code(network: Network, about: Mapping[str, str]) -> str:
     lines = [
         "import torch",
         "from widthsearch import resize",
-        "from widthsearch.study import load_study",
+        "from widthsearch.study.study import load_study",
         "",
         f"study = load_study({network.reference!r})[0]",
         f"model = resize(study.model(), {JSON!r}, torch.load({EXAMPLE!r}){options})",

@@ -92,12 +92,12 @@ def _difference(net: nn.Module, example: Any, file: Path) -> float:
         given = [t.numpy() for t in tree_leaves(example) if isinstance(t, Tensor)]
         by_name = isinstance(example, Mapping) and set(inputs) <= set(example)
         feed = {n: example[n].numpy() for n in inputs} if by_name else dict(zip(inputs, given, strict=True))
-        found = [torch.as_tensor(value) for value in session.run(None, feed)]
+        outputs = [torch.as_tensor(value) for value in session.run(None, feed)]
         with torch.no_grad():
             expected = tensors_in(call(net, example))
-    if [t.shape for t in found] != [t.shape for t in expected]:
+    if [t.shape for t in outputs] != [t.shape for t in expected]:
         raise NotExportedError("its outputs in onnxruntime have other shapes than in torch")
-    pairs = list(zip(found, expected, strict=True))
+    pairs = list(zip(outputs, expected, strict=True))
     difference = max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
     if not difference <= TOLERANCE * max(1.0, *(float(b.double().abs().max()) for _, b in pairs)):
         raise NotExportedError(f"onnxruntime and torch differ by {difference:.1e}")

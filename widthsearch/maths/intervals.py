@@ -28,8 +28,8 @@ def paired_gain(baseline: Mapping[int, float], candidate: Mapping[int, float]) -
     differences = np.array([baseline[k] - candidate[k] for k in pairs])
     if len(differences) < 2:
         return None
-    found = crossed(differences[None, :])
-    return {key: found[key] for key in ("mean", "ci95", "median", "n")}
+    interval = crossed(differences[None, :])
+    return {key: interval[key] for key in ("mean", "ci95", "median", "n")}
 
 
 def crossed(values: NDArray[np.float64]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Solution:
 
     def freeze_of(self, ids: Ids) -> Freeze | None:
         """Why all of these ids are frozen; None if one of them is not."""
-        found = [self.frozen.get(c) for c in self.component[ids].tolist()]
-        return None if None in found else found[0]
+        freezes = [self.frozen.get(c) for c in self.component[ids].tolist()]
+        return None if None in freezes else freezes[0]
 
 
 def constant(size: int) -> Dim:
@@ -266,8 +266,8 @@ def _all_but_one(
 ) -> list[Freeze]:
     """Fix all free factors but one of an ambiguous product, the clearest: see :meth:`Labels.solve`."""
 
-    def components(some: Iterable[Ids]) -> set[int]:
-        return {c for ids in some for c in solution.component[ids].tolist()}
+    def components(arrays: Iterable[Ids]) -> set[int]:
+        return {c for ids in arrays for c in solution.component[ids].tolist()}
 
     elsewhere, sizes_of_heads = components(settled), components(summed)
 

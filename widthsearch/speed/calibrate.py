@@ -46,8 +46,8 @@ def latency_cost(
     def seconds(widths: Array, passes: int) -> Array:
         candidates = (dict(zip(space.widths, map(int, own), strict=True)) for own in widths)
         nets = dict(enumerate(map(space.resize, candidates)))
-        found = time_networks(nets, inputs, threads=study.threads, passes=passes, clock=clock)
-        return np.array([own.min() for own in found.values()])
+        blocks = time_networks(nets, inputs, threads=study.threads, passes=passes, clock=clock)
+        return np.array([own.min() for own in blocks.values()])
 
     own = np.array(list(space.widths.values()), dtype=np.float64)
     step = np.array([multiple_of[v] for v in space.widths])

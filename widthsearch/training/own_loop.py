@@ -63,8 +63,8 @@ class OwnLoop:
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
         """What the study's ``evaluate`` finds on this split, or what the loop reported last."""
         if self._evaluate is not None:
-            found = self._evaluate(net, self.splits[split])
-            loss, accuracy = found if isinstance(found, tuple) else (found, None)
+            result = self._evaluate(net, self.splits[split])
+            loss, accuracy = result if isinstance(result, tuple) else (result, None)
             return Evaluation(float(loss), None if accuracy is None else float(accuracy))
         if self._reporter.last is None:
             raise TrainingError("train() reported nothing: it must call report(val_loss=...) at least once")

@@ -92,10 +92,10 @@ def _left(op: Op, reduced: set[int]) -> Dims:
 def spatial(op: Op) -> Result:
     """Pooling, upsampling, padding: the last dimensions (as many as the name says) get a constant size."""
     x, out = op.inputs[0], op.outputs[0]
-    found = re.search(r"([123])d", op.name)
-    if found is None or x.ndim != out.ndim:
+    named = re.search(r"([123])d", op.name)
+    if named is None or x.ndim != out.ndim:
         return None
-    count = int(found.group(1))
+    count = int(named.group(1))
     dims = op.dims(x)
     for dim in dims[-count:]:
         op.freeze(dim, "slides over these units")
