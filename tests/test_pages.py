@@ -186,19 +186,22 @@ def test_a_study_that_cannot_be_read_is_told_of_once(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "figure"),
+    ("asked", "kind", "figure"),
     [
-        (("compare", "--arms", "uniform,constant"), "comparison"),
-        (("probe", "--inflate", "fc1=2"), "starts"),
-        (("pruners", "--pruners", "l0,obd", "--levels", "1/2", "--seeds", "1"), "pruners"),
+        (("compare", "--arms", "uniform,constant"), "comparison", "comparison"),
+        (("probe", "--inflate", "fc1=2"), "probe", "starts"),
+        (("pruners", "--pruners", "l0,obd", "--levels", "1/2", "--seeds", "1"), "pruners", "pruners"),
     ],
-    ids=lambda asked: asked[0],
+    ids=["compare", "probe", "pruners"],
 )
-def test_what_is_no_single_search_has_its_note_and_figure_too(tiny: Path, asked, figure) -> None:
+def test_what_is_no_single_search_has_its_kind_note_and_figure_too(
+    tiny: Path, asked: tuple[str, ...], kind: str, figure: str
+) -> None:
     name, *options = asked
     assert command(name, tiny, *options, "--workers", "0").code == 0
     url = "sqlite:///widthsearch.db"
     study = load(None, Database.open(url))
+    assert summary_of(study, url)["kind"] == kind
     annotate(study, url)
     assert f"tiny-{name}" in get_note(study)
     attributes = study._storage.get_study_system_attrs(study._study_id)

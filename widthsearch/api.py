@@ -65,7 +65,7 @@ class Result:
     @property
     def optuna_study(self) -> optuna.Study:
         """The Optuna study; :class:`UsageError` for a family, which is several."""
-        if "members" in self.summary:
+        if self.summary["kind"] == "family":
             names_ = ", ".join(member["study"] for member in self.summary["members"])
             raise UsageError(f"{self._name!r} is a family; load one of its members: {names_}")
         return records.load(self._name, self._database)

@@ -79,7 +79,7 @@ def _next_lines(summary: dict[str, Any], database: Database) -> list[str]:
     name = name_of(summary)
     if summary["status"] == "interrupted":
         return [f"go on with:  {database.command('resume', name)}"]
-    if summary["status"] != "finished" or "candidate" not in summary:
+    if summary["status"] != "finished" or summary["kind"] != "search":
         return []
     target = slug(name)
     return [

@@ -12,8 +12,8 @@ import torch
 from widthsearch.database.connection import Database
 from widthsearch.driver.resume import study_of
 from widthsearch.errors import UsageError
+from widthsearch.plans.words import candidate_name
 from widthsearch.report.summary import summary_of
-from widthsearch.show.formats import candidate_name
 from widthsearch.show.pages import search_only
 from widthsearch.speed.bench import bench, hardware
 from widthsearch.study.data import load_data

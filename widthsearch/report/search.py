@@ -82,6 +82,7 @@ def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     trials = study.get_trials(deepcopy=False)
     status = status_of(study, url)
     return {
+        "kind": "search",
         "study": study.study_name,
         "status": status,
         "storage": hide_password(url),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -11,27 +11,25 @@ import optuna
 from widthsearch.database.connection import Database
 from widthsearch.database.lock import is_driven
 from widthsearch.database.records import Family, family_in, family_of, load, plan_of
-from widthsearch.plans.comparison import Comparison
-from widthsearch.plans.probe import Probe
-from widthsearch.plans.pruners import PrunerPlan
+from widthsearch.plans.plan import StudyKind
 from widthsearch.report.comparison import summarise_comparison
 from widthsearch.report.probe import summarise_probe
 from widthsearch.report.pruners import summarise_pruners
 from widthsearch.report.search import summarise
 
+#: How the summary of each kind of study is made.
+SUMMARISE: dict[StudyKind, Callable[[optuna.Study, str], dict[str, Any]]] = {
+    "search": summarise,
+    "comparison": summarise_comparison,
+    "probe": summarise_probe,
+    "pruners": summarise_pruners,
+}
+
 
 def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object."""
     family = family_in(study.user_attrs)
-    match plan_of(study):
-        case Comparison():
-            summary = summarise_comparison(study, url)
-        case Probe():
-            summary = summarise_probe(study, url)
-        case PrunerPlan():
-            summary = summarise_pruners(study, url)
-        case _:
-            summary = summarise(study, url)
+    summary = SUMMARISE[plan_of(study).kind](study, url)
     return summary if family is None else {**summary, "family": family.name}
 
 
@@ -45,7 +43,7 @@ def summary_of_family(family: Family, database: Database) -> dict[str, Any]:
         status = "interrupted"
     else:
         status = "failed" if "failed" in found else "finished"
-    return {"family": family.name, "status": status, "members": members}
+    return {"kind": "family", "family": family.name, "status": status, "members": members}
 
 
 def summary_of_name(name: str | None, database: Database) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def summary_of_name(name: str | None, database: Database) -> dict[str, Any]:
 
 def name_of(summary: Mapping[str, Any]) -> str:
     """The name of the study or family."""
-    name: str = summary["family" if "members" in summary else "study"]
+    name: str = summary["family" if summary["kind"] == "family" else "study"]
     return name
 
 
