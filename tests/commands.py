@@ -18,7 +18,9 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch import cli
-from widthsearch.driver import launch as search
+from widthsearch.database.ledger import Progress
+from widthsearch.driver.launch import launch
+from widthsearch.driver.run import Session, run_in_process
 from widthsearch.plans.plan import Slot
 
 STUDY = '''
@@ -192,6 +194,9 @@ class Quiet:
         if number == self.stop_at:
             raise KeyboardInterrupt
 
+    def uses(self, workers: int) -> None:
+        pass
+
     def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
         pass
 
@@ -208,17 +213,15 @@ class Quiet:
 URL = "sqlite:///widthsearch.db"
 
 
+def here(progress: Progress, url: str = URL, checkpoints: str | None = None) -> Session:
+    """A session in this process, without Ray."""
+    return Session(url, run_in_process, progress, checkpoints)
+
+
 def interrupt(file: Path, stop_at: int, url: str = URL, name: str | None = None, **changes: Any) -> None:
     """Launch the study and stop it when trial ``stop_at`` is about to run."""
     with clean_process():
-        ended = search.launch(
-            str(file),
-            name=name,
-            url=url,
-            changes=changes,
-            backend=search.run_in_process,
-            progress=Quiet(stop_at),
-        )
+        ended = launch(str(file), here(Quiet(stop_at), url), name=name, changes=changes)
     assert ended.status == "interrupted"
 
 

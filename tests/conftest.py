@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import STARTED, Finished, clean_process, command, trials, write_study
+from hypothesis import settings
 
 # One thread, here and in all that is started: two test processes on two cores, each with two threads that wait for
 # one another in a loop, take up to five times as long.
@@ -20,6 +21,31 @@ torch.set_num_threads(1)
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler)
+
+
+# A deadline per example would be a test of the machine.  `.ci/run` takes the profile ci: the same examples each time.
+settings.register_profile("suite", max_examples=25, deadline=None)
+settings.register_profile("ci", settings.get_profile("ci"), max_examples=25, deadline=None)
+settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
+settings.load_profile("suite")
+
+#: Files that take a minute or more, longest first: one that is begun last keeps one worker waiting for the other.
+LONGEST: tuple[str, ...] = ()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the order below, where xdist by itself starts with the file that has the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked nightly run where ``-m`` speaks of them, or a test is named by its ``file::name``."""
+    if "nightly" not in config.option.markexpr and not any("::" in given for given in config.args):
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("nightly")])
+        items[:] = [i for i in items if not i.get_closest_marker("nightly")]
+    rank = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture
@@ -39,7 +65,7 @@ def tiny(tmp_path: Path) -> Path:
     return write_study(tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A study that ran to its end, undisturbed: shared, read only."""
     folder = tmp_path_factory.mktemp("finished")

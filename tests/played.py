@@ -12,7 +12,7 @@ from commands import interrupt
 from optuna.trial import FrozenTrial, create_trial
 
 from widthsearch.database import records
-from widthsearch.database.connection import open_storage
+from widthsearch.database.connection import Database
 from widthsearch.database.records import load, plan_of
 from widthsearch.database.sampler import search_space
 from widthsearch.plans.plan import Plan, Run, Slot
@@ -25,7 +25,7 @@ def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
     ``changes`` replace fields of the file's ``Study``.
     """
     interrupt(file, 0, url, **changes)
-    launched = load(file.stem, open_storage(url, create=False), url)
+    launched = load(file.stem, Database.open(url))
     study = optuna.create_study(study_name=launched.study_name)
     for name, value in launched.user_attrs.items():
         study.set_user_attr(name, value)
@@ -35,7 +35,7 @@ def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
 
 def fill(study: optuna.Study, many: int) -> None:
     """Add the first ``many`` trials of the search to a study that was launched and stopped before its first."""
-    plan, noise = plan_of(study), random.Random(0)
+    plan, noise = plan_of(study).plan, random.Random(0)
     space = search_space(plan)
     runs: list[Run] = []
     made: list[FrozenTrial] = []
@@ -82,7 +82,7 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
     assert best is not None
     for k in range(plan.seeds, plan.seeds + plan.report_seeds):
         yield Slot("report", best.round, k, best.widths, best.step)
-        yield Slot("baseline", -1, k, plan.baseline())
+        yield Slot("baseline", -1, k, plan.baseline)
 
 
 def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:

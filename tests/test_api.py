@@ -77,9 +77,9 @@ def test_resume_goes_on(tiny: Path, finished: Finished) -> None:
 
 
 def test_a_study_object_is_found_in_its_file(tmp_path: Path) -> None:
-    from widthsearch.study.study import load_study
+    from widthsearch.study.file import load_study
 
-    study = load_study(str(write_study(tmp_path, name="by_object")))[0]
+    study = load_study(str(write_study(tmp_path, name="by_object"))).study
     assert launch(study, workers=0, name="x", budget="params=0.6x").study == "x"
     from dataclasses import replace
 

@@ -22,6 +22,7 @@ from widthsearch.database.records import HOST, SECONDS
 from widthsearch.driver.prepare import make_plan
 from widthsearch.errors import CheckpointError
 from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.search import SearchPlan
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.trial import TrialRunner, build_space
 
@@ -89,12 +90,12 @@ def plan_for(study: Study) -> Plan:
 
 
 def runner(study: Study, folder: str | None, identity: str = "this study") -> TrialRunner:
-    return TrialRunner(study, plan_for(study), None if folder is None else (folder, identity))
+    return TrialRunner(study, SearchPlan(plan_for(study)), None if folder is None else (folder, identity))
 
 
 def slot_of(kind: Any, study: Study) -> Slot:
     plan = plan_for(study)
-    return Slot(kind, 0, 1, plan.over_wide(plan.widths) if kind == "measure" else plan.baseline())
+    return Slot(kind, 0, 1, plan.over_wide(plan.widths) if kind == "measure" else plan.baseline)
 
 
 def outcome(found: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """``widthsearch compare``: the table, the JSON, the figure, resuming; refusals in one line."""
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +13,18 @@ from commands import (
     clean_process,
     command,
     complete,
-    start,
+    here,
+    real_command,
     trials,
     write_study,
 )
 
 from widthsearch import Objective
 from widthsearch.database.records import PLAN
-from widthsearch.driver import launch as search
-from widthsearch.driver.prepare import make_comparison
+from widthsearch.driver.launch import launch
+from widthsearch.driver.questions import make_comparison
 from widthsearch.plans.arms import ARMS, at_budget
-from widthsearch.plans.comparison import read_plan
+from widthsearch.plans.kinds import read_plan
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -127,14 +127,11 @@ def test_the_figure_is_one_page_that_needs_no_network(whole):
 @pytest.mark.parametrize("stop_at", [0, 60])
 def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path, stop_at: int):
     with clean_process():
-        ended = search.launch(
+        ended = launch(
             str(study),
-            name=None,
-            url="sqlite:///widthsearch.db",
+            here(Quiet(stop_at)),
             changes={},
-            backend=search.run_in_process,
-            progress=Quiet(stop_at),
-            several=lambda s, plan: make_comparison(
+            question=lambda s, plan: make_comparison(
                 s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=20
             ),
             suffix="-compare",
@@ -147,18 +144,11 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path
 
 
 @pytest.mark.slow
-def test_a_comparison_of_its_own_budget_with_ray_stopped_and_resumed(study: Path):
-    arms = "uniform,random,grow-shrink"
-    assert command("compare", study, "--arms", arms, "--workers", "0", "--name", "one").code == 0
-    process = start("compare", study, "--arms", arms, "--workers", "2", "--name", "two", PYTHONUNBUFFERED="1")
-    for line in process.stdout:
-        if "trial 5:" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "widthsearch resume two" in err
-    result = command("resume", "two")
+def test_a_comparison_of_its_own_budget_with_ray(study: Path):
+    """Whose slots know their arm, what a sampler asked for, and networks that are pruned, on their way to a worker."""
+    arms = ("--arms", "uniform,equal-ratio,one-shot,tpe")
+    assert command("compare", study, *arms, "--workers", "0", "--name", "one").code == 0
+    result = real_command("compare", study, *arms, "--workers", "2", "--name", "two")
     assert result.code == 0, result.err
     assert complete(trials(name="two")) == complete(trials(name="one"))
 

@@ -16,9 +16,11 @@ from widthsearch.errors import UsageError
 from widthsearch.maths import rule
 from widthsearch.maths.cost import Cost
 from widthsearch.maths.intervals import crossed, paired_gain
-from widthsearch.plans.arms import ARMS, RANGE, Point, Search, at_budget, sampled
-from widthsearch.plans.comparison import Comparison, least_cost, most_cost, next_step, parse_arm, read_plan
+from widthsearch.plans.arms import ARMS, RANGE, ArmSearch, Point, at_budget, sampled
+from widthsearch.plans.comparison import Comparison, least_cost, most_cost, parse_arm
+from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Branch, Done, Run, Wait
+from widthsearch.plans.search import History
 from widthsearch.plans.search import next_step as next_of_search
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
@@ -45,9 +47,13 @@ def train(slot):
     return replace(run, key=slot.key, branch=slot.branch, value=run.value + noise)
 
 
+def next_of(plan, runs):
+    return plan.next_step(runs)
+
+
 def simulate(plan=COMPARISON, workers=1, order=None, run=train):
     """Run a whole comparison with pretended workers."""
-    return test_plan.simulate(read_plan(plan.to_json()), workers, run, order, ask=next_step, most=20_000)
+    return test_plan.simulate(read_plan(plan.to_json()), workers, run, order, ask=next_of, most=20_000)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def test_no_search_costs_more_than_it_may(whole):
     spent = {}
     for slot in asked:
         if slot.branch.arm != "report":
-            unit = COST(COMPARISON.plan_of(slot).baseline())["macs"]
+            unit = COST(COMPARISON.plan_of(slot).baseline)["macs"]
             spent[slot.branch] = spent.get(slot.branch, 0) + COST(slot.widths)["macs"] / unit
     for branch, cost in spent.items():
         assert cost <= LIMIT * (2 if branch.arm == "random" else 1) * (1 + 1e-9)
@@ -105,7 +111,7 @@ def test_a_comparison_interrupted_anywhere_goes_on_to_the_same_end(whole):
         slot = asked[k]
         runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths, branch=slot.branch)]
         again = read_plan({**COMPARISON.to_json(), "marker": k})  # nothing remembered from before
-        assert next_step(again, runs) == slot
+        assert next_of(again, runs) == slot
 
 
 def test_the_first_repeat_is_the_search_that_launch_makes(whole):
@@ -193,7 +199,7 @@ def test_a_search_and_its_run_off_cost_no_more_than_they_may(rounds):
     _, asked, finished = simulate(comparison)
     for outcome in comparison.outcomes(finished):
         branch = Branch(0, outcome.repeat, "grow-shrink")
-        search = Search(branch, plan, comparison.cost)
+        search = ArmSearch(branch, plan, comparison.cost)
         own = [slot for slot in asked if slot.branch == branch]
         assert sum(map(search.cost_of, own)) == pytest.approx(outcome.points[-1].cost)
         assert outcome.points[-1].cost <= comparison.cost * (1 + 1e-9)
@@ -215,10 +221,10 @@ def test_the_default_cost_pays_for_the_rounds_from_whichever_start(budget):
 
 def search_of(arm, losses):
     """The arm's first candidates, given their losses in order."""
-    search = Search(Branch(0, 0, arm), PLAN, limit=len(losses) + 0.5)
+    search = ArmSearch(Branch(0, 0, arm), PLAN, limit=len(losses) + 0.5)
     runs, widths = [], []
     for loss in losses:
-        search.look_at(runs)
+        search.history = History(PLAN, runs)
         *_, last = [step for step in ARMS[arm](search) if not isinstance(step, Point)][: len(runs) + 1]
         slot = last[0]
         widths.append(dict(slot.widths))
@@ -231,7 +237,7 @@ def test_a_sampler_of_optunas_sees_exactly_the_trials_before(name):
     """What the arm asks for is what the sampler itself asks for, given the same trials."""
     losses = [random.Random(i).random() for i in range(14)]
     widths, search = search_of(name, losses)
-    assert widths[0] == PLAN.baseline()
+    assert widths[0] == PLAN.baseline
     assert len({tuple(w.items()) for w in widths}) > 7  # it does look around
     study = optuna.create_study()
     space = {v: optuna.distributions.FloatDistribution(-np.log(RANGE), np.log(RANGE)) for v in PLAN.widths}
@@ -255,16 +261,16 @@ def test_a_sampler_is_not_asked_again_for_what_was_trained():
         return optuna.samplers.TPESampler(seed=seed)
 
     arm, branch, runs = sampled(sampler), Branch(0, 0, "tpe"), []
-    search = Search(branch, PLAN, limit=20.5)
+    search = ArmSearch(branch, PLAN, limit=20.5)
     for k in range(12):
-        search.look_at(runs)
+        search.history = History(PLAN, runs)
         slot = [step for step in arm(search) if not isinstance(step, Point)][k][0]
         run = Run(slot.key, "complete", slot.widths, value=1 / (1 + k), branch=branch, asked=slot.asked)
         runs.append(run)
         assert at_budget(PLAN, slot.asked) == slot.widths
     seeds.clear()
-    again = Search(branch, replace(PLAN), limit=20.5)  # another process: nothing is remembered
-    again.look_at(runs)
+    again = ArmSearch(branch, replace(PLAN), limit=20.5)  # another process: nothing is remembered
+    again.history = History(PLAN, runs)
     steps = [step for step in arm(again) if not isinstance(step, Point)]
     assert [s.widths for (s,) in steps[:12]] == [r.widths for r in runs]
     assert seeds[0] == search.random_seed(12)  # only what comes next
@@ -295,9 +301,9 @@ def test_equal_ratio_cuts_every_layer_by_the_same_share(whole):
 
 def test_a_training_that_runs_is_waited_for():
     plan = replace(COMPARISON, arms=("uniform",), repeats=1, budgets=BUDGETS[:1])
-    slots = plan.report_slots(0, Point(0.0, replace(PLAN, budget=BUDGETS[0]).baseline()))
+    slots = plan.report_slots(0, Point(0.0, replace(PLAN, budget=BUDGETS[0]).baseline))
     runs = [Run(s.key, "running", s.widths, branch=s.branch) for s in slots]
-    assert next_step(plan, runs) == Wait()
+    assert next_of(plan, runs) == Wait()
 
 
 @pytest.mark.parametrize("name", ["best", "tpe*", "tpe*0.5", "tpe*x", "random*1e9", ""])

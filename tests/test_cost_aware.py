@@ -139,10 +139,10 @@ def test_a_budget_below_the_minimum_widths_is_refused():
 
 def test_the_plan_scales_them_to_whole_widths_at_its_budget():
     plan = replace(PLAN, minimum={"a": 1, "b": 12}, multiple_of={"a": 4, "b": 1}, widths={"a": 2, "b": 800})
-    widths = plan.cost_aware()
+    widths = plan.cost_aware
     assert plan.constraints().allow(widths) and widths["b"] >= 12 and widths["a"] % 4 == 0
     # Nothing of the seed network is in it.
-    assert widths == replace(plan, widths={"a": 4000, "b": 1}).cost_aware()
+    assert widths == replace(plan, widths={"a": 4000, "b": 1}).cost_aware
 
 
 def test_a_residual_width_counts_once_for_every_layer_that_adds_to_it():

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from widthsearch import UsageError, resize
 from widthsearch.export.export import FILES, export
 from widthsearch.export.onnx_file import NotExportedError, write_onnx
-from widthsearch.study.study import Study, load_study
+from widthsearch.study.file import load_study
+from widthsearch.study.study import Study
 from widthsearch.training.recipe_loop import RecipeLoop
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -87,7 +88,7 @@ def summary(study: Finished) -> dict[str, Any]:
 
 def study_of(found: Finished) -> Study:
     with clean_process():
-        return load_study(str(found.file))[0]
+        return load_study(str(found.file)).study
 
 
 def best_value(study: Finished) -> float:

@@ -160,7 +160,8 @@ def check(found: list[FrozenTrial], undisturbed: dict[Any, Any]) -> None:
             assert trial.user_attrs.get("interrupted") or trial.user_attrs.get("worker_died"), trial
 
 
-def test_under_fire_on_both_databases(server: Postgres, tmp_path: Path) -> None:
+@pytest.mark.nightly
+def test_a_storm_on_both_databases(server: Postgres, tmp_path: Path) -> None:
     """20 random faults on each: no trial lost, none twice, all as if nothing had happened."""
     urls = {"sqlite": f"sqlite:///{tmp_path / 'fire.db'}", "postgresql": server.new_database()}
     file, seed = write_study(tmp_path, LONGER, *SEARCH), random.SystemRandom().randrange(10**6)
@@ -174,6 +175,39 @@ def test_under_fire_on_both_databases(server: Postgres, tmp_path: Path) -> None:
         print(f"{name}, seed {seed + i}: {', '.join(hits)}")  # shown if the test fails
         check(trials(url), complete(trials(at_home)))
         assert len(hits) >= FAULTS
+
+
+#: What hits one driver after the other, and what it says; nothing, where it was its end.
+ONE_OF_EACH = (
+    {"kill -9 worker": "its worker process died", "kill -9 raylet": "starting Ray again", "SIGTERM": ""},
+    {"kill -9 GCS": "starting Ray again", "kill -9 driver": ""},
+)
+ENDS = {"SIGTERM": 130, "kill -9 driver": -signal.SIGKILL}
+
+
+def test_one_fault_of_each_kind(undisturbed: dict[Any, Any], tmp_path: Path) -> None:
+    """In trainings that run, one after the other; at the end there is peace, and no Ray."""
+    url, moments = f"sqlite:///{tmp_path / 'widthsearch.db'}", random.Random(1)
+    file = write_study(tmp_path, LONG, *SEARCH)
+    for faults in ONE_OF_EACH:
+        log = tmp_path / f"{len(faults)}.log"
+        with log.open("w") as out:
+            process = start(
+                *go_on(url, file), "--workers", "2", stdout=out, stderr=out, WIDTHSEARCH_STORAGE=url
+            )
+        for fault, says in faults.items():
+            wait_until(lambda: is_training(process))  # noqa: B023
+            time.sleep(moments.uniform(0.1, 0.5))
+            assert process.poll() is None and FAULT[fault](process), log.read_text()
+            if says:
+                wait_until(lambda: says in log.read_text())  # noqa: B023
+            else:
+                assert process.wait(300) == ENDS[fault], log.read_text()
+    assert command("resume", "tiny", "--storage", url).code == 0
+    check(found := trials(url), undisturbed)
+    died = [t.user_attrs["error"] for t in found if "worker_died" in t.user_attrs]
+    assert died[0] == "its worker process died"
+    assert len(found) <= TRIALS + 1 + 2 * 4  # what was running was run again, no more
 
 
 def test_a_database_server_that_is_restarted_is_waited_for(
@@ -197,16 +231,17 @@ def test_a_database_server_that_is_restarted_is_waited_for(
         assert server.password not in line
         assert server.password.encode() not in (Path("/proc") / str(child) / "environ").read_bytes(), line
     server.stop()
-    time.sleep(10)
+    wait_until(lambda: "the database does not answer" in log.read_text())
     assert process.poll() is None, log.read_text()
     server.start()
-    assert process.wait(120) == 0, log.read_text()
-    assert "the database does not answer" in log.read_text() and "answers again" in log.read_text()
+    assert process.wait(300) == 0, log.read_text()
+    assert "answers again" in log.read_text()
     assert server.password not in log.read_text()
     check(trials(url), undisturbed)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Only against hanging: how long it takes depends on what else the machine does."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -214,9 +249,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("workers", ["2", "0"])
-@pytest.mark.parametrize("second", [False, True], ids=["once", "twice"])
-def test_ctrl_c_in_a_training_that_takes_hours(tmp_path: Path, workers: str, second: bool) -> None:
-    """Within 10 seconds, whatever the training does; a second one at once."""
+def test_ctrl_c_in_a_training_that_takes_hours(tmp_path: Path, workers: str) -> None:
+    """It is not waited for.  (What a second Ctrl-C does, and how long the first one has: test_stopping.py.)"""
     study = write_study(tmp_path, (RECIPE, "recipe=Recipe(epochs=10**7, batch_size=32, lr=0.1)"))
     log = tmp_path / "log"
     with log.open("w") as file:
@@ -234,17 +268,14 @@ def test_ctrl_c_in_a_training_that_takes_hours(tmp_path: Path, workers: str, sec
     if workers == "2":
         assert listens_on(process.pid) <= {"127.0.0.1", "::1"}
         assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
-    began = time.monotonic()
+    started = [child for child, _ in descendants(process.pid)]
+    assert len(started) > 5 or workers == "0"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
-    if second:
-        time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(20) == 130
-    assert time.monotonic() - began < (2 if second else 10)
+    assert process.wait(120) == 130
     assert "widthsearch resume tiny" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert "interrupted" in command("show", "tiny").out
-    wait_until(lambda: not list(descendants(process.pid)))
+    wait_until(lambda: not any((Path("/proc") / str(child)).exists() for child in started))
 
 
 def listens_on(pid: int) -> set[str]:

@@ -39,6 +39,7 @@ from widthsearch import Budget, Recipe, Study, UsageError, WidthSpace, trace
 from widthsearch.database.connection import open_storage
 from widthsearch.database.lock import driver_lock, is_driven
 from widthsearch.maths.cost import RESOURCES
+from widthsearch.study.file import StudyFile
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -558,11 +559,11 @@ def test_what_is_searched_and_its_bounds(
     try:
         study = replace(module.study, search=search, fix=fix, minimum=minimum, multiple_of=multiple_of)
         with clean_process():
-            prepared = prepare(study, Path(str(module.__file__)))
+            prepared = prepare(StudyFile(study, Path(str(module.__file__)), "study"))
     except UsageError:
         return
     plan = prepared.plan
-    baseline = plan.baseline()
+    baseline = plan.baseline
     assert 0 < len(baseline) <= 2
     assert all(w >= plan.minimum[v] and w % plan.multiple_of[v] == 0 for v, w in baseline.items())
     strictly(json.dumps(plan.to_json()))
@@ -571,7 +572,7 @@ def test_what_is_searched_and_its_bounds(
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The tiny study as a module."""
-    from widthsearch.study.study import import_file
+    from widthsearch.study.file import import_file
 
     with clean_process():
         loaded: ModuleType = import_file(write_study(tmp_path_factory.mktemp("module")))

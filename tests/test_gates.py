@@ -14,7 +14,7 @@ from torch import nn
 from widthsearch.errors import TrainingError
 from widthsearch.maths.rule import Constraints
 from widthsearch.space import Gating, trace
-from widthsearch.study.study import Recipe
+from widthsearch.study.recipe import Recipe
 from widthsearch.training.controller import BudgetController, cut
 from widthsearch.training.gates import START, Gates, expected, open_probability, sample
 from widthsearch.training.recipe_loop import evaluate, train

@@ -18,11 +18,10 @@ from commands import Quiet, interrupt, real_command, start, trials, write_study
 from optuna.trial import TrialState
 from played import fill, outcome_of
 
-from widthsearch.database.connection import open_storage
+from widthsearch.database.connection import Database
 from widthsearch.database.ledger import Ledger
 from widthsearch.database.lock import driver_lock
 from widthsearch.database.records import load, plan_of, runs_of
-from widthsearch.database.sampler import GrowShrinkSampler
 from widthsearch.plans.plan import Slot
 from widthsearch.plans.search import next_step
 
@@ -60,13 +59,13 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     url = f"sqlite:///{database}"
     # Neither balance nor patience ends the search before its last round.
     interrupt(file, 0, url, **request.param, tolerance=0.0, patience=200)
-    fill(load("tiny", open_storage(url, create=False), url), MANY)
+    fill(load("tiny", Database.open(url)), MANY)
     return Large(database, url)
 
 
 def test_the_thousand_trials_are_those_that_the_search_would_have_made(large: Large) -> None:
-    study = load("tiny", open_storage(large.url, create=False), large.url)
-    plan, found = plan_of(study), study.get_trials()
+    study = load("tiny", Database.open(large.url))
+    plan, found = plan_of(study).plan, study.get_trials()
     runs = runs_of(found)
     assert [r.state for r in runs] == ["interrupted"] + MANY * ["complete"]
     assert isinstance(next_step(plan, runs), Slot)  # there is more to do
@@ -129,8 +128,7 @@ def test_resume_starts_training_at_once(large: Large, tmp_path: Path) -> None:
 
 def test_the_next_trial_is_asked_and_told_at_once(large: Large, tmp_path: Path) -> None:
     url, noise = large.copy(tmp_path), random.Random(2)
-    study = load("tiny", open_storage(url, create=False), url)
-    study.sampler = GrowShrinkSampler()
+    study = load("tiny", Database.open(url))
     asks, tells = [], []
     with driver_lock(url, "tiny") as lock:
         ledger = Ledger(study, Quiet(), lock)
@@ -140,7 +138,7 @@ def test_the_next_trial_is_asked_and_told_at_once(large: Large, tmp_path: Path) 
             assert isinstance(slot, Slot)
             number = ledger.ask(slot)
             asked = time.perf_counter()
-            outcome = {"val_loss": 1.0, **outcome_of(ledger.plan, slot, noise)}
+            outcome = {"val_loss": 1.0, **outcome_of(ledger.plan.plan, slot, noise)}
             ledger.tell(number, outcome)
             asks.append(asked - began)
             tells.append(time.perf_counter() - asked)

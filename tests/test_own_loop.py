@@ -19,7 +19,9 @@ from widthsearch import Budget, Recipe, Study, UsageError
 from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.plans.plan import Slot
+from widthsearch.plans.search import SearchPlan
 from widthsearch.space import trace
+from widthsearch.study.file import StudyFile
 from widthsearch.training.controller import BudgetController
 from widthsearch.training.gates import Gates, open_probability
 from widthsearch.training.own_loop import OwnLoop
@@ -222,8 +224,8 @@ def test_an_own_loop_gives_the_same_study_as_the_recipe_it_repeats() -> None:
     by_loop = study_of(same, steps=steps, evaluate=lambda model, split: evaluate(model, split, recipe).loss)
     outcomes = []
     for study in (by_recipe, by_loop):
-        plan = prepare(study, Path(__file__)).plan
-        outcomes.append(TrialRunner(study, plan).run(Slot("baseline", 0, 0, plan.baseline())))
+        plan = prepare(StudyFile(study, Path(__file__), "study")).plan
+        outcomes.append(TrialRunner(study, SearchPlan(plan)).run(Slot("baseline", 0, 0, plan.baseline)))
     a, b = outcomes
     for key in ("val_loss", "macs", "params", "training_macs"):
         assert a[key] == b[key], key
@@ -321,7 +323,7 @@ def test_a_test_split_needs_evaluate() -> None:
         model=mlp, data=lambda: (*DATA, DATA[1]), budget=Budget(macs="0.3x"), train=plain_loop, steps=STEPS
     )
     with pytest.raises(UsageError, match="evaluate"):
-        prepare(study, Path(__file__))
+        prepare(StudyFile(study, Path(__file__), "study"))
 
 
 class TwoInputs(nn.Module):
@@ -356,10 +358,10 @@ def test_several_inputs_a_regression_loss_and_a_metric(kind: str) -> None:
         budget=Budget(macs="0.5x"),
         recipe=Recipe(epochs=4, batch_size=16, lr=0.05, loss=F.mse_loss, metric=error),
     )
-    plan = prepare(study, Path(__file__)).plan
+    plan = prepare(StudyFile(study, Path(__file__), "study")).plan
     assert list(plan.widths.values()) == [8]
-    runner = TrialRunner(study, plan)
-    outcome = runner.run(Slot("baseline", 0, 0, plan.baseline()))
+    runner = TrialRunner(study, SearchPlan(plan))
+    outcome = runner.run(Slot("baseline", 0, 0, plan.baseline))
     assert 0 < outcome["val_loss"] < 3
     # The mean of |e| squared is below the mean of e squared.
     assert 0 < outcome["accuracy"] ** 2 <= outcome["val_loss"]

@@ -17,7 +17,7 @@ from commands import MODEL, URL, Finished, command, interrupt, start, write_stud
 from optuna_dashboard import get_note
 from played import fill
 
-from widthsearch.database.connection import open_storage
+from widthsearch.database.connection import Database
 from widthsearch.database.records import PLAN, load
 from widthsearch.report.summary import summary_of, summary_of_name
 from widthsearch.show.dashboard import look, only_from_here
@@ -85,8 +85,7 @@ def test_a_large_study_is_a_small_page_that_opens_fast(tmp_path: Path) -> None:
     deep = f"return nn.Sequential({layers}, nn.Linear(12, 3))"
     file = write_study(tmp_path, (MODEL, deep), name="deep")
     interrupt(file, 0, rounds=10, replicas=8, seeds=8, report_seeds=40, tolerance=0.0, patience=20)
-    storage = open_storage(URL, create=False)
-    fill(load("deep", storage, URL), 300)
+    fill(load("deep", Database.open(URL)), 300)
     assert command("report", "-o", "deep.html").code == 0
     page = tmp_path / "deep.html"
     assert page.stat().st_size < 5e6
@@ -110,8 +109,8 @@ def test_the_browser_does_notice_a_page_that_asks_and_complains(tmp_path: Path) 
 
 
 def test_the_report_has_what_repeats_the_study(finished: Finished) -> None:
-    storage = open_storage(finished.url, create=False)
-    page = report_page(summary_of_name("tiny", storage, finished.url), storage, finished.url)
+    database = Database.open(finished.url)
+    page = report_page(summary_of_name("tiny", database), database)
     for text in ("fc1", "step_sizes", "unchanged since launch", "class Net(nn.Module)", "torch 2."):
         assert text in page
 
@@ -139,7 +138,7 @@ def test_where_a_report_cannot_be_written(finished: Finished, output: str, says:
 
 
 def test_html_and_markdown_hold_every_cell_of_the_page(finished: Finished) -> None:
-    summary = summary_of(load("tiny", open_storage(finished.url, create=False), finished.url), finished.url)
+    summary = summary_of(load("tiny", Database.open(finished.url)), finished.url)
     parts = search_page(summary).renderables
     html, markdown = html_of(parts), markdown_of(parts)
     for width in summary["recommended"]["widths"].values():
@@ -152,7 +151,7 @@ def test_html_and_markdown_hold_every_cell_of_the_page(finished: Finished) -> No
 def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
     interrupt(tiny, 3)
     url = "sqlite:///widthsearch.db"
-    study = load("tiny", open_storage(url, create=False), url)
+    study = load("tiny", Database.open(url))
     annotate(study, url)
     first = get_note(study)
     assert "still to come" in first or "no round is scored yet" in first
@@ -172,34 +171,37 @@ def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
 def test_a_study_that_cannot_be_read_is_told_of_once(tiny: Path) -> None:
     assert command("launch", tiny).code == 0
     url = "sqlite:///widthsearch.db"
-    storage = open_storage(url, create=False)
-    study = load("tiny", storage, url)
+    database = Database.open(url)
+    study = load("tiny", database)
     plan = study.user_attrs[PLAN]
-    study.set_user_attr(PLAN, plan | {"of_tomorrow": 1})
+    study.set_user_attr(PLAN, plan | {"format": 99})
     said: list[str] = []
     seen: dict[str, object] = {}
     for _ in range(3):
-        look(storage, url, said.append, seen)
+        look(database, said.append, seen)
     assert len(said) == 1 and "tiny" in said[0] and "another version" in said[0]
     study.set_user_attr(PLAN, plan)
-    look(storage, url, said.append, seen)
+    look(database, said.append, seen)
     assert len(said) == 1 and "verdict" in get_note(study)
 
 
 @pytest.mark.parametrize(
-    ("asked", "figure"),
+    ("asked", "kind", "figure"),
     [
-        (("compare", "--arms", "uniform,constant"), "comparison"),
-        (("probe", "--inflate", "fc1=2"), "starts"),
-        (("pruners", "--pruners", "l0,obd", "--levels", "1/2", "--seeds", "1"), "pruners"),
+        (("compare", "--arms", "uniform,constant"), "comparison", "comparison"),
+        (("probe", "--inflate", "fc1=2"), "probe", "starts"),
+        (("pruners", "--pruners", "l0,obd", "--levels", "1/2", "--seeds", "1"), "pruners", "pruners"),
     ],
-    ids=lambda asked: asked[0],
+    ids=["compare", "probe", "pruners"],
 )
-def test_what_is_no_single_search_has_its_note_and_figure_too(tiny: Path, asked, figure) -> None:
+def test_what_is_no_single_search_has_its_kind_note_and_figure_too(
+    tiny: Path, asked: tuple[str, ...], kind: str, figure: str
+) -> None:
     name, *options = asked
     assert command(name, tiny, *options, "--workers", "0").code == 0
     url = "sqlite:///widthsearch.db"
-    study = load(None, open_storage(url, create=False), url)
+    study = load(None, Database.open(url))
+    assert summary_of(study, url)["kind"] == kind
     annotate(study, url)
     assert f"tiny-{name}" in get_note(study)
     attributes = study._storage.get_study_system_attrs(study._study_id)

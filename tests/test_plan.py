@@ -32,6 +32,10 @@ PLAN = Plan(
     tolerance=0.02,
     retries=1,
     seed=7,
+    doublings=0,
+    final_seeds=0,
+    measure_length=1.0,
+    cost_aware_start=False,
 )
 
 
@@ -86,7 +90,7 @@ def test_the_search_starts_from_cost_aware_widths_where_these_score_better():
     inflated, other = (replace(plan, widths=w) for w in ({"a": 2, "b": 800}, {"a": 4000, "b": 1}))
     end, asked, finished = simulate(inflated)
     starts = History(inflated, finished).starts
-    assert [s.widths for s in starts] == [inflated.baseline(), inflated.cost_aware()]
+    assert [s.widths for s in starts] == [inflated.baseline, inflated.cost_aware]
     assert [(s.kind, s.replica) for s in asked[:4]] == [
         ("baseline", 0),
         ("score", 0),
@@ -94,7 +98,7 @@ def test_the_search_starts_from_cost_aware_widths_where_these_score_better():
         ("score", 1),
     ]
     measured = [s for s in asked if s.kind == "measure"]
-    assert measured[0].widths == inflated.over_wide(inflated.cost_aware())
+    assert measured[0].widths == inflated.over_wide(inflated.cost_aware)
     # From there on nothing depends on the seed network.
     again = simulate(other)
     assert end == again[0]
@@ -113,8 +117,8 @@ def test_good_proportions_stay_the_start():
 
 
 def test_equal_starts_are_one_and_not_two():
-    plan = replace(PLAN, widths=PLAN.cost_aware(), cost_aware_start=True)
-    assert [c.widths for c in History(plan, []).starts] == [plan.baseline()]
+    plan = replace(PLAN, widths=PLAN.cost_aware, cost_aware_start=True)
+    assert [c.widths for c in History(plan, []).starts] == [plan.baseline]
 
 
 def test_where_no_start_can_be_trained_nothing_is_measured():
@@ -285,7 +289,7 @@ def test_it_stops_at_the_round_limit():
 def test_the_uniform_network_is_kept_where_no_proposal_scores_better():
     step, asked, finished = simulate(run=lambda s: unbalanced(s, lambda r: 1.0 if r < 0 else 1.1))
     assert (step.round, step.because) == (-1, "no better score for 2 rounds")
-    assert History(PLAN, finished).best(PLAN.rounds).widths == PLAN.baseline()
+    assert History(PLAN, finished).best(PLAN.rounds).widths == PLAN.baseline
     assert [s.kind for s in asked[-3:]] == ["baseline"] * 3  # its fresh seeds, and nothing to compare with
 
 

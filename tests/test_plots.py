@@ -11,7 +11,7 @@ import pytest
 from commands import MODEL, TRIALS, URL, interrupt, write_study
 from played import play
 
-from widthsearch.database.connection import open_storage
+from widthsearch.database.connection import Database
 from widthsearch.database.records import load
 from widthsearch.report.search import summarise
 from widthsearch.report.trials import trial_rows
@@ -144,7 +144,7 @@ def test_figures_of_a_search_at_every_moment(tmp_path: Path, stop_at: int) -> No
 
 def test_running_and_failed_trials_are_no_numbers(tmp_path: Path) -> None:
     interrupt(write_study(tmp_path), 3)
-    study = load("tiny", open_storage(URL, create=False), URL)
+    study = load("tiny", Database.open(URL))
     study.ask()
     now = shown(study)
     assert {row["state"] for row in now.rows} == {"COMPLETE", "FAIL"}

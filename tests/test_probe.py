@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +16,22 @@ from commands import (
     clean_process,
     command,
     complete,
-    start,
+    here,
     trials,
     write_study,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-from widthsearch.driver import launch as search
-from widthsearch.driver.prepare import make_probe
+from widthsearch.driver.launch import launch
+from widthsearch.driver.questions import make_probe
 from widthsearch.errors import UsageError
-from widthsearch.plans.comparison import next_step, read_plan
+from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Done, Failed, Run
 from widthsearch.plans.probe import PLAIN, WITHIN, back_after, branch_of, close, spread
 from widthsearch.plans.search import History
 from widthsearch.plans.search import next_step as next_of_search
-from widthsearch.show.tables import interval
+from widthsearch.show.formats import interval
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -66,7 +65,7 @@ def test_starts_have_the_widths_that_were_asked_for_under_the_plain_budget():
 def test_an_inflated_width_reaches_the_networks_unclipped():
     """At the budget, and over-wide: the inflated layer is 20 times the other one, as far as whole widths can be."""
     plan = PROBE.plans["a x20"]
-    for widths in (plan.over_wide(plan.widths), replace(plan, budget={"macs": 10**6}).baseline()):
+    for widths in (plan.over_wide(plan.widths), replace(plan, budget={"macs": 10**6}).baseline):
         assert abs(widths["a"] - 20 * widths["b"]) <= 20  # one unit of b
 
 
@@ -110,8 +109,12 @@ def train(slot):
     return replace(run, branch=slot.branch)
 
 
+def next_of(plan, runs):
+    return plan.next_step(runs)
+
+
 def simulate(probe=PROBE, workers=1, order=None, run=train):
-    return test_plan.simulate(read_plan(probe.to_json()), workers, run, order, ask=next_step, most=5000)
+    return test_plan.simulate(read_plan(probe.to_json()), workers, run, order, ask=next_of, most=5000)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +163,7 @@ def test_a_probe_interrupted_anywhere_goes_on_to_the_same_end(whole):
     for k in range(0, len(asked), 5):
         slot = asked[k]
         runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths, branch=slot.branch)]
-        assert next_step(read_plan(PROBE.to_json()), runs) == slot
+        assert next_of(read_plan(PROBE.to_json()), runs) == slot
 
 
 COST_AWARE = make_probe(replace(PLAN, widths={"a": 60, "b": 20}, cost_aware_start=True), each=20, again=1)
@@ -191,7 +194,7 @@ def test_a_probe_with_shared_searches_interrupted_anywhere_goes_on_to_the_same_e
     for k in range(0, len(asked), 3):
         slot = asked[k]
         runs = [*finished[:k], Run(slot.key, "interrupted", slot.widths, branch=slot.branch)]
-        assert next_step(read_plan(COST_AWARE.to_json()), runs) == slot
+        assert next_of(read_plan(COST_AWARE.to_json()), runs) == slot
 
 
 def lost_measures(*starts):
@@ -377,14 +380,11 @@ def test_the_figure_is_one_page_with_a_line_per_start_and_variable(probed):
 
 def test_an_interrupted_probe_is_resumed_to_the_same_end(probed, study: Path):
     with clean_process():
-        ended = search.launch(
+        ended = launch(
             str(study),
-            name=None,
-            url="sqlite:///widthsearch.db",
+            here(Quiet(stop_at=21)),  # in the middle of the second search
             changes={},
-            backend=search.run_in_process,
-            progress=Quiet(stop_at=21),  # in the middle of the second search
-            several=lambda _, plan: make_probe(plan, **ASKED),
+            question=lambda _, plan: make_probe(plan, **ASKED),
             suffix="-probe",
         )
     assert (ended.name, ended.status) == (NAME, "interrupted")
@@ -404,22 +404,6 @@ def test_a_finished_probe_makes_more_rounds(study: Path):
     assert_refused(command("resume", NAME, "--rounds", "1"), "--rounds 1")
     assert command("resume", NAME, "--rounds", "3").code == 0
     assert all(len(s["rounds"]) == 3 for s in shown("sqlite:///widthsearch.db")["starts"])
-
-
-@pytest.mark.slow
-def test_a_probe_with_ray_stopped_and_resumed(study: Path):
-    options = ("--inflate", "fc1=20", "--constant")
-    assert command("probe", study, *options, "--workers", "0", "--name", "one").code == 0
-    process = start("probe", study, *options, "--workers", "2", "--name", "two", PYTHONUNBUFFERED="1")
-    for line in process.stdout:
-        if "trial 5:" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    result = command("resume", "two")
-    assert result.code == 0, result.err
-    assert complete(trials(name="two")) == complete(trials(name="one"))
 
 
 @pytest.mark.parametrize(

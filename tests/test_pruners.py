@@ -13,9 +13,11 @@ from scipy.optimize import minimize
 from torch import nn
 
 from widthsearch import Budget, Recipe, Study
-from widthsearch.driver.prepare import make_plan, make_pruner_plan
+from widthsearch.driver.prepare import make_plan
+from widthsearch.driver.questions import make_pruner_plan
 from widthsearch.maths.rule import Constraints
 from widthsearch.plans.plan import Slot
+from widthsearch.plans.search import SearchPlan
 from widthsearch.report.pruners import winner
 from widthsearch.space import trace
 from widthsearch.training.controller import cut
@@ -261,7 +263,7 @@ def parts_of(study, **options):
     space = build_space(study, data)
     plan = make_pruner_plan(study, make_plan(study, space), **options)
     torch.manual_seed(0)
-    return plan, space.at(plan.over_wide()), RecipeLoop(study.recipe, data)
+    return plan, space.at(plan.plan.over_wide_seed), RecipeLoop(study.recipe, data)
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -380,7 +382,7 @@ def test_time_saved_is_measured():
                     recipe=Recipe(epochs=1, batch_size=128))  # fmt: skip
     plan, space, loop = parts_of(wide, levels=["1/8"])
     for pruner, low, high in (("taylor", 0.3, 0.95), ("obd", -0.3, 0.3)):
-        levels, _ = sweep(pruner, plan, space.at(plan.over_wide()), loop, 0)
+        levels, _ = sweep(pruner, plan, space.at(plan.plan.over_wide_seed), loop, 0)
         assert low < levels[-1]["time_saved"] < high
 
 
@@ -413,7 +415,7 @@ def test_a_measure_finds_the_layer_that_is_too_wide(pruner):
     data = study.data()
     plan = make_plan(study, build_space(study, data))
     assert plan.pruner == pruner
-    found = TrialRunner(study, plan).run(Slot("measure", 0, 0, plan.over_wide(plan.widths)))
+    found = TrialRunner(study, SearchPlan(plan)).run(Slot("measure", 0, 0, plan.over_wide(plan.widths)))
     assert plan.constraints().allow(found["kept"])
     assert found["prune_ratio"]["2"] > found["prune_ratio"]["0"]
     assert found["accuracy"] > 0.5

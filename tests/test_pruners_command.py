@@ -14,13 +14,14 @@ from commands import (
     clean_process,
     command,
     complete,
+    here,
     setting,
     trials,
     write_study,
 )
 
-from widthsearch.driver import launch as search
-from widthsearch.driver.prepare import make_pruner_plan
+from widthsearch.driver.launch import launch
+from widthsearch.driver.questions import make_pruner_plan
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -100,14 +101,13 @@ def test_the_figure_has_four_panels_with_every_pruner(whole):
 @pytest.mark.parametrize("stop_at", [0, 3])
 def test_an_interrupted_comparison_of_pruners_is_resumed_to_the_same_end(whole, tiny: Path, stop_at: int):
     with clean_process():
-        ended = search.launch(
+        ended = launch(
             str(tiny),
-            name=None,
-            url="sqlite:///widthsearch.db",
+            here(Quiet(stop_at)),
             changes={"seeds": 2},
-            backend=search.run_in_process,
-            progress=Quiet(stop_at),
-            several=lambda study, plan: make_pruner_plan(study, plan, pruners=PRUNERS, levels=["1/4", "1/2"]),
+            question=lambda study, plan: make_pruner_plan(
+                study, plan, pruners=PRUNERS, levels=["1/4", "1/2"]
+            ),
             suffix="-pruners",
         )
     assert (ended.name, ended.status) == (NAME, "interrupted")

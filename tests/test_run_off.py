@@ -12,12 +12,11 @@ from test_plan import PLAN, simulate, unbalanced
 from widthsearch.database.records import plan_of
 from widthsearch.database.sampler import GrowShrinkSampler, search_space
 from widthsearch.driver.prepare import prepare
-from widthsearch.plans.comparison import read_plan
 from widthsearch.plans.plan import FINALISTS, Done, Run, Slot, Wait
-from widthsearch.plans.search import History, next_step
+from widthsearch.plans.search import History, SearchPlan, next_step
 from widthsearch.report.trials import trial_rows
 from widthsearch.show.plots import scored_candidates
-from widthsearch.study.study import load_study, settings
+from widthsearch.study.file import load_study
 from widthsearch.training.trial import TrialRunner
 
 RUN_OFF = replace(PLAN, final_seeds=3, rounds=2)  # on seeds 0 and 1; 2, 3 and 4; fresh ones are 5, 6 and 7
@@ -137,7 +136,7 @@ def test_a_search_shows_its_run_off(tmp_path):
     assert found[-1]["search_cost"] == pytest.approx(summary["cost"]["in_uniform_trainings"])
     # The sampler, asked once more, says what the search says.
     trial = optuna.load_study(study_name="tiny", storage=URL, sampler=GrowShrinkSampler()).ask(
-        search_space(plan_of(optuna_study))
+        search_space(plan_of(optuna_study).plan)
     )
     assert trial.params == best["widths"]
 
@@ -146,21 +145,11 @@ def test_the_test_split_is_not_read_in_the_run_off(tmp_path):
     data = "(x[:64], y[:64]), (x[64:80], y[64:80]), (x[80:], y[80:])"
     study = load_study(
         str(write_study(tmp_path, ("final_seeds=0", "final_seeds=2"), (DATA, f"return {data}")))
-    )[0]
-    plan = prepare(study, tmp_path / "tiny.py").plan
-    runner = TrialRunner(study, plan)
+    )
+    plan = prepare(study).plan
+    runner = TrialRunner(study.study, SearchPlan(plan))
     tested = {
-        (kind, k): "test_loss" in runner.run(Slot(kind, -1, k, plan.baseline()))
+        (kind, k): "test_loss" in runner.run(Slot(kind, -1, k, plan.baseline))
         for kind, k in [("score", 0), ("score", 3), ("baseline", 3), ("baseline", 4), ("report", 4)]
     }
     assert [key for key, read in tested.items() if read] == [("baseline", 4), ("report", 4)]
-
-
-def test_a_study_from_before_goes_on_without_one(tmp_path):
-    plan = replace(PLAN, final_seeds=0)
-    before = {k: v for k, v in plan.to_json().items() if k != "final_seeds"}
-    assert read_plan(before).final_seeds == 0
-    study = load_study(str(write_study(tmp_path, ("    final_seeds=0,\n", ""))))[0]
-    assert study.final_seeds == 4
-    assert "final_seeds" not in settings(study)  # as written down before there was the setting
-    assert "final_seeds" in settings(replace(study, final_seeds=2))

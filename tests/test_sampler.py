@@ -15,7 +15,7 @@ from widthsearch.database import records
 from widthsearch.database.records import runs_of
 from widthsearch.database.sampler import GrowShrinkSampler
 from widthsearch.plans.plan import Done, Run, Slot
-from widthsearch.plans.search import next_step
+from widthsearch.plans.search import SearchPlan, next_step
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -31,7 +31,7 @@ class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlyS
 
 def planned_study(plan=PLAN):
     study = optuna.create_study(sampler=GrowShrinkSampler())
-    study.set_user_attr(records.PLAN, plan.to_json())
+    study.set_user_attr(records.PLAN, SearchPlan(plan).to_json())
     return study
 
 
@@ -99,9 +99,8 @@ def test_the_state_of_a_run_is_read_from_its_trial():
     for interrupted in (True, False):
         trial = study.ask()
         label(trial, next_step(PLAN, []))
-        trial.set_user_attr(records.ERROR, "loss is nan")
-        if interrupted:
-            trial.set_user_attr(records.INTERRUPTED, True)
+        if not interrupted:
+            trial.set_user_attr(records.ERROR, "loss is nan")
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
     states: list[Run] = runs_of(study.trials)
     assert [r.state for r in states] == ["interrupted", "failed"]

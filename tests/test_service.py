@@ -25,6 +25,7 @@ from commands import (
     command,
     complete,
     custom_loss,
+    here,
     interrupt,
     real_command,
     setting,
@@ -35,7 +36,8 @@ from commands import (
 from optuna.trial import TrialState
 
 from widthsearch.database.lock import driver_lock
-from widthsearch.driver import launch as search
+from widthsearch.driver.launch import launch
+from widthsearch.driver.resume import resume
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -308,15 +310,7 @@ def test_a_study_that_is_given_more_rounds_can_be_interrupted(finished: Finished
     file = write_study(tmp_path)
     assert command("launch", file).code == 0
     with clean_process():
-        ended = search.resume(
-            "tiny",
-            url=URL,
-            file=None,
-            force=False,
-            rounds=2,
-            backend=search.run_in_process,
-            progress=Quiet(stop_at=TRIALS + 2),
-        )
+        ended = resume("tiny", here(Quiet(stop_at=TRIALS + 2)), rounds=2)
     assert ended.status == "interrupted"
     assert command("resume").code == 0
     assert len(json.loads(command("show", "--json").out)["rounds"]) == 2
@@ -326,15 +320,7 @@ def test_checkpoints_go_where_they_are_told_and_away_at_the_end(tmp_path: Path) 
     where = tmp_path / "some" / "where"
     file = write_study(tmp_path)
     with clean_process():
-        search.launch(
-            str(file),
-            name=None,
-            url=URL,
-            changes={},
-            backend=search.run_in_process,
-            progress=Quiet(3),
-            checkpoints=str(where),
-        )
+        launch(str(file), here(Quiet(3), checkpoints=str(where)))
     (folder,) = where.iterdir()
     assert trials()[3].user_attrs["checkpoint"] == "score-start-1-1.ckpt"
     assert command("resume").code == 0

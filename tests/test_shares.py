@@ -11,7 +11,7 @@ from commands import MODEL, URL, Finished, command, interrupt, write_study
 from played import play
 from torch import nn
 
-from widthsearch.database.connection import open_storage
+from widthsearch.database.connection import Database
 from widthsearch.database.records import MODULES, load, modules_of
 from widthsearch.report.search import summarise
 from widthsearch.report.shares import pruned_line, removed, removed_line
@@ -111,7 +111,7 @@ def test_a_study_remembers_which_modules_make_a_variable_and_an_old_one_does_not
     file = write_study(tmp_path, edit, ("def model():", tied), ("nn.Linear(16, 12)", "nn.Linear(16, 16)"),
                        ("nn.Linear(12, 3)", "nn.Linear(16, 3)"))  # fmt: skip
     interrupt(file, 0)
-    study = load("tiny", open_storage(URL, create=False), URL)
+    study = load("tiny", Database.open(URL))
     assert modules_of(study) == [("fc1", "fc1"), ("fc2", "fc1")]
     study._storage.set_study_user_attr(study._study_id, MODULES, [])
     assert modules_of(study) == []

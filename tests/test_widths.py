@@ -24,8 +24,8 @@ from optuna.trial import TrialState
 
 from widthsearch.driver.prepare import Prepared, prepare
 from widthsearch.errors import UsageError
+from widthsearch.study.file import load_study
 from widthsearch.study.patterns import fixed_by, numbers_of
-from widthsearch.study.study import load_study
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -135,7 +135,7 @@ def test_uniform_and_cost_aware_widths_are_those_of_the_search(tiny: Path) -> No
     plan = prepared(tiny).plan
     shown = described(tiny)
     assert shown["budget"] == plan.budget == {"params": 193}
-    for key, widths in (("uniform", plan.baseline()), ("cost_aware", plan.cost_aware())):
+    for key, widths in (("uniform", plan.baseline), ("cost_aware", plan.cost_aware)):
         assert shown[key] == {"widths": widths, **plan.cost.at(widths)}
     more = described(tiny, "--budget", "macs=2x,params=2x")
     assert more["budget"] == {"macs": 712, "params": 774}
@@ -296,8 +296,7 @@ RESIDUAL: tuple[Edit, ...] = (  # mid adds to what fc1 makes, so that both are o
 
 
 def prepared(file: Path) -> Prepared:
-    study, path, _ = load_study(str(file))
-    return prepare(study, path)
+    return prepare(load_study(str(file)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Public networks: whole, exact, counted as torch counts, left alone, and as ARCHITECTURE.md says."""
+"""Public networks: whole, exact, counted as torch counts, left alone, and as docs/networks.md says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAMILIES = [
 
 
 def published() -> dict[str, list[str]]:
-    """The rows of the table in ARCHITECTURE.md."""
+    """The rows of the table in docs/networks.md."""
     text = zoo.PAGE.read_text().partition(zoo.BEGIN)[2].partition(zoo.END)[0]
     rows = [
         [cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.strip().splitlines()[2:]

@@ -1,7 +1,7 @@
 """Public networks with random weights, and what the width space makes of each.
 
     python tests/zoo.py            prints the table
-    python tests/zoo.py --write    puts it into ARCHITECTURE.md
+    python tests/zoo.py --write    puts it into docs/networks.md
     python tests/zoo.py NAME ...   these networks alone, with the reasons for what is frozen
 
 Inputs and configurations are small: a width space depends on a network's structure, not on its sizes.
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from widthsearch.space import WidthSpace, trace
 
 WHOLE = 0.95  # coverage from which a network counts as whole: MACs that involve a searched width
-PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
+PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 BEGIN, END = "<!-- public networks -->", "<!-- end of public networks -->"
 
 

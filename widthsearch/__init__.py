@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from widthsearch.export.resized import resize
     from widthsearch.space import WidthSpace, trace
     from widthsearch.study.budget import Budget
-    from widthsearch.study.study import Recipe, Study
+    from widthsearch.study.recipe import Recipe
+    from widthsearch.study.study import Study
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet, unless somebody listens
 

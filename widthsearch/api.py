@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from widthsearch.database import records
-from widthsearch.database.connection import open_storage, url_from
-from widthsearch.driver import family
-from widthsearch.driver.backend import display
-from widthsearch.driver.launch import load_again
+from widthsearch.database.connection import Database, url_from
+from widthsearch.driver import launch as launching
+from widthsearch.driver import resume as resuming
+from widthsearch.driver.backend import session_of
 from widthsearch.errors import UsageError
+from widthsearch.plans.settings import HELP
 from widthsearch.report.summary import name_of, summary_of_name
 from widthsearch.report.trials import trial_rows
 from widthsearch.show import plots
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from torch import nn
 
-    from widthsearch.driver.launch import Ended
+    from widthsearch.driver.run import Ended
 
 
 class Drawing(str):
@@ -50,23 +52,23 @@ class Result:
     ``result.recommended["widths"]``, ``result.gain["ci95"]``, ``result.rounds``...
     """
 
-    def __init__(self, name: str | None, storage: optuna.storages.BaseStorage, url: str) -> None:
-        self._name, self._storage, self._url = name, storage, url
+    def __init__(self, name: str | None, database: Database) -> None:
+        self._name, self._database = name, database
         self.refresh()
 
     def refresh(self) -> Result:
         """Look into the database again; returns itself."""
-        self.summary: dict[str, Any] = summary_of_name(self._name, self._storage, self._url)
+        self.summary: dict[str, Any] = summary_of_name(self._name, self._database)
         self._name = name_of(self.summary)
         return self
 
     @property
     def optuna_study(self) -> optuna.Study:
         """The Optuna study; :class:`UsageError` for a family, which is several."""
-        if "members" in self.summary:
+        if self.summary["kind"] == "family":
             names_ = ", ".join(member["study"] for member in self.summary["members"])
             raise UsageError(f"{self._name!r} is a family; load one of its members: {names_}")
-        return records.load(self._name, self._storage, self._url)
+        return records.load(self._name, self._database)
 
     def __getattr__(self, name: str) -> Any:
         """A key of the summary."""
@@ -114,12 +116,12 @@ class Result:
         ``file``: where the study file is now, if it was moved.  Raises :class:`UsageError` if it is gone or
         has changed since launch.
         """
-        study, *_ = load_again(self.optuna_study, file, force=False)
+        study = resuming.load_again(self.optuna_study, file, force=False).study
         return build_space(study, study.data()).resize(self.widths)
 
     def to_html(self) -> str:
         """The page that ``widthsearch report`` writes."""
-        return report_page(self.summary, self._storage, self._url)
+        return report_page(self.summary, self._database)
 
     def _search(self) -> dict[str, Any]:
         return search_only(self.summary, "only a search has this figure; the others have plot()")
@@ -155,8 +157,7 @@ def load(name: str | None = None, storage: str | None = None) -> Result:
     ``name``: default the latest; ``storage``: as ``--storage``.  Raises :class:`UsageError` for a database
     or name that is none.
     """
-    url = url_from(storage)
-    return Result(name, open_storage(url, create=False), url)
+    return Result(name, Database.open(url_from(storage)))
 
 
 def launch(
@@ -165,47 +166,31 @@ def launch(
     name: str | None = None,
     storage: str | None = None,
     budget: Budget | str | None = None,
-    rounds: int | None = None,
-    replicas: int | None = None,
-    seeds: int | None = None,
-    final_seeds: int | None = None,
-    pruner: str | None = None,
     budgets: Sequence[str] | None = None,
     workers: int | None = None,
     address: str | None = None,
     checkpoints: str | None = None,
+    **settings: Any,
 ) -> Result:
     """Start a study and run it to recommended widths: ``widthsearch launch`` with the same options.
 
-    ``budgets``, such as ``["1/16", "1/8"]``, starts a family, one study for each.
-
     ``study``: a study file, ``my_study.py`` or ``my_study.py:name``, or a ``Study`` that stands in a file
-    (workers, and whoever resumes, load it from there).  Ctrl-C stops it, :func:`resume` goes on.
+    (workers, and whoever resumes, load it from there).  ``budgets``, such as ``["1/16", "1/8"]``, starts a
+    family, one study for each.  ``settings`` of the search (``rounds=2``, ``seeds=8``...) take the place of
+    the study's own.  Ctrl-C stops it, :func:`resume` goes on.
 
     Raises :class:`UsageError` as the command does, also where the search fails.
     """
-    given = {
-        "rounds": rounds,
-        "replicas": replicas,
-        "seeds": seeds,
-        "final_seeds": final_seeds,
-        "pruner": pruner,
-    }
-    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    changes = {name_: value for name_, value in settings.items() if value is not None}
+    for unknown in changes.keys() - HELP.keys():
+        near = get_close_matches(unknown, HELP, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(HELP)}"
+        raise UsageError(f"launch({unknown}={changes[unknown]!r:.60}): no setting of a search; {hint}")
     if budget is not None:
         changes["budget"] = Budget.parse(budget) if isinstance(budget, str) else budget
     reference, url = _reference(study), url_from(storage)
-    with display(workers, address) as (backend, progress):
-        ended = family.launch(
-            reference,
-            shares=None if budgets is None else list(budgets),
-            name=name,
-            url=url,
-            changes=changes,
-            backend=backend,
-            progress=progress,
-            checkpoints=checkpoints,
-        )
+    with session_of(url, workers, address, checkpoints) as session:
+        ended = launching.launch(reference, session, name=name, changes=changes, budgets=budgets)
     return _result(ended, url)
 
 
@@ -222,17 +207,8 @@ def resume(
 ) -> Result:
     """Go on with a study or family, or make more rounds: ``widthsearch resume`` with the same options."""
     url = url_from(storage)
-    with display(workers, address) as (backend, progress):
-        ended = family.resume(
-            name,
-            url=url,
-            file=study,
-            force=force,
-            backend=backend,
-            progress=progress,
-            rounds=rounds,
-            checkpoints=checkpoints,
-        )
+    with session_of(url, workers, address, checkpoints) as session:
+        ended = resuming.resume(name, session, file=study, force=force, rounds=rounds)
     return _result(ended, url)
 
 

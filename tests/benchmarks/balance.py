@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=4)
     args = parser.parse_args()
-    plan = prepare(*load(args.study)).plan
+    plan = prepare(load(args.study)).plan
     widths = widths_of(plan, args.widths)
     file = Path(args.output)
     known = json.loads(file.read_text())["networks"] if file.exists() else []

@@ -33,14 +33,15 @@ from optuna.trial import TrialState
 from trainings import load, parser_of
 
 from widthsearch.database import records
-from widthsearch.database.connection import open_storage
+from widthsearch.database.connection import Database
 from widthsearch.database.ledger import attributes_of
 from widthsearch.database.lock import driver_lock
 from widthsearch.database.sampler import search_space
-from widthsearch.driver.launch import create
-from widthsearch.driver.prepare import Prepared, make_comparison, prepare
-from widthsearch.plans.arms import ARMS, Arm, Point, Search
-from widthsearch.plans.comparison import Comparison, fresh_key, parse_arm, walk
+from widthsearch.driver.create import create
+from widthsearch.driver.prepare import Prepared, prepare
+from widthsearch.driver.questions import make_comparison
+from widthsearch.plans.arms import ARMS, Arm, ArmSearch, Point
+from widthsearch.plans.comparison import Comparison, fresh_key, parse_arm
 from widthsearch.plans.plan import Branch, Key, Run, Slot
 from widthsearch.study.data import load_data
 from widthsearch.training.trial import TrialRunner
@@ -88,12 +89,13 @@ class Work:
 
     def __init__(self, reference: str, args: Any) -> None:
         self.changes = {"report_seeds": args.report_seeds, "rounds": args.rounds}
-        study, self.path = load(reference, **self.changes)
-        data = load_data(study)  # once: it may take seconds
-        self.study = replace(study, data=lambda: data)
-        file, _, self.attribute = reference.partition(":")
-        self.name = "-".join(filter(None, (Path(file).stem, self.attribute)))
-        self.prepared: Prepared = prepare(self.study, self.path)
+        found = load(reference, **self.changes)
+        data = load_data(found.study)  # once: it may take seconds
+        self.study_file = found.with_changes(data=lambda: data)
+        self.study = self.study_file.study
+        file, _, attribute = reference.partition(":")
+        self.name = "-".join(filter(None, (Path(file).stem, attribute)))
+        self.prepared: Prepared = prepare(self.study_file)
         self.comparison: Comparison = make_comparison(
             self.study,
             self.prepared.plan,
@@ -118,13 +120,13 @@ class Work:
             for budget in range(len(c.budgets))
         ]
 
-    def search(self, branch: Branch) -> list[tuple[Arm, Search]]:
+    def search(self, branch: Branch) -> list[tuple[Arm, ArmSearch]]:
         """The arms that go by a branch's runs, each with its view of them."""
         plan = self.comparison.plan_of(Slot("score", 0, 0, {}, branch=branch))
         limit = self.comparison.limit(branch.budget)
         arms = [parse_arm(arm) for arm in self.comparison.arms]
         return [
-            (function, Search(branch, plan, times * limit))
+            (function, ArmSearch(branch, plan, times * limit))
             for function, of, times in arms
             if of == branch.arm
         ]
@@ -135,13 +137,11 @@ class Work:
         runs = [run for e in self.ended if e.slot.branch == branch for run in e.runs(retries)]
         points: list[list[Point]] = []
         for function, search in self.search(branch):
-            search.look_at(runs)
-            pending, so_far = walk(function, search)
+            pending, so_far = search.walk(function, runs)
             while pending is not None:
                 found = self.train_all([slot for slot, s in zip(*pending, strict=True) if s == "open"], pipe)
                 runs += [run for ended in found for run in ended.runs(retries)]
-                search.look_at(runs)
-                pending, so_far = walk(function, search)
+                pending, so_far = search.walk(function, runs)
             points.append(so_far)
         for priority, chosen in (
             (SECOND, [of[-1] for of in points if of]),
@@ -233,19 +233,12 @@ class Work:
 
     def into(self, url: str) -> None:
         """Write all that ended into a database, as the trials of a study."""
-        storage, name = open_storage(url, create=True, patient=True), f"{self.name}-compare"
+        database, name = Database.open(url, create=True, patient=True), f"{self.name}-compare"
         with driver_lock(url, name):
             study = create(
-                storage,
-                url,
-                name,
-                source={"file": str(self.path), "name": self.attribute or "study"},
-                changes=self.changes,
-                prepared=self.prepared,
-                plan=self.comparison,
-                checkpoints=None,
+                database, name, self.study_file, self.prepared, plan=self.comparison, changes=self.changes
             )
-            space, wanted = search_space(self.comparison), self.of_random()
+            space, wanted = search_space(self.comparison.plan), self.of_random()
             for ended in self.ended:
                 branch = ended.slot.branch
                 if branch in wanted and ended.slot.key not in wanted[branch]:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from widthsearch.space import WidthSpace
 from widthsearch.study.data import size_of
-from widthsearch.study.study import Data, Recipe
+from widthsearch.study.recipe import Recipe
+from widthsearch.study.study import Data
 from widthsearch.training.recipe_loop import (
     RecipeLoop,
     batches,

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from widthsearch.driver.prepare import make_plan
 from widthsearch.space import WidthSpace, trace
-from widthsearch.study.study import Recipe, load_study
+from widthsearch.study.file import load_study
+from widthsearch.study.recipe import Recipe
 from widthsearch.training.controller import BudgetController
 from widthsearch.training.gates import Gates
 from widthsearch.training.recipe_loop import loss_function, make_optimizer
@@ -65,7 +66,7 @@ def stepper(
 
 
 def study(name: str, gated: bool) -> Step:
-    found, _, _ = load_study(str(TESTS.parent / "studies" / f"{name}.py"))
+    found = load_study(str(TESTS.parent / "studies" / f"{name}.py")).study
     data = found.data()
     space = build_space(found, data)
     x, y = (t[:128] for t in data[0])

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--budget")
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
-    plan = prepare(*load(args.study, args.budget)).plan
+    plan = prepare(load(args.study, args.budget)).plan
     networks = {name: network(plan, name) for name in args.widths}
     first = None
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget)) as pool:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from trainings import begin, train
 
-from widthsearch.database.connection import open_storage, url_from
+from widthsearch.database.connection import Database, url_from
 from widthsearch.database.records import SOURCE, load, plan_of, runs_of
 from widthsearch.maths import rule
 from widthsearch.plans.comparison import Comparison
@@ -96,7 +96,7 @@ class Surrogate:
 
 def lowest(model: Quadratic | Surrogate, plan: Plan, rounds: int = 8, many: int = 1500) -> dict[str, int]:
     """The widths at the budget with the lowest modelled loss: random search, nearer and nearer."""
-    generator, best = np.random.default_rng(0), plan.baseline()
+    generator, best = np.random.default_rng(0), plan.baseline
     for k in range(rounds):
         spread = 1.0 / (1 + k)
         noise = generator.normal(0, spread, (many, len(best)))
@@ -130,11 +130,10 @@ def main() -> None:
     parser.add_argument("--surrogate", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    url = url_from(args.storage)
-    study = load(args.name, open_storage(url, create=False), url)
+    study = load(args.name, Database.open(url_from(args.storage)))
     comparison, runs = plan_of(study), runs_of(study.get_trials(deepcopy=False))
     assert isinstance(comparison, Comparison)
-    plan = replace(comparison.plan, budget=comparison.budgets[0])
+    plan = replace(comparison.plan, budget=dict(comparison.budgets[0]))
     own = [r for r in runs if r.value is not None and r.branch is not None and r.branch.budget == 0]
     plain = [r for r in own if r.key[0] not in ("measure", "pruned")]  # those are over-wide
     model = Quadratic([r.widths for r in plain], [r.value for r in plain])
@@ -143,8 +142,8 @@ def main() -> None:
     bottom = lowest(model, plan)
     networks: list[tuple[str, Mapping[str, int]]] = [
         ("lowest point", bottom),
-        ("uniform", plan.baseline()),
-        ("cost-aware", plan.cost_aware()),
+        ("uniform", plan.baseline),
+        ("cost-aware", plan.cost_aware),
     ]
     for outcome in comparison.outcomes(runs):
         if outcome.budget == 0 and outcome.points and outcome.arm not in ("uniform", "equal-ratio"):
@@ -177,7 +176,7 @@ def surrogates(plan: Plan, runs: list[Run]) -> list[tuple[str, dict[str, int]]]:
     for (arm, repeat), own in searches.items():
         for some in dict.fromkeys((min(28, len(own)), len(own))):
             losses = [r.value for r in own[:some] if r.value is not None]
-            fitted = Surrogate([r.widths for r in own[:some]], losses, plan.baseline())
+            fitted = Surrogate([r.widths for r in own[:some]], losses, plan.baseline)
             found.append((f"{arm}, repeat {repeat}, {some} trainings", lowest(fitted, plan)))
     return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from widthsearch import Budget
 from widthsearch.speed.calibrate import latency_cost
 from widthsearch.study.data import load_data
-from widthsearch.study.study import load_study
+from widthsearch.study.file import load_study
 from widthsearch.training.trial import build_space
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5)
     args = parser.parse_args()
     for file in args.studies:
-        written, _, name = load_study(file)
+        found = load_study(file)
+        written, name = found.study, found.name
         space = build_space(written, load_data(written))
         one = dict.fromkeys(space.widths, 1)
         for batch in map(int, args.batch.split(",")):

@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from widthsearch.cluster.environment import prepare_environment
-from widthsearch.database.connection import open_storage, url_from
+from widthsearch.database.connection import Database, open_storage, url_from
 from widthsearch.database.records import SECONDS, load
 
 STUDY = '''
@@ -111,8 +111,7 @@ def timing_of(trials: list[FrozenTrial], slots: int, began: float | None = None)
 
 
 def finished_study(name: str, workers: int, storage: str | None) -> None:
-    url = url_from(storage)
-    trials = load(name, open_storage(url, create=False), url).get_trials(states=(TrialState.COMPLETE,))
+    trials = load(name, Database.open(url_from(storage))).get_trials(states=(TrialState.COMPLETE,))
     print(HEADER, timing_of(trials, workers).line(name), sep="\n")
 
 
@@ -120,7 +119,8 @@ def finished_study(name: str, workers: int, storage: str | None) -> None:
 
 
 def by_widthsearch(folder: Path, trials: int, seconds: float, workers: int) -> Timing:
-    from widthsearch.driver import launch as search
+    from widthsearch.driver.launch import launch
+    from widthsearch.driver.run import Session
     from widthsearch.show.progress import Tracker
 
     # One round, as nobody knows when a search stops before its last one: measures, scores and baselines of a
@@ -137,16 +137,10 @@ def by_widthsearch(folder: Path, trials: int, seconds: float, workers: int) -> T
     )
 
     with Path(os.devnull).open("w") as nowhere:
-        ended = search.launch(
-            str(file),
-            name=None,
-            url=url,
-            changes={},
-            backend=partial(run_on_ray, workers=workers, address=None),
-            progress=Tracker(Console(file=nowhere), workers),
-        )
+        backend = partial(run_on_ray, workers=workers, address=None)
+        ended = launch(str(file), Session(url, backend, Tracker(Console(file=nowhere))))
     assert ended.status == "finished", ended
-    done = load("fake", open_storage(url, create=False), url).get_trials(states=(TrialState.COMPLETE,))
+    done = load("fake", Database.open(url)).get_trials(states=(TrialState.COMPLETE,))
     return timing_of(done, workers, began)
 
 

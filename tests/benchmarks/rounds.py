@@ -22,9 +22,9 @@ from trainings import FIRST_SEED, begin, load, losses_of, parser_of, train
 from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.maths import rule
-from widthsearch.plans.arms import Search
+from widthsearch.plans.arms import ArmSearch
 from widthsearch.plans.plan import Branch, Plan, Run, Slot
-from widthsearch.plans.search import History, next_step
+from widthsearch.plans.search import History, SearchPlan, next_step
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
 
@@ -33,10 +33,11 @@ CHOICES = ("best", "recommended")  # by the scores, by the run-off
 
 def search(file: str, budget: str | None, rounds: int, repeat: int) -> dict[str, Any]:
     """One search with random numbers of its own: what it would recommend after no, one, two... rounds."""
-    study, path = load(file, budget)
-    plan = prepare(study, path).plan.repeated(repeat).going_on(rounds)
-    runner, runs, spent = TrialRunner(study, plan), [], dict.fromkeys(range(-1, rounds), 0.0)
-    price = Search(Branch(0, repeat, "grow-shrink"), plan, 0.0).cost_of
+    found = load(file, budget)
+    plan = prepare(found).plan.repeated(repeat).going_on(rounds)
+    runner, runs = TrialRunner(found.study, SearchPlan(plan)), []
+    spent = dict.fromkeys(range(-1, rounds), 0.0)
+    price = ArmSearch(Branch(0, repeat, "grow-shrink"), plan, 0.0).cost_of
     while isinstance(slot := next_step(plan, runs), Slot):
         if slot.kind != "measure" and slot.replica in plan.fresh:
             break  # the verdict
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_args()
-    plan: Plan = prepare(*load(args.study, args.budget)).plan
+    plan: Plan = prepare(load(args.study, args.budget)).plan
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget)) as pool:
         make = partial(search, args.study, args.budget, args.rounds)
         searches = []

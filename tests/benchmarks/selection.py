@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_args()
-    plan = prepare(*load(args.study, args.budget)).plan
+    plan = prepare(load(args.study, args.budget)).plan
     all_networks = networks(plan, args.results, args.networks)
     losses = np.load(args.output)["losses"] if Path(args.output).exists() else np.empty((0, args.seeds))
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget)) as pool:

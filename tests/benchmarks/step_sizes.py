@@ -39,9 +39,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
     changes = {k: value_of(v) for k, v in (pair.split("=", 1) for pair in args.set)}
-    study, path = load(args.study, args.budget, **changes)
-    plan = prepare(study, path).plan
-    start = plan.cost_aware() if args.start == "cost-aware" else plan.baseline()
+    plan = prepare(load(args.study, args.budget, **changes)).plan
+    start = plan.cost_aware if args.start == "cost-aware" else plan.baseline
     over_wide = plan.over_wide(start if args.start == "cost-aware" else plan.widths)
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget, changes)) as pool:
         measures = pool.map(train, [Slot("measure", 0, k, over_wide) for k in range(plan.replicas)], 1)

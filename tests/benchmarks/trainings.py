@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,8 @@ from widthsearch import Budget
 from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.plans.plan import Plan, Slot
-from widthsearch.study.study import Study, load_study
+from widthsearch.plans.search import SearchPlan
+from widthsearch.study.file import StudyFile, load_study
 from widthsearch.training.trial import TrialRunner
 
 FIRST_SEED = 100  # no search has trained with these
@@ -30,19 +29,18 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def load(file: str, budget: str | None = None, **changes: Any) -> tuple[Study, Path]:
+def load(file: str, budget: str | None = None, **changes: Any) -> StudyFile:
     """A study of a file, with another budget or other fields."""
-    study, path, _ = load_study(file)
     if budget is not None:
-        study = replace(study, budget=Budget.parse(budget))
-    return replace(study, **changes), path
+        changes["budget"] = Budget.parse(budget)
+    return load_study(file).with_changes(**changes)
 
 
 def begin(file: str, budget: str | None = None, changes: dict[str, Any] | None = None) -> None:
     """Make this process one that can :func:`train`."""
     global runner
-    study, path = load(file, budget, **(changes or {}))
-    runner = TrialRunner(study, prepare(study, path).plan)
+    found = load(file, budget, **(changes or {}))
+    runner = TrialRunner(found.study, SearchPlan(prepare(found).plan))
 
 
 def train(slot: Slot) -> dict[str, Any]:

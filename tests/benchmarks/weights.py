@@ -25,6 +25,7 @@ from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.maths.intervals import mean_se, paired_gain
 from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.search import SearchPlan
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
 
@@ -40,13 +41,13 @@ def begin(file: str) -> None:
 @cache
 def runner_of(widths: tuple[int, ...], way: str) -> tuple[TrialRunner, Plan]:
     """What trains these widths in this way, under the plan whose uniform network has them."""
-    study, path = load(study_file)
-    plan = prepare(study, path).plan
+    found = load(study_file)
+    study, plan = found.study, prepare(found).plan
     own = replace(plan, widths=dict(zip(plan.widths, widths, strict=True)))
-    own.known["baseline"] = own.widths  # they are at the budget: not to be scaled again
+    own.__dict__["baseline"] = own.widths  # they are at the budget: not to be scaled again
     if way == "twice the epochs":
         study = replace(study, recipe=replace(study.recipe, epochs=2 * study.recipe.epochs))
-    return TrialRunner(study, own), own
+    return TrialRunner(study, SearchPlan(own)), own
 
 
 def train(task: tuple[tuple[int, ...], str, int]) -> float | None:
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", required=True)
     parser.add_argument("--seeds", type=int, default=24)
     args = parser.parse_args()
-    plan = prepare(*load(args.study)).plan
+    plan = prepare(load(args.study)).plan
     searched = widths_of(plan, args.widths)
     # Seeds that no search has seen.
     seeds = range(plan.seeds, plan.seeds + args.seeds)
@@ -75,7 +76,7 @@ def main() -> None:
     reference: Losses = {}
     with get_context("spawn").Pool(args.workers, begin, (args.study,)) as pool:
         for way in WAYS:
-            for widths in (plan.baseline(), searched):
+            for widths in (plan.baseline, searched):
                 found = pool.map(train, [(tuple(widths.values()), way, k) for k in seeds], 1)
                 losses = {k: loss for k, loss in zip(seeds, found, strict=True) if loss is not None}
                 reference = reference or losses

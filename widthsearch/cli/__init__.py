@@ -3,46 +3,55 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
-from widthsearch.cli import (
-    bench,
-    drawing,
-    exporting,
-    pages,
-    probing,
-    pruning,
-    searching,
-    viewing,
-)  # their commands
-from widthsearch.cli.options import app
+import typer
+
+from widthsearch.cli import look, questions, search, take
+from widthsearch.cli.options import one_line_errors
 from widthsearch.driver.backend import collect_seldom
 from widthsearch.stopping import INTERRUPTED, leave_on_signals
 
-__all__ = [
-    "app",
-    "bench",
-    "drawing",
-    "exporting",
-    "main",
-    "pages",
-    "probing",
-    "pruning",
-    "searching",
-    "viewing",
-]
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="How wide should each layer be?  Launch a study, inspect the recommended widths, resume a search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 #: The commands as `--help` shows them: what one needs first comes first.
 PANELS = {
-    "Search": ("launch", "show", "resume", "list", "widths"),
-    "Look at it, take it with you": ("report", "draw", "dashboard", "export"),
-    "Ask more": ("compare", "probe", "pruners", "bench"),
+    "Search": (search.launch, look.show, search.resume, look.list_, look.widths),
+    "Look at it, take it with you": (look.report, look.draw, look.dashboard, take.export),
+    "Ask more": (questions.compare, questions.probe, questions.pruners, take.bench),
 }
-_ORDER = [name for names in PANELS.values() for name in names]
-for _command in app.registered_commands:
-    _command.name = _command.name or getattr(_command.callback, "__name__", "")
-    _command.rich_help_panel = next(panel for panel, names in PANELS.items() if _command.name in names)
-app.registered_commands.sort(key=lambda command: _ORDER.index(str(command.name)))
+for _panel, _commands in PANELS.items():
+    for _command in _commands:
+        _name = _command.__name__.removesuffix("_")
+        app.command(name=_name, rich_help_panel=_panel)(one_line_errors(_command))
+
+
+def _say_version(asked: bool) -> None:
+    """What a bug report needs: read from the metadata, so nothing heavy is imported."""
+    if asked:
+        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "optuna", "ray", "sqlalchemy"))
+        typer.echo(f"widthsearch {version('widthsearch')} ({others}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def _application(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Show the versions and exit.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """The options of ``widthsearch`` itself."""
 
 
 def main() -> None:

@@ -1,27 +1,35 @@
-"""The application, the options that commands share, and how errors end a command."""
+"""The options that commands share, and what stands around every command: errors in one line."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from widthsearch.driver.backend import err
+from widthsearch.driver.backend import session_of
 from widthsearch.errors import UsageError
+from widthsearch.plans.settings import HELP, Settings
+from widthsearch.show.console import err, out, say
 from widthsearch.stopping import INTERRUPTED
 
-app = typer.Typer(
-    help="How wide should each layer be?  Launch a study, inspect the recommended widths, resume a search.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from widthsearch.driver.run import Session
+
 WRONG_USE = 2  # exit code
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY.py[:name]", help="The study file.")]
 Name = Annotated[str | None, typer.Argument(help="Name of the study; default: the latest.")]
+NewName = Annotated[
+    str | None, typer.Option("--name", help="Its name; default: the file's, and what is asked of it.")
+]
+Moved = Annotated[str | None, typer.Option("--study", help="The study file, if it was moved.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Storage = Annotated[
     str | None,
@@ -30,18 +38,6 @@ Storage = Annotated[
         help="Optuna database URL; default: WIDTHSEARCH_STORAGE, else sqlite:///widthsearch.db.",
         show_default=False,
     ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Trainings at a time; default: one per core.  0: in this process, without Ray (for debugging).",
-        show_default=False,
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="A running Ray cluster: auto, host:port or ray://host:10001; default: a local Ray."),
 ]
 Checkpoints = Annotated[
     str | None,
@@ -65,35 +61,133 @@ Plot = Annotated[
         show_default=False,
     ),
 ]
-Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what the search does; -vv: more.")
-]
 TensorBoard = Annotated[
     str | None,
     typer.Option("--tensorboard", metavar="DIR", help="Write scalars for TensorBoard into DIR/NAME."),
 ]
-F = TypeVar("F", bound=Callable[..., None])
+Budgets = Annotated[
+    str | None,
+    typer.Option(
+        help="Several budgets, shares of the model's cost: 1/16,1/8,1/4,1/2.  (launch: a family, one study "
+        "for each.)",
+        show_default=False,
+    ),
+]
 
 
-def _say_version(asked: bool) -> None:
-    """What a bug report needs: read from the metadata, so nothing heavy is imported."""
-    if asked:
-        import platform
-        from importlib.metadata import version
+@dataclass(frozen=True)
+class Where:
+    """Where a search is kept and where its trainings run: options of every command that trains."""
 
-        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "optuna", "ray", "sqlalchemy"))
-        typer.echo(f"widthsearch {version('widthsearch')} ({others}, Python {platform.python_version()})")
-        raise typer.Exit
+    storage: Storage = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Trainings at a time; default: one per core.  0: in this process, without Ray (for "
+            "debugging).",
+            show_default=False,
+        ),
+    ] = None
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="A running Ray cluster: auto, host:port or ray://host:10001; default: a local Ray."
+        ),
+    ] = None
+    checkpoints: Checkpoints = None
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Say on stderr what the search does; -vv: more.",
+            show_default=False,
+        ),
+    ] = 0
+
+    def session(
+        self, console: Console = out, tensorboard: str | None = None
+    ) -> AbstractContextManager[Session]:
+        """What a search that is started here needs; see :func:`.driver.backend.session_of`."""
+        url = url_of(self.storage)
+        return session_of(
+            url, self.workers, self.address, self.checkpoints, console, self.verbose, tensorboard
+        )
 
 
-@app.callback()
-def _application(
-    _: Annotated[
-        bool,
-        typer.Option("--version", help="Show the versions and exit.", callback=_say_version, is_eager=True),
-    ] = False,
-) -> None:
-    """The options of ``widthsearch`` itself."""
+@dataclass(frozen=True)
+class Found:
+    """What a command does with what it found: options of every command that asks more than one search."""
+
+    plot: Plot = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False
+
+
+Command = Callable[..., None]
+Changes = dict[str, Any]  # settings of the study that were given on the command line
+
+
+def spread(*settings: str) -> Callable[[Command], Command]:
+    """Spread the parameters of a command that are dataclasses over options, one for each of their fields.
+
+    A parameter ``changes`` becomes an option for each of these ``settings`` of a study; the command gets
+    those that were given.
+    """
+
+    def decorate(command: Command) -> Command:
+        asked = inspect.signature(command, eval_str=True).parameters.values()
+        groups: dict[str, Any] = {p.name: p.annotation for p in asked if is_dataclass(p.annotation)}
+        own = [p for p in asked if p.name not in (*groups, "changes")]
+        options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        options += [_option_of(name) for name in settings]
+        options += [option for group in groups.values() for option in _fields_of(group)]
+
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            for name, group in groups.items():
+                given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+            if settings:
+                values = {name: given.pop(name) for name in settings}
+                given["changes"] = {name: value for name, value in values.items() if value is not None}
+            command(**given)
+
+        wrapper.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # Typer reads it
+        return wrapper
+
+    return decorate
+
+
+def _fields_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name]) for f in fields(group)
+    ]
+
+
+def _option_of(setting: str) -> inspect.Parameter:
+    """An option for a setting of a study; it is checked where the study is."""
+    of = type(getattr(Settings, setting))
+    option = typer.Option(help=f"{HELP[setting]}  Default: the study's.", show_default=False)
+    return inspect.Parameter(
+        setting, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[of | None, option]
+    )
+
+
+def url_of(option: str | None) -> str:
+    """The storage of a search; says so if its password stands where others can read it."""
+    from widthsearch.database.connection import hide_password, parse_url, url_from
+
+    url = url_from(option)
+    if option is not None and parse_url(url).password:
+        say(
+            f"note: the password of {hide_password(url)} can be read in the process list; "
+            "WIDTHSEARCH_STORAGE or PGPASSFILE keep it out of there",
+            style="yellow",
+        )
+    return url
 
 
 def parts(option: str) -> tuple[str, ...]:
@@ -101,7 +195,7 @@ def parts(option: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in option.split(","))
 
 
-def one_line_errors(command: F) -> F:
+def one_line_errors(command: Command) -> Command:
     """A :class:`UsageError` becomes one line on stderr and exit code 2; Ctrl-C exit code 130."""
 
     @functools.wraps(command)
@@ -109,11 +203,10 @@ def one_line_errors(command: F) -> F:
         try:
             command(*args, **kwargs)
         except UsageError as error:
-            message = " ".join(str(error).split())
-            err.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+            say(f"error: {' '.join(str(error).split())}", err, style="red")
             raise typer.Exit(WRONG_USE) from None
         except KeyboardInterrupt:
-            err.print("interrupted before a training was started")
+            say("interrupted before a training was started", err)
             raise typer.Exit(INTERRUPTED) from None
 
-    return wrapper  # type: ignore[return-value]
+    return wrapper

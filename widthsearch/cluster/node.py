@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import ray
+import tenacity
 
 from widthsearch.cluster.environment import check_address
 from widthsearch.database.connection import PATIENCE_SECONDS
@@ -62,26 +63,29 @@ def start_ray(study: Study, workers: int | None, address: str | None) -> None:
 
 def _connected(address: str, **options: Any) -> Any:
     """``ray.init`` on a running cluster; a busy head of ray:// may need another try to serve a new client."""
-    for _ in range(CONNECTIONS - 1):
-        try:
-            return ray.init(address=address, **options)
-        except ConnectionAbortedError:
-            time.sleep(PAUSE_SECONDS)
-    return ray.init(address=address, **options)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(ConnectionAbortedError),
+        stop=tenacity.stop_after_attempt(CONNECTIONS),
+        wait=tenacity.wait_fixed(PAUSE_SECONDS),
+        reraise=True,
+    )
+    return retrying(ray.init, address=address, **options)
 
 
 def start_ray_patiently(study: Study, workers: int | None, address: str | None) -> None:
     """Like :func:`start_ray`, for a cluster whose head may take its time to come back."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            if address is not None:
-                check_address(address)
-            return start_ray(study, workers, address)
-        except UsageError:
-            if address is None or time.monotonic() > give_up:
-                raise
-        time.sleep(5)
+
+    def attempt() -> None:
+        if address is not None:
+            check_address(address)
+        start_ray(study, workers, address)
+
+    tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(UsageError),
+        stop=tenacity.stop_after_delay(0 if address is None else PATIENCE_SECONDS),
+        wait=tenacity.wait_fixed(5),
+        reraise=True,
+    )(attempt)
 
 
 def cpus_of(study: Study) -> float:

@@ -30,10 +30,10 @@ from widthsearch.cluster.node import (
 )
 from widthsearch.database.ledger import Ledger
 from widthsearch.errors import CheckpointError, TrainingError, UsageError
-from widthsearch.plans.comparison import read_plan
+from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Branch, Slot
 from widthsearch.stopping import Stop, interrupt
-from widthsearch.study.study import Study, load_study
+from widthsearch.study.file import StudyFile, load_study
 from widthsearch.training.trial import TrialRunner
 
 log = logging.getLogger(__name__)
@@ -45,21 +45,21 @@ RAY_LOST = 5
 
 
 def run_on_ray(
-    ledger: Ledger, study: Study, reference: str, stop: Stop, *, workers: int | None, address: str | None
+    ledger: Ledger, file: StudyFile, stop: Stop, *, workers: int | None, address: str | None
 ) -> None:
     """Run the trials with Ray Tune, ``workers`` at a time, on a local Ray or on a cluster.
 
     Without a number, as many as the cluster (or this machine) has room for now.  Where Ray itself goes away
     (its daemons are killed, the head of the cluster is restarted) it is started, or connected to, again.
     """
-    start_ray(study, workers, address)
+    start_ray(file.study, workers, address)
     lost, ended = 0, 0
     while True:
         searcher = LedgerSearcher(ledger)
         try:
             stop.listen()  # Ray's own handler would abort the driver on SIGTERM
             stop.gently = searcher.stop
-            return _run_tune(searcher, study, reference, workers, address)
+            return _run_tune(searcher, file, workers or room_for(file.study))
         except UsageError:
             raise
         except Exception as error:
@@ -73,21 +73,19 @@ def run_on_ray(
             stop.gently = interrupt
             ray.shutdown()
         ledger.close_orphans()
-        start_ray_patiently(study, workers, address)
+        start_ray_patiently(file.study, workers, address)
 
 
-def _run_tune(
-    searcher: LedgerSearcher, study: Study, reference: str, workers: int | None, address: str | None
-) -> None:
-    workers = workers or room_for(study)
+def _run_tune(searcher: LedgerSearcher, file: StudyFile, workers: int) -> None:
+    study = file.study
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a worker's death we tell in one line
-    searcher.ledger.progress.workers = workers
+    searcher.ledger.progress.uses(workers)
     log.info("%d workers with %g CPUs and %g GPUs each", workers, cpus_of(study), study.gpus)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # start all workers at once
     with tempfile.TemporaryDirectory(prefix="widthsearch-") as folder, _driver_here(folder):
         try:
             tune.run(
-                tune.with_parameters(TrialActor, study=_what_workers_need(searcher.ledger, reference)),
+                tune.with_parameters(TrialActor, study=_what_workers_need(searcher.ledger, file)),
                 resources_per_trial={"cpu": cpus_of(study), "gpu": study.gpus},
                 search_alg=searcher,
                 scheduler=_Deaths(searcher),
@@ -128,12 +126,11 @@ def _driver_here(folder: str) -> Iterator[None]:
         storage._get_ray_train_session_dir = original
 
 
-def _what_workers_need(ledger: Ledger, reference: str) -> dict[str, Any]:
-    file, _, attribute = reference.rpartition(":")
+def _what_workers_need(ledger: Ledger, file: StudyFile) -> dict[str, Any]:
     return {
-        "file": file,
-        "attribute": attribute,
-        "files": python_files(Path(file)),
+        "file": str(file.path),
+        "attribute": file.name,
+        "files": python_files(file.path),
         "plan": ledger.plan.to_json(),
         "checkpoints": (ledger.checkpoints.url, ledger.identity),
         "log_level": logging.getLogger("widthsearch").getEffectiveLevel(),
@@ -187,7 +184,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         file = unpacked(self._needs["file"], self._needs["files"])
         self._copy = None if file == self._needs["file"] else Path(file).parent
         start = time.monotonic()
-        study, _, _ = load_study(f"{file}:{self._needs['attribute']}")
+        study = load_study(f"{file}:{self._needs['attribute']}").study
         runner = TrialRunner(study, read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"]))
         log.info("study loaded on %s in %.1f s", socket.gethostname(), time.monotonic() - start)
         return runner

@@ -12,11 +12,13 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
+import tenacity
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -37,6 +39,7 @@ _DRIVERS = ("psycopg", "psycopg2")  # the Python drivers that are made of libpq
 _GONE = ("57P01", "57P02", "57P03", "57P05", "25P03", "08")  # SQLSTATEs: shut down, starting up, cut off
 _FINAL = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -57,12 +60,6 @@ def hide_password(url: str) -> str:
     parsed = make_url(url)
     secret = dict.fromkeys(secret_options(parsed), "hidden")
     return parsed.update_query_dict(secret).render_as_string(hide_password=True)
-
-
-def command(verb: str, name: str, url: str) -> str:
-    """The command line that does ``verb`` to a study; names the storage unless it is found without."""
-    where = "" if url == url_from(None) else f" --storage {shlex.quote(hide_password(url))}"
-    return f"widthsearch {verb} {shlex.quote(name)}{where}"
 
 
 def parse_url(url: str) -> URL:
@@ -98,6 +95,29 @@ def sqlite_path(url: str) -> Path | None:
     with opening(url):
         path.exists()  # too long, or in a folder that is closed to us
     return path
+
+
+@dataclass(frozen=True)
+class Database:
+    """An open Optuna database and the URL that it was opened by."""
+
+    storage: optuna.storages.BaseStorage
+    url: str
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = False, patient: bool = False) -> Database:
+        """See :func:`open_storage`."""
+        return cls(open_storage(url, create=create, patient=patient), url)
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return hide_password(self.url)
+
+    def command(self, verb: str, name: str) -> str:
+        """The command line that does ``verb`` to a study; names the storage unless it is found without."""
+        where = "" if self.url == url_from(None) else f" --storage {shlex.quote(self.shown)}"
+        return f"widthsearch {verb} {shlex.quote(name)}{where}"
 
 
 @contextmanager
@@ -172,27 +192,27 @@ def _wait_when_connecting(engine: sqlalchemy.Engine) -> None:
         return patiently(lambda: dialect.connect(*args, **options))
 
 
-def patiently(action: Callable[[], Any]) -> Any:
+def patiently(action: Callable[[], T]) -> T:
     """What ``action`` returns, which is called again while the server is away.
 
     Raises its last error once ``PATIENCE_SECONDS`` are over, and every other error at once.
     """
-    give_up, pause, waiting = time.monotonic() + PATIENCE_SECONDS, 0.1, False
-    while True:
-        try:
-            result = action()
-        except Exception as error:
-            if not connection_was_lost(error) or time.monotonic() > give_up:
-                raise
-            if not waiting:
-                log.warning("the database does not answer; waiting for it (%s)", reason(error))
-            waiting = True
-        else:
-            if waiting:
-                log.warning("the database answers again")
-            return result
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+    waiting = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(connection_was_lost),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=5.0),
+        stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
+        before_sleep=_say_once,
+        reraise=True,
+    )
+    result = waiting(action)
+    if waiting.statistics["attempt_number"] > 1:
+        log.warning("the database answers again")
+    return result
+
+
+def _say_once(state: tenacity.RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome is not None and (error := state.outcome.exception()):
+        log.warning("the database does not answer; waiting for it (%s)", reason(error))
 
 
 def connection_was_lost(error: BaseException) -> bool:

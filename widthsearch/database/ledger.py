@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import optuna
+import tenacity
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,10 +19,9 @@ from widthsearch.database.connection import connection_was_lost, reason
 from widthsearch.database.folder import Folder
 from widthsearch.database.lock import DriverLock
 from widthsearch.database.records import plan_of, runs_of
-from widthsearch.database.sampler import search_space
+from widthsearch.database.sampler import GivenWidths, search_space
 from widthsearch.errors import UsageError
-from widthsearch.plans.comparison import AnyPlan, next_step
-from widthsearch.plans.plan import Run, Slot, Step, Wait
+from widthsearch.plans.plan import Run, Slot, Step, StudyPlan, Wait
 from widthsearch.plans.words import joined
 
 T = TypeVar("T")
@@ -34,9 +34,10 @@ CONNECTIONS_LOST = 100
 class Progress(Protocol):
     """What a display is told while a search runs."""
 
-    workers: int  # trainings at a time
+    def uses(self, workers: int) -> None:
+        """So many trainings run at a time."""
 
-    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
+    def begin(self, plan: StudyPlan, study: optuna.Study) -> None:
         """The search starts or goes on."""
 
     def started(self, number: int, slot: Slot) -> None:
@@ -69,7 +70,7 @@ class Ledger:
         # Whose checkpoints they are: this study's, as long as code, data and settings are what they are.
         whose = [study.user_attrs[records.IDENTITY], study.user_attrs[records.FINGERPRINT]]
         self.identity = hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()
-        self._space = search_space(self.plan)
+        self._space = search_space(self.plan.plan)
         self._lock = lock
         self._live: dict[int, tuple[optuna.Trial, Slot]] = {}
         self._phase: object = None  # what was last handed out, or waited for
@@ -80,7 +81,7 @@ class Ledger:
 
         def look() -> tuple[Step, list[Run]]:
             runs = runs_of(self.study.get_trials(deepcopy=False))
-            return next_step(self.plan, runs), runs
+            return self.plan.next_step(runs), runs
 
         step, runs = self._patiently(look)
         self._log_step(step, runs)
@@ -96,7 +97,7 @@ class Ledger:
             before = [r for r in runs if (r.key, r.branch, r.widths) == (step.key, step.branch, step.widths)]
             if before:
                 how = ", ".join(r.state for r in before)
-                log.info("%s: again, after %s %s", _words(step), how, before[-1].error)
+                log.info("%s: again, after %s %s", step, how, before[-1].error)
         if phase == self._phase:
             return
         self._phase = phase
@@ -104,7 +105,7 @@ class Ledger:
             plan = self.plan.plan_of(step)
             log.info(
                 "phase: %s; budget %s, widths %s cost %s",
-                _words(step),
+                step,
                 plan.budget,
                 joined(step.widths),
                 plan.cost.at(step.widths),
@@ -113,21 +114,18 @@ class Ledger:
             log.info("waiting for %d trainings before the next phase", len(self._live))
 
     def ask(self, slot: Slot) -> int:
-        """Open the slot's trial; its number.  The sampler reads the same trials, so it proposes this slot."""
+        """Open the slot's trial; its number."""
         start = time.monotonic()
         number = self._patiently(lambda: self._ask(slot), first=self._close_running)
         took = time.monotonic() - start
-        log.info("trial %d: %s at widths %s", number, _words(slot), joined(slot.widths))
+        log.info("trial %d: %s at widths %s", number, slot, joined(slot.widths))
         log.debug("trial %d: asked in %.3f s", number, took)
         self.progress.started(number, slot)
         return number
 
     def _ask(self, slot: Slot) -> int:
+        self.study.sampler = GivenWidths(slot.widths)
         trial = self.study.ask(fixed_distributions=self._space)
-        if trial.params != dict(slot.widths):
-            raise RuntimeError(
-                f"trial {trial.number}: the sampler proposed {trial.params}, not {slot.widths}"
-            )
         for key, value in attributes_of(slot, self.plan).items():
             trial.set_user_attr(key, value)
         self._live[trial.number] = (trial, slot)
@@ -185,13 +183,9 @@ class Ledger:
         self._patiently(lambda: self.study.set_user_attr(attribute, value))
 
     def _close_running(self) -> None:
-        """Fail the trials that count as running but are not ours."""
+        """Fail the trials that count as running but are not ours; without an error, as they may go on."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in self._live:
-                storage, trial_id = self.study._storage, trial._trial_id
-                storage.set_trial_user_attr(
-                    trial_id, records.INTERRUPTED, True
-                )  # an interruption is no failure
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _patiently(self, operation: Callable[[], T], first: Callable[[], None] | None = None) -> T:
@@ -199,22 +193,32 @@ class Ledger:
 
         Raises :class:`UsageError` for any other trouble with the database (a full disk, no rights).
         """
-        lost = 0
-        while True:
-            try:
-                self._lock.confirm()
-                if lost and first is not None:
-                    first()
-                return operation()
-            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-                lost += 1
-                if not connection_was_lost(error) or lost > CONNECTIONS_LOST:
-                    raise UsageError(f"the database cannot be used: {reason(error)}") from error
-                log.info("lost the database (%s); trying again", reason(error))
-                time.sleep(min(lost, 10))
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(connection_was_lost),
+            wait=tenacity.wait_incrementing(start=1, increment=1, max=10),
+            stop=tenacity.stop_after_attempt(CONNECTIONS_LOST),
+            before_sleep=_log_loss,
+            reraise=True,
+        )
+
+        def attempt() -> T:
+            self._lock.confirm()
+            if retrying.statistics["attempt_number"] > 1 and first is not None:
+                first()
+            return operation()
+
+        try:
+            return retrying(attempt)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise UsageError(f"the database cannot be used: {reason(error)}") from error
 
 
-def attributes_of(slot: Slot, plan: AnyPlan) -> dict[str, Any]:
+def _log_loss(state: tenacity.RetryCallState) -> None:
+    if state.outcome is not None and (error := state.outcome.exception()):
+        log.info("lost the database (%s); trying again", reason(error))
+
+
+def attributes_of(slot: Slot, plan: StudyPlan) -> dict[str, Any]:
     """What a trial says of its slot, in the order to write it in."""
     return {
         records.ROUND: slot.round,
@@ -226,11 +230,3 @@ def attributes_of(slot: Slot, plan: AnyPlan) -> dict[str, Any]:
         **dict(zip((records.BUDGET, records.REPEAT, records.ARM), slot.branch or (), strict=False)),
         records.KIND: slot.kind,  # last: a trial without a kind is no run yet
     }
-
-
-def _words(slot: Slot) -> str:
-    where = "" if slot.branch is None else f"{tuple(slot.branch)} "
-    if slot.round < 0:
-        return f"{where}{slot.kind} {slot.replica}" + (" of cost-aware widths" if slot.step else "")
-    step = f" step {slot.step:g}" if slot.step else ""
-    return f"{where}{slot.kind} {slot.replica} of round {slot.round}{step}"

@@ -34,6 +34,7 @@ from widthsearch.database.connection import (
     sqlite_path,
 )
 from widthsearch.errors import UsageError
+from widthsearch.plans.words import slug
 
 log = logging.getLogger(__name__)
 
@@ -117,15 +118,13 @@ class _FileLock:
             return hashlib.sha256(text.encode()).hexdigest()[:16]
 
         base = Path(tempfile.gettempdir()) / f"widthsearch-{digest(url)}" if path is None else path
-        # ASCII in lower case: file systems count bytes, and some do not tell "a" from "A".
-        fit = (c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in study_name.lower())
-        slug = "".join(fit)[:60]
-        if slug != study_name:  # two names must never share a lock; no slug has a dot
-            slug += f".{digest(study_name)}"
+        own = slug(study_name.lower())  # some file systems do not tell "a" from "A"
+        if own != study_name:  # two names must never share a lock; no slug has a dot
+            own += f".{digest(study_name)}"
         self._study_name = study_name
-        self._lock = filelock.FileLock(f"{base}.{slug}.lock", timeout=0)
+        self._lock = filelock.FileLock(f"{base}.{own}.lock", timeout=0)
         # Not inside the lock file: some versions of filelock empty it whenever they look at it.
-        self._holder = Path(f"{base}.{slug}.driver")
+        self._holder = Path(f"{base}.{own}.driver")
 
     def acquire(self) -> None:
         try:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from widthsearch.database.connection import hide_password
+from widthsearch.database.connection import Database
 from widthsearch.errors import UsageError
-from widthsearch.plans.comparison import AnyPlan, read_plan
-from widthsearch.plans.plan import Branch, Run
+from widthsearch.plans.kinds import read_plan
+from widthsearch.plans.plan import Branch, Run, StudyPlan
 
 # Attributes of a study
 PLAN = "widthsearch:plan"  # Plan.to_json()
@@ -40,15 +40,10 @@ MACS, PARAMS, TRAINING_MACS = "macs", "params", "training_macs"
 ACCURACY, TEST_LOSS, TEST_ACCURACY = "accuracy", "test_loss", "test_accuracy"
 SECONDS, HOST = "seconds", "host"
 LEVELS = "levels"  # of a pruner's run: one dictionary per network, see pruners/sweep.py
-ERROR, INTERRUPTED, DIED = "error", "interrupted", "worker_died"
+ERROR, DIED = "error", "worker_died"  # a failed trial without an error was interrupted
 ARM, REPEAT, BUDGET = "arm", "repeat", "budget"  # of a comparison's trials: their branch
 ASKED = "asked"  # by an arm's sampler: log(width / uniform width) per variable, before they are scaled
 CHECKPOINT = "checkpoint"  # the file's name in the study's folder, as long as the trial runs
-
-
-def slug(name: str) -> str:
-    """As much of a study's name as every file system takes; other names may have the same."""
-    return "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
 
 def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
@@ -60,14 +55,14 @@ def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     ]
 
 
-def load(name: str | None, storage: optuna.storages.BaseStorage, url: str) -> optuna.Study:
+def load(name: str | None, database: Database) -> optuna.Study:
     """Load a widthsearch study; without a name, the latest.  :class:`UsageError` on an unknown name."""
-    names = study_names(storage)
+    names = study_names(database.storage)
     if not names:
-        raise UsageError(f"no study in {hide_password(url)!r} yet; launch one first")
+        raise UsageError(f"no study in {database.shown!r} yet; launch one first")
     if name is not None and name not in names:
-        raise UsageError(f"no study {name!r} in {hide_password(url)!r}; it has {', '.join(names)}")
-    return optuna.load_study(study_name=name or names[-1], storage=storage)
+        raise UsageError(f"no study {name!r} in {database.shown!r}; it has {', '.join(names)}")
+    return optuna.load_study(study_name=name or names[-1], storage=database.storage)
 
 
 class Family(NamedTuple):
@@ -100,11 +95,11 @@ def family_of(name: str | None, storage: optuna.storages.BaseStorage) -> Family 
     return None
 
 
-def plan_of(study: optuna.Study) -> AnyPlan:
+def plan_of(study: optuna.Study) -> StudyPlan:
     """The plan written at launch; :class:`UsageError` if another version of this package wrote it."""
     try:
         return read_plan(study.user_attrs[PLAN])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"study {study.study_name!r} was written by another version of widthsearch ({error}): read it "
             "with that one, or launch it again under another name"
@@ -112,7 +107,7 @@ def plan_of(study: optuna.Study) -> AnyPlan:
 
 
 def modules_of(study: optuna.Study) -> list[tuple[str, str]]:
-    """Which modules make which variable's units, in order of execution; empty in an old study."""
+    """Which modules make which variable's units, in order of execution."""
     return [(module, variable) for module, variable in study.user_attrs.get(MODULES, [])]
 
 
@@ -124,7 +119,7 @@ def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
         if KIND not in attrs or trial.state == TrialState.WAITING:
             continue  # not (yet) one of ours: asked for by hand, or orphaned before it got its slot
         states = {TrialState.COMPLETE: "complete", TrialState.RUNNING: "running"}
-        ended = "interrupted" if attrs.get(INTERRUPTED) else "died" if attrs.get(DIED) else "failed"
+        ended = "interrupted" if ERROR not in attrs else "died" if attrs.get(DIED) else "failed"
         state = states.get(trial.state, ended)
         runs.append(
             Run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -11,17 +12,28 @@ from optuna.trial import FrozenTrial
 
 from widthsearch.database.records import PLAN, plan_of, runs_of
 from widthsearch.maths import rule
-from widthsearch.plans.comparison import AnyPlan, next_step, search_of
 from widthsearch.plans.plan import Done, Failed, Plan, Slot, Wait
 from widthsearch.plans.search import History
 
 
-def search_space(plan: AnyPlan) -> dict[str, BaseDistribution]:
+def search_space(plan: Plan) -> dict[str, BaseDistribution]:
     """One integer parameter per width variable, up to the largest width that any network could have."""
-    search = search_of(plan)
-    constraints = search.constraints(max(search.over, 1.0))
-    largest = rule.largest_widths(constraints)
-    return {v: IntDistribution(1, largest[v]) for v in search.widths}
+    largest = rule.largest_widths(plan.constraints(max(plan.over, 1.0)))
+    return {v: IntDistribution(1, largest[v]) for v in plan.widths}
+
+
+class GivenWidths(RandomSampler):
+    """Hands out widths that were worked out already, for the one who asks next: the driver."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self._widths = widths
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The width of this variable."""
+        return self._widths[param_name]
 
 
 class GrowShrinkSampler(BaseSampler):
@@ -44,7 +56,7 @@ class GrowShrinkSampler(BaseSampler):
     ) -> dict[str, BaseDistribution]:
         """The width variables of the study's plan; nothing for a study without one."""
         self._raise_error_if_multi_objective(study)
-        return search_space(plan_of(study)) if PLAN in study.user_attrs else {}
+        return search_space(plan_of(study).plan) if PLAN in study.user_attrs else {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -68,15 +80,14 @@ class GrowShrinkSampler(BaseSampler):
 
     def _next_widths(self, study: optuna.Study) -> dict[str, int]:
         plan, runs = plan_of(study), runs_of(study.get_trials(deepcopy=False))
-        step = next_step(plan, runs)
-        match step:
+        match step := plan.next_step(runs):
             case Slot():
                 return dict(step.widths)
             case Done():
-                if not isinstance(plan, Plan):
+                if plan.kind != "search":
                     raise RuntimeError(f"{step.because}: there is nothing left to train")
-                best = History(plan, runs).recommended(plan.rounds)
-                return dict(best.widths) if best is not None else plan.baseline()
+                best = History(plan.plan, runs).recommended(plan.plan.rounds)
+                return dict(best.widths) if best is not None else plan.plan.baseline
             case Wait():
                 raise RuntimeError("the next widths depend on trials that still run; ask when one has ended")
             case Failed():

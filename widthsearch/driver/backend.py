@@ -9,23 +9,20 @@ import functools
 import gc
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from widthsearch.show.console import err, out, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from widthsearch.database.ledger import Ledger
-    from widthsearch.driver.launch import Backend
+    from widthsearch.driver.run import Backend, Session
     from widthsearch.show.progress import Tracker
     from widthsearch.stopping import Stop
-    from widthsearch.study.study import Study
-
-# Tables in a log file or pipe need not be squeezed into 80 columns.
-out = Console(width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True)
+    from widthsearch.study.file import StudyFile
 
 _USUAL = gc.get_threshold()
 #: Importing torch and reading a thousand trials make hundreds of thousands of objects, and all of them stay.
@@ -62,32 +59,39 @@ class _Messages(logging.Handler):
         elif self._progress.console.is_terminal and err.is_terminal:
             self._progress.say(self.format(record))
         else:
-            err.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+            say(self.format(record), err)
 
 
 @contextmanager
-def display(
+def session_of(
+    url: str,
     workers: int | None,
     address: str | None,
+    checkpoints: str | None = None,
     console: Console = out,
-    *,
     verbose: int = 0,
     tensorboard: str | None = None,
-) -> Iterator[tuple[Backend, Tracker]]:
-    """The backend and the progress display of a search; leaves the terminal clean at its end."""
+) -> Iterator[Session]:
+    """The session of a search that is started here; leaves the terminal clean at its end.
+
+    ``url`` of the database; ``workers`` at a time (``None``: one per core, 0: in this process); ``address``
+    of a Ray cluster (``None``: a Ray of its own); ``tensorboard``: the folder for its scalars.
+    """
+    from widthsearch.driver.run import Session
     from widthsearch.show.progress import LiveTracker, Tracker
     from widthsearch.show.tensorboard import Board
 
     if workers is None and address is None:
         workers = len(os.sched_getaffinity(0))
     board = None if tensorboard is None else Board(tensorboard)
-    progress = (LiveTracker if console.is_terminal else Tracker)(console, workers or 1, board)
+    progress = (LiveTracker if console.is_terminal else Tracker)(console, board)
+    progress.uses(workers or 1)
     logger, handler = logging.getLogger("widthsearch"), _Messages(progress)
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
     try:
-        yield _backend(workers, address), progress
+        yield Session(url, _backend(workers, address), progress, checkpoints)
     finally:
         logger.setLevel(before)
         logger.removeHandler(handler)
@@ -96,11 +100,11 @@ def display(
 
 def _backend(workers: int | None, address: str | None) -> Backend:
     if workers == 0:
-        from widthsearch.driver.launch import run_in_process
+        from widthsearch.driver.run import run_in_process
 
-        def backend(ledger: Ledger, study: Study, reference: str, stop: Stop) -> None:
+        def backend(ledger: Ledger, file: StudyFile, stop: Stop) -> None:
             _collect_as_usual()
-            run_in_process(ledger, study, reference, stop)
+            run_in_process(ledger, file, stop)
 
         return backend
     from widthsearch.cluster.environment import check_address, check_admission, prepare_environment

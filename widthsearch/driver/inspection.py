@@ -18,8 +18,9 @@ from widthsearch.plans.plan import Plan
 from widthsearch.space import WidthSpace, trace
 from widthsearch.study.budget import Budget
 from widthsearch.study.data import load_data
+from widthsearch.study.file import import_file
 from widthsearch.study.patterns import numbers_of
-from widthsearch.study.study import Study, import_file
+from widthsearch.study.study import Study
 from widthsearch.training.trial import build_space
 
 
@@ -94,8 +95,8 @@ def describe(
         "coverage": space.cost.share("macs", space.widths, space.widths),
         "budget_error": budget_error,
         "budget": None if plan is None else plan.budget,
-        "uniform": None if plan is None else _network(plan, plan.baseline()),
-        "cost_aware": None if plan is None else _network(plan, plan.cost_aware()),
+        "uniform": None if plan is None else _network(plan, plan.baseline),
+        "cost_aware": None if plan is None else _network(plan, plan.cost_aware),
     }
 
 

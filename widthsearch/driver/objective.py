@@ -11,7 +11,8 @@ from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.plans.arms import RANGE, at_budget
 from widthsearch.plans.plan import Slot
-from widthsearch.study.study import load_study
+from widthsearch.plans.search import SearchPlan
+from widthsearch.study.file import load_study
 from widthsearch.training.trial import TrialRunner
 
 
@@ -29,10 +30,10 @@ class Objective:
     """
 
     def __init__(self, reference: str, *, replica: int = 0) -> None:
-        study, path, _ = load_study(reference)
-        self.plan = prepare(study, path).plan
+        file = load_study(reference)
+        self.plan = prepare(file).plan
         self.replica = replica
-        self._runner = TrialRunner(study, self.plan)
+        self._runner = TrialRunner(file.study, SearchPlan(self.plan))
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Train, and return the validation loss."""

@@ -20,17 +20,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from widthsearch.database import records
-from widthsearch.database.connection import command, open_storage, url_from
+from widthsearch.database.connection import Database, url_from
 from widthsearch.database.folder import Folder
-from widthsearch.driver.launch import checkpoint_folder, load_again
+from widthsearch.driver.create import checkpoint_folder
+from widthsearch.driver.resume import load_again
 from widthsearch.errors import TrainingError, UsageError, describe_error
 from widthsearch.export.edits import edits, markdown
 from widthsearch.export.onnx_file import NotExportedError, write_onnx
 from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.search import SearchPlan
 from widthsearch.plans.words import joined
 from widthsearch.report.search import completed, summarise
 from widthsearch.report.summary import finite
 from widthsearch.show.formats import plus_minus
+from widthsearch.study.file import StudyFile
 from widthsearch.study.study import Study
 from widthsearch.training.trial import TrialRunner
 
@@ -72,28 +75,26 @@ def export(
     Raises :class:`UsageError` for a study that recommends nothing (yet), for a comparison, for a study file
     that has changed or is gone, and for a folder that cannot be written or holds something already.
     """
-    url = url_from(storage)
-    study = records.load(name, open_storage(url, create=False), url)
-    plan, summary = _recommendation(study, url)
+    database = Database.open(url_from(storage))
+    study = records.load(name, database)
+    plan, summary = _recommendation(study, database)
     target = _target(folder, force)
-    own, path, attribute, _ = load_again(study, file, force=force)
-    where, identity = study.user_attrs.get(records.CHECKPOINTS), study.user_attrs.get(records.IDENTITY, "")
+    found = load_again(study, file, force=force)
+    where, identity = study.user_attrs[records.CHECKPOINTS], study.user_attrs[records.IDENTITY]
     if checkpoints is not None:
-        where = checkpoint_folder(url, checkpoints, study.study_name, identity)
+        where = checkpoint_folder(database.url, checkpoints, study.study_name, identity)
     with _aside(target) as made, _threads_kept():
-        # (A study from before there were checkpoints has no folder for them.)
-        runner = TrialRunner(own, plan, (where, identity) if where and weights else None)
+        runner = TrialRunner(found.study, SearchPlan(plan), (where, identity) if weights else None)
         if set(runner.space.widths) != set(plan.widths):
-            raise UsageError(f"{path}: the network has other width variables now than in the search")
-        network = Network(summary, own, f"{path}:{attribute}", runner)
+            raise UsageError(f"{found.path}: the network has other width variables now than in the search")
+        network = Network(summary, found, runner)
         about = _write_widths(network, made)
         if weights:
             best = _best_training(study, plan, summary)
             slot = _slot(best, plan)
             about |= _write_weights(network, slot, best, made, say)
-            if where:
-                # Nothing of the training stays; the folder of a search that may go on does.
-                Folder(where).remove(None if summary["status"] == "finished" else slot.file)
+            # Nothing of the training stays; the folder of a search that may go on does.
+            Folder(where).remove(None if summary["status"] == "finished" else slot.file)
         (made / README).write_text(_readme(network, about))
         _move(made, target)
     return Exported(target, tuple(n for n in FILES if (target / n).exists()), about)
@@ -101,11 +102,10 @@ def export(
 
 @dataclass(frozen=True)
 class Network:
-    """What is exported: the study's ``summary``, the study, where it was read from, and who trains it."""
+    """What is exported: the study's ``summary``, the study and its file, and who trains it."""
 
     summary: dict[str, Any]
-    study: Study
-    reference: str
+    file: StudyFile
     runner: TrialRunner
 
     @property
@@ -121,17 +121,17 @@ class Network:
         return tree_map(lambda t: t.detach().cpu().clone() if isinstance(t, Tensor) else t, example)
 
 
-def _recommendation(study: optuna.Study, url: str) -> tuple[Plan, dict[str, Any]]:
+def _recommendation(study: optuna.Study, database: Database) -> tuple[Plan, dict[str, Any]]:
     plan, name = records.plan_of(study), study.study_name
-    if not isinstance(plan, Plan):
+    if plan.kind != "search":
         raise UsageError(f"{name!r} is a comparison or probe, which recommends no widths; export a search")
-    summary = summarise(study, url)
+    summary = summarise(study, database.url)
     if summary["recommended"] is None:
-        hint = f"go on with: {command('resume', name, url)}"
+        hint = f"go on with: {database.command('resume', name)}"
         if summary["status"] == "running":
-            hint = f"see how far it is with: {command('show', name, url)}"
+            hint = f"see how far it is with: {database.command('show', name)}"
         raise UsageError(f"study {name!r} ({summary['status']}) has no recommendation yet; {hint}")
-    return plan, summary
+    return plan.plan, summary
 
 
 # The folder ----------------------------------------------------------------------------------------------
@@ -196,10 +196,10 @@ def _write_widths(network: Network, folder: Path) -> dict[str, str]:
     keys = ("round", "widths", "macs", "params", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
     content = {
         "study": s["study"],
-        "file": network.reference,
+        "file": network.file.reference,
         **{key: s[key] for key in ("status", "stopped_because", "verdict", "gain", "budget", "seed")},
         **{key: new[key] for key in keys},
-        "keep_heads": network.study.keep_heads,
+        "keep_heads": network.file.study.keep_heads,
     }
     (folder / JSON).write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
     rows = edits(network.runner.space.model, network.runner.space.resize(network.widths))
@@ -267,7 +267,7 @@ def _train_again(
     reached, recorded = outcome["val_loss"], trial.value
     line = f"validation loss {reached:.6g}, equal to that of trial {trial.number} to the last bit"
     if reached != recorded:
-        why = "its own training loop, " if network.study.train is not None else ""
+        why = "its own training loop, " if network.file.study.train is not None else ""
         line = (
             f"validation loss {reached:.6g}; trial {trial.number} reached {recorded:.6g} "
             f"({why}another machine, device or version can do that, or a file that has changed)"
@@ -285,9 +285,9 @@ def _write_weights(
         "widths": network.widths,
         "val_loss": outcome["val_loss"],
         "trial_val_loss": trial.value,
-        "seed": slot.random_seed(network.study.seed),
+        "seed": slot.random_seed(network.file.study.seed),
         **{key: outcome.get(key) for key in (records.ACCURACY, records.TEST_LOSS, records.TEST_ACCURACY)},
-        "recipe": _recipe(network.study),
+        "recipe": _recipe(network.file.study),
         "torch": str(torch.__version__),
     }
     torch.save(content, folder / WEIGHTS)
@@ -322,7 +322,7 @@ def _readme(network: Network, about: Mapping[str, str]) -> str:
     s, new = network.summary, network.summary["recommended"]
     lines = [f"What widthsearch recommends in study {s['study']!r}, written on {date.today()}", ""]
     because = f": {s['stopped_because']}" if s["stopped_because"] else ""
-    lines += [f"study file   {network.reference}", f"status       {s['status']}{because}"]
+    lines += [f"study file   {network.file.reference}", f"status       {s['status']}{because}"]
     lines += [f"widths       {joined(network.widths)} ({TABLE} says of what)"]
     lines += [f"cost         {_costs(s)} (seed network -> this one)"]
     if loss := new["val_loss"]:
@@ -351,13 +351,13 @@ def _readme(network: Network, about: Mapping[str, str]) -> str:
 
 def _code(network: Network, about: Mapping[str, str]) -> str:
     """The three lines that rebuild the network; two without weights."""
-    options = ", keep_heads=True" if network.study.keep_heads else ""
+    options = ", keep_heads=True" if network.file.study.keep_heads else ""
     lines = [
         "import torch",
         "from widthsearch import resize",
-        "from widthsearch.study.study import load_study",
+        "from widthsearch.study.file import load_study",
         "",
-        f"study = load_study({network.reference!r})[0]",
+        f"study = load_study({network.file.reference!r}).study",
         f"model = resize(study.model(), {JSON!r}, torch.load({EXAMPLE!r}){options})",
     ]
     if WEIGHTS in about:

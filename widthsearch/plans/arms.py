@@ -1,9 +1,9 @@
 """The arms of a comparison: the width search, and what a user might do instead.
 
-Each arm is a generator over one :class:`Search`.  It yields phases, lists of slots to be trained, and goes on
-once all of a phase have ended; and it yields a :class:`Point` whenever it would recommend other widths, with
-what its search had cost until then.  An arm sees the runs of its own search alone, so neither the order in
-which the driver works on the arms nor the number of workers changes anything.
+Each arm is a generator over one :class:`ArmSearch`.  It yields phases, lists of slots to be trained, and goes
+on once all of a phase have ended; and it yields a :class:`Point` whenever it would recommend other widths,
+with what its search had cost until then.  An arm sees the runs of its own search alone, so neither the order
+in which the driver works on the arms nor the number of workers changes anything.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -50,23 +50,54 @@ class Point:
     over_wide: Widths | None = None
 
 
+class Phase(NamedTuple):
+    """Slots that can be trained now, and the state of each."""
+
+    slots: list[Slot]
+    states: list[str]
+
+
 Steps = Generator[list[Slot] | Point, None, None]
+Arm = Callable[["ArmSearch"], Steps]
+Content = tuple[tuple[Any, ...], ...]  # of the runs that an arm goes by
 
 
-class Search:
-    """One arm's search: its plan (one budget, a seed of its own), what it may cost, and its runs so far."""
+class ArmSearch:
+    """One arm's search: its plan (one budget, a seed of its own), what it may cost, and its runs so far.
+
+    It remembers the widths of its candidates, and how far the same runs had brought it: a comparison has
+    thousands of trainings, and is asked what comes next before each of them.
+    """
 
     def __init__(self, branch: Branch, plan: Plan, limit: float) -> None:
         self.branch, self.plan, self.limit = branch, plan, limit
         self.history = History(plan, ())
+        self._candidates: dict[Factors, dict[str, int]] = {}
+        self._content: Content | None = None
+        self._walked: tuple[Phase | None, list[Point]] = (None, [])
 
-    def look_at(self, runs: list[Run]) -> None:
-        """Go by these runs of the search from now on."""
-        self.history = History(self.plan, runs)
+    def walk(self, arm: Arm, runs: Sequence[Run]) -> tuple[Phase | None, list[Point]]:
+        """How far the arm has come: the phase that is not over yet, if any, and its points so far."""
+        content = tuple((r.key, r.state, r.value, *(r.prune_ratio or {}).values()) for r in runs)
+        if content != self._content:
+            self.history = History(self.plan, runs)
+            self._walked, self._content = self._walk(arm), content
+        return self._walked
+
+    def _walk(self, arm: Arm) -> tuple[Phase | None, list[Point]]:
+        points: list[Point] = []
+        for step in arm(self):
+            if isinstance(step, Point):
+                points.append(step)
+                continue
+            states: list[str] = [self.history.state(slot) for slot in step]
+            if "open" in states or "running" in states:
+                return Phase(step, states), points
+        return None, points
 
     def price(self, widths: Widths) -> float:
         """What a training of the recipe's length costs, in uniform trainings."""
-        return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.plan.baseline())["macs"]
+        return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.plan.baseline)["macs"]
 
     def cost_of(self, slot: Slot) -> float:
         """What a slot's training costs, in uniform trainings."""
@@ -92,7 +123,9 @@ class Search:
 
     def at_budget(self, factors: Factors) -> dict[str, int]:
         """The uniform widths times ``exp(factors)``, scaled to the budget."""
-        return self.plan.once(("widths", factors), partial(at_budget, self.plan, factors))
+        if factors not in self._candidates:
+            self._candidates[factors] = at_budget(self.plan, factors)
+        return self._candidates[factors]
 
     def random_seed(self, i: int) -> int:
         """A seed for the arm's i-th candidate."""
@@ -103,62 +136,57 @@ class Search:
 def at_budget(plan: Plan, factors: Factors) -> dict[str, int]:
     """The seed network's widths times ``exp(factors)``, scaled to the budget, whatever the factors."""
     relative = {v: w * math.exp(f) for (v, w), f in zip(plan.widths.items(), factors, strict=True)}
-    return rule.scale_to_budget(relative, plan.constraints())
+    return plan.at_budget(relative)
 
 
-def dearest(plan: Plan, over: float = 1.0) -> float:
+def highest_cost(plan: Plan, over: float = 1.0) -> float:
     """What a training at ``over`` times the budget may cost at most, in uniform trainings.
 
     A budget of MACs bounds it.  Without one it depends on the widths: the dearer of the two starts.
     """
-
-    def macs() -> float:
-        constraints = plan.constraints(over)
-        if "macs" in constraints.budget:
-            return constraints.budget["macs"]
-        starts = [plan.widths, plan.cost_aware()] if plan.cost_aware_start else [plan.widths]
-        return max(plan.cost.at(rule.scale_to_budget(start, constraints))["macs"] for start in starts)
-
-    return plan.once(("dearest", over), macs) / plan.cost.at(plan.baseline())["macs"]
+    constraints = plan.constraints(over)
+    if "macs" in constraints.budget:
+        macs = constraints.budget["macs"]
+    else:
+        starts = [plan.widths, plan.cost_aware] if plan.cost_aware_start else [plan.widths]
+        macs = max(plan.cost.at(rule.scale_to_budget(start, constraints))["macs"] for start in starts)
+    return macs / plan.cost.at(plan.baseline)["macs"]
 
 
-Arm = Callable[[Search], Steps]
-
-
-def uniform(search: Search) -> Steps:
+def uniform(search: ArmSearch) -> Steps:
     """The seed network scaled to the budget: every width in the same proportion."""
-    yield Point(0.0, search.plan.baseline())
+    yield Point(0.0, search.plan.baseline)
 
 
-def constant(search: Search) -> Steps:
+def constant(search: ArmSearch) -> Steps:
     """The same width everywhere."""
-    yield Point(0.0, search.plan.constant())
+    yield Point(0.0, search.plan.constant)
 
 
-def cost_aware(search: Search) -> Steps:
+def cost_aware(search: ArmSearch) -> Steps:
     """What the cost alone suggests, without any training (see :mod:`.cost_aware`)."""
-    yield Point(0.0, search.plan.cost_aware())
+    yield Point(0.0, search.plan.cost_aware)
 
 
-def equal_ratio(search: Search) -> Steps:
+def equal_ratio(search: ArmSearch) -> Steps:
     """What pruning does: an over-wide network is trained, cut by the same share in every layer, trained on.
 
     The widths are the uniform ones, but the weights are those of the units that ranked best.
     """
-    over_wide = search.plan.over_wide(search.plan.widths)
+    over_wide = search.plan.over_wide_seed
     yield Point(search.price(over_wide), search.plan.cut_equally(over_wide), over_wide)
 
 
-def grow_shrink(search: Search) -> Steps:
+def grow_shrink(search: ArmSearch) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost with the run-off."""
     plan, cost, rounds, scored = search.plan, 0.0, 0, False
-    limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * dearest(plan)
+    limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * highest_cost(plan)
     for phase in rounds_of(search.history):
         price = sum(search.cost_of(slot) for slot in phase)
         measures = any(slot.kind == "measure" for slot in phase)
         if measures:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
-            if cost + price + plan.seeds * len(plan.step_sizes) * dearest(plan) > limit:
+            if cost + price + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
                 break
             if (best := search.history.best(rounds)) is not None:
                 yield Point(cost, best.widths)
@@ -176,7 +204,7 @@ def grow_shrink(search: Search) -> Steps:
         yield Point(cost, best.widths)
 
 
-def one_shot(search: Search) -> Steps:
+def one_shot(search: ArmSearch) -> Steps:
     """The start and the measure of the search's first round, and its largest step, unseen."""
     cost = 0.0
     for phase in islice(rounds_of(search.history), 2):
@@ -187,14 +215,13 @@ def one_shot(search: Search) -> Steps:
         yield Point(cost, proposal[0].widths)
 
 
-def random(search: Search) -> Steps:
+def random(search: ArmSearch) -> Steps:
     """The best of random widths at the budget, one training each; the uniform ones are the first of them."""
     tried: list[tuple[float, Slot]] = []
     cost = 0.0
     for i in count():
-        factors = search.plan.once(("random", i), partial(_random_factors, search, i))
-        slot = search.slot("score", i, 0, search.at_budget(factors))
-        cost += search.plan.once(("price", factors), partial(search.price, slot.widths))
+        slot = search.slot("score", i, 0, search.at_budget(_random_factors(search, i)))
+        cost += search.price(slot.widths)
         if cost > search.limit * (1 + 1e-9):
             break
         tried.append((cost, slot))
@@ -202,7 +229,7 @@ def random(search: Search) -> Steps:
     yield from _best_of(search, tried)
 
 
-def _random_factors(search: Search, i: int) -> Factors:
+def _random_factors(search: ArmSearch, i: int) -> Factors:
     spread = math.log(RANGE) if i else 0.0
     generator = np.random.default_rng(search.random_seed(i))
     return tuple(generator.uniform(-spread, spread, len(search.plan.widths)).tolist())
@@ -216,13 +243,12 @@ def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
     it asked for stands in the trial, since asking a Gaussian process a second time takes seconds.
     """
 
-    def arm(search: Search) -> Steps:
+    def arm(search: ArmSearch) -> Steps:
         tried: list[tuple[float, Slot]] = []
         asked: list[tuple[Factors, float | None]] = []
-        cost, so_far = 0.0, 0
+        cost = 0.0
         for i in count():
-            key = (search.branch.arm, i, so_far)
-            factors = search.asked(i) or search.plan.once(key, partial(_ask, sampler, search, tuple(asked)))
+            factors = search.asked(i) or _ask(sampler, search, asked)
             slot = replace(search.slot("score", i, 0, search.at_budget(factors)), asked=factors)
             cost += search.price(slot.widths)
             if cost > search.limit * (1 + 1e-9):
@@ -230,7 +256,6 @@ def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
             tried.append((cost, slot))
             yield [slot]
             asked.append((factors, search.loss(slot)))
-            so_far = hash((so_far, asked[-1]))
         yield from _best_of(search, tried)
 
     return arm
@@ -238,8 +263,8 @@ def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
 
 def _ask(
     sampler: Callable[[int], optuna.samplers.BaseSampler],
-    search: Search,
-    asked: tuple[tuple[Factors, float | None], ...],
+    search: ArmSearch,
+    asked: Sequence[tuple[Factors, float | None]],
 ) -> Factors:
     variables = list(search.plan.widths)
     if not asked:
@@ -267,7 +292,7 @@ def _quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _best_of(search: Search, tried: list[tuple[float, Slot]]) -> Steps:
+def _best_of(search: ArmSearch, tried: list[tuple[float, Slot]]) -> Steps:
     """The best candidate after each of the :data:`SHARES` of the cost."""
     for share in SHARES:
         known = [

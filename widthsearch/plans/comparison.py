@@ -6,22 +6,31 @@ recommend is trained again by the one recipe, on fresh seeds that all arms share
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, cast
 
 from widthsearch.errors import UsageError
-from widthsearch.plans import search as history
-from widthsearch.plans.arms import ARMS, MEASURED, SHARED, SHARES, Arm, Point, Search, dearest
-from widthsearch.plans.plan import Branch, Done, Kind, Plan, Run, Slot, Step, Wait, by_branch
-from widthsearch.plans.probe import Probe
-from widthsearch.plans.pruners import MEASURES, PrunerPlan
+from widthsearch.plans.arms import ARMS, MEASURED, SHARED, SHARES, Arm, ArmSearch, Phase, Point, highest_cost
+from widthsearch.plans.plan import (
+    Branch,
+    Done,
+    Kind,
+    Plan,
+    Run,
+    Slot,
+    Step,
+    StudyKind,
+    StudyPlan,
+    Wait,
+    by_branch,
+)
+from widthsearch.plans.search import state_of
+from widthsearch.plans.settings import MEASURES, Pruner
+from widthsearch.plans.words import REPORT, amounts
 
-REPORT = "report"  # the branch of the trainings on fresh seeds
 FreshKey = tuple[int, str, int, tuple[tuple[str, int], ...]]  # budget, kind, replica, widths
-Content = tuple[tuple[Any, ...], ...]  # of the runs that an arm goes by
 
 
 @dataclass(frozen=True)
@@ -34,15 +43,8 @@ class Outcome:
     points: tuple[Point, ...]
 
 
-class Phase(NamedTuple):
-    """Slots that can be trained now, and the state of each."""
-
-    slots: list[Slot]
-    states: list[str]
-
-
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(StudyPlan):
     """What a comparison will do.  ``plan`` is that of the study; its budget is the largest of ``budgets``.
 
     ``arms``: names, with ``:l1`` for a measure by another pruner and ``*10`` for ten times the search cost;
@@ -50,18 +52,23 @@ class Comparison:
     its rounds).
     """
 
-    plan: Plan
+    kind: ClassVar[StudyKind] = "comparison"
+    grows: ClassVar[bool] = False
+
     budgets: tuple[Mapping[str, int], ...]
     arms: tuple[str, ...]
     repeats: int
     cost: float | None = None
-    _plans: dict[tuple[int, int, str], Plan] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    _searches: dict[Branch, Search] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _ended: dict[Branch, tuple[Content, list[Point]]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+
+    @cached_property
+    def _plans(self) -> dict[tuple[int, int, str], Plan]:
+        """By budget, repeat and pruner: one object for each, as a plan remembers its baseline."""
+        return {}
+
+    @cached_property
+    def _searches(self) -> dict[Branch, ArmSearch]:
+        """By budget, repeat and arm: each remembers how far it has come."""
+        return {}
 
     def plan_of(self, slot: Slot) -> Plan:
         """The plan that a slot belongs to: with the budget of its branch, and the seed of its repeat."""
@@ -70,19 +77,17 @@ class Comparison:
         return self._plan(*slot.branch)
 
     def _plan(self, budget: int, repeat: int, arm: str = "") -> Plan:
-        """One object for each, as a plan remembers what it has worked out."""
         pruner = pruner_of(arm) or self.plan.pruner
-        if (budget, repeat, pruner) not in self._plans:
+        key = (budget, repeat, pruner)
+        if key not in self._plans:
             own = replace(self.plan.repeated(repeat), budget=dict(self.budgets[budget]), pruner=pruner)
-            self._plans[budget, repeat, pruner] = own
-        return self._plans[budget, repeat, pruner]
+            self._plans[key] = own
+        return self._plans[key]
 
     def limit(self, budget: int) -> float:
         """What one search may cost under this budget, in uniform trainings."""
-        if self.cost is not None:
-            return self.cost
         plan = self._plan(budget, 0)
-        return plan.once("most", lambda: most_cost(plan, plan.rounds))
+        return most_cost(plan, plan.rounds) if self.cost is None else self.cost
 
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
@@ -131,27 +136,17 @@ class Comparison:
                         slots = self.report_slots(budget, point)
                         keys = [fresh_key(budget, s.kind, s.replica, s.widths) for s in slots]
                         found = [reports.get(key, []) for key in keys]
-                        yield Phase(slots, [history.state_of(of, self.plan.retries) for of in found])
+                        yield Phase(slots, [state_of(of, self.plan.retries) for of in found])
 
     def _walk(
         self, searches: Mapping[Branch, list[Run]], budget: int, repeat: int, arm: str
     ) -> tuple[Phase | None, list[Point]]:
         """How far an arm's search has come: the phase that is not over yet, if any, and its points so far."""
         function, of, times = parse_arm(arm)
-        key = Branch(budget, repeat, arm)
-        runs = searches.get(Branch(budget, repeat, of), [])
-        content = tuple((r.key, r.state, r.value, *(r.prune_ratio or {}).values()) for r in runs)
-        if self._ended.get(key, (None,))[0] == content:
-            return None, self._ended[key][1]
+        key, branch = Branch(budget, repeat, arm), Branch(budget, repeat, of)
         if key not in self._searches:
-            branch = Branch(budget, repeat, of)
-            self._searches[key] = Search(branch, self._plan(*branch), times * self.limit(budget))
-        search = self._searches[key]
-        search.look_at(runs)
-        pending, points = walk(function, search)
-        if pending is None:
-            self._ended[key] = (content, points)
-        return pending, points
+            self._searches[key] = ArmSearch(branch, self._plan(*branch), times * self.limit(budget))
+        return self._searches[key].walk(function, searches.get(branch, []))
 
     def expected(self) -> dict[str, int]:
         """Trials per kind at most (of report trainings: if every recommendation is another one)."""
@@ -181,30 +176,21 @@ class Comparison:
                 counts["report"] += len(SHARES) * searches * plan.report_seeds
         return {kind: n for kind, n in counts.items() if n}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, for the study's attributes."""
-        budgets = [dict(b) for b in self.budgets]
-        rest = {"arms": list(self.arms), "repeats": self.repeats, "search_cost": self.cost}
-        return {"plan": self.plan.to_json(), "budgets": budgets, **rest}
+    def with_plan(self, plan: Plan) -> StudyPlan:
+        """The same comparison with the plan of a changed file; its budgets stay."""
+        return super().with_plan(replace(plan, budget=self.plan.budget))
+
+    def headline(self) -> str:
+        """What the study will do, in one line."""
+        budgets = " / ".join(amounts(budget) for budget in self.budgets)
+        repeats = f"{self.repeats} repeat{'' if self.repeats == 1 else 's'}"
+        return f"{', '.join(self.arms)} compared, {repeats}; {self._variables}, budget {budgets}"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The inverse of :meth:`to_json`."""
         plan, budgets = Plan.from_json(data["plan"]), tuple(data["budgets"])
-        return cls(plan, budgets, tuple(data["arms"]), data["repeats"], data["search_cost"])
-
-
-def walk(arm: Arm, search: Search) -> tuple[Phase | None, list[Point]]:
-    """How far an arm has come: the phase that is not over yet, if any, and its points so far."""
-    points: list[Point] = []
-    for step in arm(search):
-        if isinstance(step, Point):
-            points.append(step)
-            continue
-        states: list[str] = [search.history.state(slot) for slot in step]
-        if "open" in states or "running" in states:
-            return Phase(step, states), points
-    return None, points
+        return cls(plan, budgets, tuple(data["arms"]), data["repeats"], data["cost"])
 
 
 def fresh_key(budget: int, kind: str, replica: int, widths: Mapping[str, int]) -> FreshKey:
@@ -235,51 +221,20 @@ def parse_arm(name: str) -> tuple[Arm, str, float]:
     return ARMS[base], SHARED.get(base, base) + colon + pruner, times
 
 
-def pruner_of(arm: str) -> str:
-    """``l1`` of ``grow-shrink:l1``; empty where the arm names none."""
-    return arm.partition("*")[0].partition(":")[2]
+def pruner_of(arm: str) -> Pruner | None:
+    """``l1`` of ``grow-shrink:l1``; ``None`` where the arm names none."""
+    name = arm.partition("*")[0].partition(":")[2]
+    return cast("Pruner", name) if name else None
 
 
 def most_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
-    return least_cost(plan, rounds) + rounds * plan.doublings * plan.seeds * dearest(plan)
+    return least_cost(plan, rounds) + rounds * plan.doublings * plan.seeds * highest_cost(plan)
 
 
 def least_cost(plan: Plan, rounds: int) -> float:
     """What they cost at most where no proposal is doubled: less than that does not pay for them."""
-    measures = plan.replicas * plan.measure_length * dearest(plan, plan.over)
-    scores = plan.seeds * len(plan.step_sizes) * dearest(plan)
-    starts = plan.seeds * (1 + plan.cost_aware_start * dearest(plan))
-    return rounds * (measures + scores) + starts + plan.run_off_trainings * dearest(plan)
-
-
-#: What a study of ours follows.
-AnyPlan = Plan | Comparison | Probe | PrunerPlan
-
-
-def search_of(plan: AnyPlan) -> Plan:
-    """The plan of a single search: itself, or the one that a plan of several is made of."""
-    return plan if isinstance(plan, Plan) else plan.plan
-
-
-def next_step(plan: AnyPlan, runs: Iterable[Run]) -> Step:
-    """What a study needs next, from its plan and its runs so far alone."""
-    return history.next_step(plan, runs) if isinstance(plan, Plan) else plan.next_step(runs)
-
-
-def read_plan(data: Mapping[str, Any]) -> AnyPlan:
-    """The inverse of each ``to_json()``.
-
-    One object for one content: a plan remembers what it has worked out.
-    """
-    return _read_plan(json.dumps(data))
-
-
-@lru_cache(maxsize=8)
-def _read_plan(text: str) -> AnyPlan:
-    data = json.loads(text)
-    if "starts" in data:
-        return Probe.from_json(data)
-    if "arms" in data:
-        return Comparison.from_json(data)
-    return PrunerPlan.from_json(data) if "pruners" in data else Plan.from_json(data)
+    measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
+    scores = plan.seeds * len(plan.step_sizes) * highest_cost(plan)
+    starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
+    return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)

@@ -1,25 +1,32 @@
 """What a study will do, and one training run of it, as plain data.
 
-The plan is written into the Optuna study once, at launch; :mod:`.search` then says what comes next.
+A :class:`Plan` is what one search goes by; a :class:`StudyPlan` is what a study of any kind goes by: one
+search or several.  It is written into the Optuna study once, at launch, and says what comes next.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from widthsearch.maths import rule
 from widthsearch.maths.cost import Cost
 from widthsearch.maths.cost_aware import cost_aware
 from widthsearch.maths.rule import Constraints
+from widthsearch.plans.settings import Settings
+from widthsearch.plans.words import amounts, slot_name
 
 Kind = Literal["measure", "score", "baseline", "report", "pruned", "sweep"]
+StudyKind = Literal["search", "comparison", "probe", "pruners"]
 
 Key = tuple[str, int, int, float]  # kind, round, replica, step
-T = TypeVar("T")
 
+#: Of a plan's JSON; a database of another one is refused.
+FORMAT = 1
 #: How many candidates come into the run-off, from which the recommended one is chosen.
 FINALISTS = 3
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
@@ -35,36 +42,21 @@ class Branch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything about a study that the next step depends on, apart from the trials themselves."""
+class Plan(Settings):
+    """Everything about a search that its next step depends on, apart from its trials: settings and network.
+
+    Of the settings that a study gives, ``measure_length`` is here the share of the epochs that are trained (a
+    whole number of them), and ``step_sizes`` are in rising order.
+    """
 
     widths: dict[str, int]  # of the seed network, in order of execution
     cost: Cost
     budget: dict[str, Any]  # per resource (latency in seconds); resources without a budget are absent
     minimum: dict[str, int]
     multiple_of: dict[str, int]
-    pressure: str
-    over: float
-    rounds: int
-    replicas: int
-    seeds: int
-    report_seeds: int
-    patience: int
-    tolerance: float
-    retries: int
-    seed: int
-    step_sizes: tuple[float, ...] = (
-        1.0,
-    )  # how far proposals go: standard deviation of the log widths' change
-    doublings: int = 0  # how often the longest may be doubled while it is the best
-    measure_length: float = 1.0  # of a measure, relative to other trainings
-    pruner: str = "l0"  # of a measure
-    cost_aware_start: bool = False  # whether cost-aware widths may be the start too
     outputs: dict[str, list[float]] = field(default_factory=dict)  # see cost_aware.py
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
-    final_seeds: int = 0  # of the run-off: on how many more seeds the best candidates are trained
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
-    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def constraints(self, over: float = 1.0, minimum: int = 1) -> Constraints:
         """The constraints of a network at ``over`` times the budget, no width below ``minimum``."""
@@ -76,13 +68,6 @@ class Plan:
             multiple_of=self.multiple_of,
         )
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """``make()``, the first time that it is asked for; it must depend on the plan and ``key`` alone."""
-        if key not in self.known:
-            self.known[key] = make()
-        found: T = self.known[key]
-        return found
-
     def seed_cost(self) -> dict[str, float]:
         """The cost of the seed network; its latency is the measured one."""
         return self.cost.at(self.widths) | ({"latency": self.latency["seed"]} if self.latency else {})
@@ -91,22 +76,33 @@ class Plan:
         """Over-wide widths in these proportions.  At least 2: a gate needs a neighbour to compare with."""
         return rule.scale_to_budget(relative, self.constraints(self.over, minimum=2))
 
+    def at_budget(self, relative: Mapping[str, float]) -> dict[str, int]:
+        """Widths in these proportions at the budget."""
+        return rule.scale_to_budget(relative, self.constraints())
+
+    @cached_property
     def baseline(self) -> dict[str, int]:
         """The seed network scaled uniformly to the budget."""
-        return self.once("baseline", lambda: rule.scale_to_budget(self.widths, self.constraints()))
+        return self.at_budget(self.widths)
 
+    @cached_property
     def constant(self) -> dict[str, int]:
         """The same width everywhere, at the budget."""
-        same = dict.fromkeys(self.widths, 1)
-        return self.once("constant", lambda: rule.scale_to_budget(same, self.constraints()))
+        return self.at_budget(dict.fromkeys(self.widths, 1))
 
+    @cached_property
     def cost_aware(self) -> dict[str, int]:
-        """The widths at the budget under which the layers are least narrow (see :mod:`.cost_aware`)."""
-        return self.once("cost-aware", lambda: cost_aware(self.outputs, self.cost, self.constraints()))
+        """The widths at the budget under which the layers are least narrow (see ``maths/cost_aware.py``)."""
+        return cost_aware(self.outputs, self.cost, self.constraints())
+
+    @cached_property
+    def over_wide_seed(self) -> dict[str, int]:
+        """The over-wide network in the seed network's proportions."""
+        return self.over_wide(self.widths)
 
     def cut_equally(self, over_wide: Mapping[str, int]) -> dict[str, int]:
         """The baseline, as far as an over-wide network in the same proportions has the units."""
-        return {v: min(w, over_wide[v]) for v, w in self.baseline().items()}
+        return {v: min(w, over_wide[v]) for v, w in self.baseline.items()}
 
     def repeated(self, repeat: int) -> Plan:
         """The same search with random numbers of its own; repeat 0 is this one, what `launch` does."""
@@ -118,10 +114,6 @@ class Plan:
     def going_on(self, rounds: int) -> Plan:
         """The same search, not ended before so many rounds."""
         return replace(self, rounds=max(self.rounds, rounds), at_least=rounds)
-
-    def plan_of(self, slot: Slot) -> Plan:
-        """The plan that a slot belongs to: this one."""
-        return self
 
     @property
     def selecting(self) -> range:
@@ -138,6 +130,11 @@ class Plan:
         """Trainings of the run-off, at most."""
         return FINALISTS * self.final_seeds
 
+    @property
+    def proposals(self) -> int:
+        """How many proposals a round has at most."""
+        return len(self.step_sizes) + self.doublings
+
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
         scores = (self.rounds * self.proposals + self.cost_aware_start) * self.seeds
@@ -148,22 +145,16 @@ class Plan:
             "report": self.report_seeds,
         }
 
-    @property
-    def proposals(self) -> int:
-        """Of a round, at most."""
-        return len(self.step_sizes) + self.doublings
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for the study's attributes."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cost", "known")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**plain, "step_sizes": list(self.step_sizes), "cost": self.cost.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of :meth:`to_json`."""
-        sizes = tuple(data["step_sizes"])
-        data["doublings"]  # a plan without it has another measure of step sizes
-        return cls(**{**data, "step_sizes": sizes, "cost": Cost.from_json(data["cost"])})
+        sizes, cost = tuple(data["step_sizes"]), Cost.from_json(data["cost"])
+        return cls(**{**data, "step_sizes": sizes, "cost": cost})
 
 
 @dataclass(frozen=True)
@@ -177,6 +168,10 @@ class Slot:
     step: float = 0.0  # of a proposal: how far it goes along the round's direction
     branch: Branch | None = None  # only where a study holds several searches
     asked: tuple[float, ...] = ()  # what a sampler of Optuna's asked for, if the widths follow from that
+
+    def __str__(self) -> str:
+        """``round 0 measure 2``, ``uniform baseline 3``, ``budget 1 repeat 0 tpe: round 5 score 0``."""
+        return slot_name(self.kind, self.round, self.replica, self.step, self.branch)
 
     @property
     def key(self) -> Key:
@@ -222,11 +217,11 @@ class Run:
 
 def by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:
     """The runs of each of a study's searches."""
-    found: dict[Branch, list[Run]] = {}
+    searches: dict[Branch, list[Run]] = {}
     for run in runs:
         if run.branch is not None:
-            found.setdefault(run.branch, []).append(run)
-    return found
+            searches.setdefault(run.branch, []).append(run)
+    return searches
 
 
 @dataclass(frozen=True)
@@ -254,3 +249,51 @@ class Failed:
 
 
 Step = Slot | Wait | Done | Failed
+
+
+@dataclass(frozen=True)
+class StudyPlan(ABC):
+    """What a study goes by.  Each kind is one subclass (see ``plans/kinds.py``), made around one ``plan``."""
+
+    kind: ClassVar[StudyKind]
+    grows: ClassVar[bool] = True  # whether more rounds may be asked for later
+
+    plan: Plan
+
+    @abstractmethod
+    def next_step(self, runs: Iterable[Run]) -> Step:
+        """What to do next, from the runs so far alone."""
+
+    @abstractmethod
+    def plan_of(self, slot: Slot) -> Plan:
+        """The plan of the search that a slot belongs to."""
+
+    @abstractmethod
+    def expected(self) -> dict[str, int]:
+        """Trials per kind, at most."""
+
+    def with_plan(self, plan: Plan) -> StudyPlan:
+        """The same study with the plan of a changed file, and the rounds that were asked for since."""
+        return replace(self, plan=plan.going_on(self.plan.at_least))
+
+    def gain_so_far(self, runs: Iterable[Run]) -> float | None:
+        """Of a single search: baseline loss minus the best one's, on the seeds that select (optimistic)."""
+        return None
+
+    def headline(self) -> str:
+        """What the study will do, in one line."""
+        return f"{self._variables}, budget {amounts(self.plan.budget)}"
+
+    @property
+    def _variables(self) -> str:
+        return f"{len(self.plan.widths)} width variables"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the study's attributes."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"format": FORMAT, "kind": self.kind, **own, "plan": self.plan.to_json()}
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StudyPlan:
+        """The inverse of :meth:`to_json`."""

@@ -9,11 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from widthsearch.plans.plan import Branch, Done, Failed, Plan, Run, Slot, Step, Wait, by_branch
+from widthsearch.plans.plan import (
+    Branch,
+    Done,
+    Failed,
+    Plan,
+    Run,
+    Slot,
+    Step,
+    StudyKind,
+    StudyPlan,
+    Wait,
+    by_branch,
+)
 from widthsearch.plans.search import History, step_after
 
 PLAIN = "plain"  # the start from the seed network as given
@@ -50,14 +62,15 @@ class Owners(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(StudyPlan):
     """What a probe will do: the plan of the plain seed network, and all starts by name, the plain one first.
 
     ``again``: how often the plain search is made again with other random numbers, to tell what the start does
     from what chance does.  The trainings on fresh seeds have the same seeds in all of them.
     """
 
-    plan: Plan
+    kind: ClassVar[StudyKind] = "probe"
+
     starts: dict[str, Start]
     again: int = 0
 
@@ -78,7 +91,7 @@ class Probe:
         first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
         found = {}
         for start, plan in self.plans.items():
-            networks = (plan.baseline(), plan.over_wide(plan.widths))
+            networks = (plan.baseline, plan.over_wide_seed)
             over_wide, baseline = (tuple(network[v] for v in plan.widths) for network in networks)
             found[start] = first.setdefault((plan.seed, baseline, over_wide), start)
         return found
@@ -152,10 +165,13 @@ class Probe:
         """Trials per kind if all searches use all of their rounds."""
         return {kind: n * len(self.searches) for kind, n in self.plan.expected().items()}
 
+    def headline(self) -> str:
+        """What the study will do, in one line."""
+        return f"starts: {', '.join(self.plans)}; {super().headline()}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for the study's attributes."""
-        starts = {name: start._asdict() for name, start in self.starts.items()}
-        return {"plan": self.plan.to_json(), "starts": starts, "again": self.again}
+        return {**super().to_json(), "starts": {name: start._asdict() for name, start in self.starts.items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Probe:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from widthsearch.maths.rule import Constraints
-from widthsearch.plans.plan import Branch, Done, Failed, Plan, Run, Slot, Step, Wait
+from widthsearch.plans.plan import Branch, Done, Failed, Plan, Run, Slot, Step, StudyKind, StudyPlan, Wait
 from widthsearch.plans.search import state_of
+from widthsearch.plans.settings import MEASURES
 
-#: What may measure prune ratios in a search.
-MEASURES = ("l0", "l1", "taylor")
 #: What removes single weights, not units.
 OF_WEIGHTS = ("obd",)
 #: All that ``widthsearch pruners`` compares.
@@ -25,13 +24,15 @@ LEVELS = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
 
 
 @dataclass(frozen=True)
-class PrunerPlan:
+class PrunerPlan(StudyPlan):
     """Which pruners are compared, at which levels (shares kept, falling); ``plan`` is that of the study.
 
     Its over-wide network is pruned, on as many seeds as its ``seeds``.
     """
 
-    plan: Plan
+    kind: ClassVar[StudyKind] = "pruners"
+    grows: ClassVar[bool] = False
+
     pruners: tuple[str, ...]
     levels: tuple[float, ...] = LEVELS
 
@@ -39,27 +40,23 @@ class PrunerPlan:
         """The plan that a slot belongs to: that of the study."""
         return self.plan
 
-    def over_wide(self) -> dict[str, int]:
-        """The widths of the network that all pruners start from."""
-        return self.plan.once("over-wide", lambda: self.plan.over_wide(self.plan.widths))
-
     def share(self, widths: Mapping[str, int]) -> float:
         """The MACs of a network, as a share of the over-wide one's."""
-        return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.over_wide())["macs"]
+        return self.plan.cost.at(widths)["macs"] / self.plan.cost.at(self.plan.over_wide_seed)["macs"]
 
     def constraints(self, level: float) -> Constraints:
         """What the network of a level must obey: a share of the over-wide network's MACs.
 
         Two units of every variable stay: a dimension of size 1 could not be traced again.
         """
-        macs = level * self.plan.cost.at(self.over_wide())["macs"]
+        macs = level * self.plan.cost.at(self.plan.over_wide_seed)["macs"]
         minimum = {v: max(2, m) for v, m in self.plan.minimum.items()}
         return Constraints(self.plan.cost, {"macs": macs}, minimum, dict.fromkeys(minimum, 1))
 
     def slots(self) -> list[Slot]:
         """All training runs, in the order in which they are handed out: seed by seed."""
         return [
-            Slot("sweep", -1, k, self.over_wide(), branch=Branch(0, 0, pruner))
+            Slot("sweep", -1, k, self.plan.over_wide_seed, branch=Branch(0, 0, pruner))
             for k in range(self.plan.seeds)
             for pruner in self.pruners
         ]
@@ -86,9 +83,10 @@ class PrunerPlan:
         """Trials per kind."""
         return {"sweep": len(self.pruners) * self.plan.seeds}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, for the study's attributes."""
-        return {"plan": self.plan.to_json(), "pruners": list(self.pruners), "levels": list(self.levels)}
+    def headline(self) -> str:
+        """What the study will do, in one line."""
+        levels = ", ".join(f"{level:.3g}" for level in self.levels)
+        return f"{', '.join(self.pruners)} at levels {levels} of the over-wide network; {self._variables}"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PrunerPlan:

@@ -6,10 +6,10 @@ one fixed order; how many workers there are never changes it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from widthsearch.plans.plan import (
     Run,
     Slot,
     Step,
+    StudyKind,
+    StudyPlan,
     Wait,
 )
 
@@ -82,10 +84,10 @@ class History:
                 self._complete.setdefault(run.key[:2], []).append(run)
         for done in self._complete.values():
             done.sort(key=lambda run: run.key[2])
-        self.baseline = Candidate(-1, 0.0, plan.baseline())
+        self.baseline = Candidate(-1, 0.0, plan.baseline)
         self.starts = [self.baseline]
-        if plan.cost_aware_start and plan.cost_aware() != self.baseline.widths:
-            self.starts.append(Candidate(-1, 1.0, plan.cost_aware()))
+        if plan.cost_aware_start and plan.cost_aware != self.baseline.widths:
+            self.starts.append(Candidate(-1, 1.0, plan.cost_aware))
         self._stages: dict[int, list[list[Candidate]]] = {}
         # The best of no round (the starts), of one, of two..., with its score.
         self._best: list[tuple[Score, Candidate] | None] = []
@@ -122,7 +124,7 @@ class History:
         and far too short on an MLP.  Round -1: the proportions of a start.
         """
         if round_ < 0:
-            return self.plan.cost_aware() if step else self.plan.widths
+            return self.plan.cost_aware if step else self.plan.widths
         ratios = self.prune_ratios(round_)
         measured = self.complete("measure", round_)[0].widths
         over_wide = {v: measured[v] for v in self.plan.widths}
@@ -146,7 +148,7 @@ class History:
         seen = [c.widths for c in (*self.starts, *(c for r in range(round_) for c in self.candidates(r)))]
 
         def unseen(step: float) -> list[Candidate]:
-            widths = self._at_budget(round_, step)
+            widths = self.plan.at_budget(self.relative(round_, step))
             if widths in seen:
                 return []
             seen.append(widths)
@@ -169,18 +171,6 @@ class History:
         score, best = self.score(found[-1]), self.best(round_)
         others = [self.score(c) for c in (*found[:-1], *([best] if best is not None else []))]
         return score is not None and all(other is None or score < other for other in others)
-
-    def _at_budget(self, round_: int, step: float) -> dict[str, int]:
-        def scaled() -> dict[str, int]:
-            return rule.scale_to_budget(self.relative(round_, step), self.plan.constraints())
-
-        return self.plan.once(("at budget", step, self._measured(round_)), scaled)
-
-    def _measured(self, round_: int) -> tuple[Hashable, ...]:
-        """All that the proposals of a round depend on: the same for every later look at the trials."""
-        measures = self.complete("measure", round_)
-        ratios = [tuple((r.prune_ratio or {}).items()) for r in measures]
-        return (tuple(measures[0].widths.items()), *ratios) if measures else ()
 
     def losses(self, candidate: Candidate, seeds: int) -> dict[int, float]:
         """Seed (replica) -> validation loss, of the trainings with the first ``seeds`` seeds."""
@@ -258,8 +248,7 @@ class History:
     def over_wide(self, round_: int) -> dict[str, int]:
         """The over-wide widths that the round measures: of the best network so far."""
         best = self.best(round_) or self.baseline
-        key = ("over-wide", best.step, self._measured(best.round))
-        return self.plan.once(key, lambda: self.plan.over_wide(self.relative(best.round, best.step)))
+        return self.plan.over_wide(self.relative(best.round, best.step))
 
     def stop_reason(self, round_: int) -> str | None:
         """Why the search ends after this scored round, or ``None`` if it goes on."""
@@ -345,3 +334,32 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None,
             break
     assert because is not None  # the last round has its limit
     return round_ + 1, because
+
+
+@dataclass(frozen=True)
+class SearchPlan(StudyPlan):
+    """A study that is one search."""
+
+    kind: ClassVar[StudyKind] = "search"
+
+    def next_step(self, runs: Iterable[Run]) -> Step:
+        """What to do next, from the runs so far alone."""
+        return next_step(self.plan, runs)
+
+    def plan_of(self, slot: Slot) -> Plan:
+        """The plan of the search: there is one."""
+        return self.plan
+
+    def expected(self) -> dict[str, int]:
+        """Trials per kind if the search uses all of its rounds."""
+        return self.plan.expected()
+
+    def gain_so_far(self, runs: Iterable[Run]) -> float | None:
+        """Baseline loss minus that of the best network so far, on the seeds that select."""
+        history = History(self.plan, runs)
+        return history.gain_of(history.recommended(self.plan.rounds))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SearchPlan:
+        """The inverse of :meth:`to_json`."""
+        return cls(Plan.from_json(data["plan"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -27,9 +27,7 @@ Found = dict[FreshKey, FrozenTrial]  # the trainings on fresh seeds
 
 def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a comparison as one JSON object."""
-    plan = records.plan_of(study)
-    if not isinstance(plan, Comparison):
-        raise TypeError(f"study {study.study_name!r} is no comparison")
+    plan = cast("Comparison", records.plan_of(study))
     trials = study.get_trials(deepcopy=False)
     complete = completed(trials)
     found: Found = {}
@@ -39,6 +37,7 @@ def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
     outcomes = plan.outcomes(records.runs_of(trials))
     status = status_of(study, url)
     return {
+        "kind": "comparison",
         "study": study.study_name,
         "comparison": True,
         "status": status,

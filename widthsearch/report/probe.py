@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -19,9 +19,7 @@ from widthsearch.report.search import BASELINE, Trials, completed, ending, statu
 
 def summarise_probe(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a probe as one JSON object; each start holds what ``show --json`` says of a search."""
-    plan = records.plan_of(study)
-    if not isinstance(plan, Probe):
-        raise TypeError(f"study {study.study_name!r} is no probe")
+    plan = cast("Probe", records.plan_of(study))
     trials = study.get_trials(deepcopy=False)
     complete = completed(trials)
     made: dict[str, list[FrozenTrial]] = {start: [] for start in plan.searches}
@@ -48,6 +46,7 @@ def summarise_probe(study: optuna.Study, url: str) -> dict[str, Any]:
     ]
     again = [s for s in plan.searches if s not in plan.starts]
     return {
+        "kind": "probe",
         "study": study.study_name,
         "probe": True,
         "status": status,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -24,17 +24,16 @@ Runs = Mapping[str, Mapping[int, Levels]]  # by pruner and seed
 
 def summarise_pruners(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a comparison of pruners as one JSON object."""
-    plan = records.plan_of(study)
-    if not isinstance(plan, PrunerPlan):
-        raise TypeError(f"study {study.study_name!r} compares no pruners")
+    plan = cast("PrunerPlan", records.plan_of(study))
     trials = study.get_trials(deepcopy=False)
     complete = completed(trials)
     runs: dict[str, dict[int, Levels]] = {pruner: {} for pruner in plan.pruners}
     for t in complete:
         runs[t.user_attrs[records.ARM]][t.user_attrs[records.REPLICA]] = t.user_attrs[records.LEVELS]
     over_wide = {seed: levels[0] for of in runs.values() for seed, levels in of.items()}
-    widths, status = plan.over_wide(), status_of(study, url)
+    widths, status = plan.plan.over_wide_seed, status_of(study, url)
     return {
+        "kind": "pruners",
         "study": study.study_name,
         "status": status,
         "storage": hide_password(url),

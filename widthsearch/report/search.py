@@ -78,12 +78,11 @@ def ending(study: optuna.Study, status: str, trials: Sequence[FrozenTrial]) -> d
 
 def summarise(study: optuna.Study, url: str) -> dict[str, Any]:
     """Everything about a study as one JSON object: what ``widthsearch show --json`` prints."""
-    plan = records.plan_of(study)
-    if not isinstance(plan, Plan):
-        raise TypeError(f"study {study.study_name!r} holds several searches")
+    plan = records.plan_of(study).plan
     trials = study.get_trials(deepcopy=False)
     status = status_of(study, url)
     return {
+        "kind": "search",
         "study": study.study_name,
         "status": status,
         "storage": hide_password(url),
@@ -104,7 +103,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[FrozenTrial]) -> dict[str,
     select, report = range(plan.seeds), plan.fresh
     fresh = trials.values(_source("report", found), report) if found is not None else {}
     seen = report if fresh or (found is None and isinstance(ended, Done)) else select
-    baseline = {"step": None, **_network(plan, plan.baseline(), trials, BASELINE, seen)}
+    baseline = {"step": None, **_network(plan, plan.baseline, trials, BASELINE, seen)}
     candidate = None
     if found is not None:
         source = _source("report" if fresh else found.kind, found)

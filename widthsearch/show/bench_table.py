@@ -8,60 +8,53 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from widthsearch.plans.words import joined
+from widthsearch.plans.words import counted, joined
+from widthsearch.show.console import say, table
 
 BUSY = 0.2  # of the median: a larger distance between the quartiles is remarked on
 
 
 def show_bench(console: Console, b: dict[str, Any]) -> None:
     """Print the networks with their counted cost, then what was measured."""
-    threads = f"{b['threads']} thread{'' if b['threads'] == 1 else 's'}"
     console.print(
-        f"[bold]{escape(b['study'])}[/]  inference on {b['device']} ({escape(b['machine'])}), {threads}, "
-        f"{b['dtype']}, torch {b['torch']}",
+        f"[bold]{escape(b['study'])}[/]  inference on {b['device']} ({escape(b['machine'])}), "
+        f"{counted(b['threads'], 'thread')}, {b['dtype']}, torch {b['torch']}",
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(("network", "MACs", "of seed", "params", "of seed", "widths")):
-        table.add_column(name, justify="right" if 0 < i < 5 else "left", overflow="fold")
+    networks = table("network", "MACs", "of seed", "params", "of seed", "widths", left=(0, 5))
     for n in b["networks"]:
         cells = (f"{n['macs']:,}", f"{n['macs_ratio']:.1%}", f"{n['params']:,}", f"{n['params_ratio']:.1%}")
-        table.add_row(escape(n["name"]), *cells, joined(n["widths"]))
-    console.print(table)
+        networks.add_row(escape(n["name"]), *cells, joined(n["widths"]))
+    console.print(networks)
     console.print(_timings(b))
-    console.print(
+    say(
         "latency: median (quartiles) over short blocks of calls, the networks in turn; "
         "of seed: median of the ratios within a pass",
-        highlight=False,
-        soft_wrap=True,
+        console,
         style="dim",
     )
     apart = [(r["latency"]["q3"] - r["latency"]["q1"]) / r["latency"]["median"] for r in b["timings"]]
     if max(apart) > BUSY:
-        console.print(
+        say(
             f"the machine was busy: quartiles are up to {max(apart):.0%} apart; the fastest blocks, which "
             "nothing disturbed, say more, or measure again",
-            highlight=False,
-            soft_wrap=True,
+            console,
         )
     for note in b["notes"]:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        say(note, console)
 
 
 def _timings(b: dict[str, Any]) -> Table:
     macs = {n["name"]: n["macs_ratio"] for n in b["networks"]}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(("batch", "mode", "network")):
-        table.add_column(name, justify="left" if i else "right")
-    for name in ("latency, ms", "fastest", "of seed", "MACs of seed", "samples/s", "blocks"):
-        table.add_column(name, justify="right")
+    headers = ("batch", "mode", "network", "latency, ms", "fastest", "of seed", "MACs of seed")
+    found = table(*headers, "samples/s", "blocks", left=(1, 2))
     before: tuple[Any, ...] = ()
     for r in b["timings"]:
         group = (r["batch"], r["mode"])
         head = (str(r["batch"]), r["mode"]) if group != before else ("", "")
         low, middle, high = (f"{1e3 * r['latency'][q]:.3g}" for q in ("q1", "median", "q3"))
-        table.add_row(
+        found.add_row(
             *head,
             escape(r["network"]),
             f"{middle} ({low} to {high})",
@@ -72,4 +65,4 @@ def _timings(b: dict[str, Any]) -> Table:
             str(r["blocks"]),
         )
         before = group
-    return table
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
-from widthsearch.show.formats import amounts
+from widthsearch.plans.words import amounts
 from widthsearch.show.style import COLOURS, layout
 
 

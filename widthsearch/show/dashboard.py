@@ -13,6 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import optuna
 
 from widthsearch.database import records
+from widthsearch.database.connection import Database
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.show.notes import annotate
 
@@ -30,7 +31,7 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-def serve(storage: optuna.storages.BaseStorage, url: str, port: int, say: Callable[[str], None]) -> None:
+def serve(database: Database, port: int, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C, on 127.0.0.1; notes and figures follow the searches.
 
     ``say`` gets the address once it listens (port 0: any free one).  Raises :class:`UsageError` if the port
@@ -43,8 +44,8 @@ def serve(storage: optuna.storages.BaseStorage, url: str, port: int, say: Callab
     except (OSError, OverflowError) as error:
         raise UsageError(f"--port {port}: {describe_error(error)}; give another one") from None
     with server:
-        server.set_app(only_from_here(wsgi(storage), server.server_port))
-        threading.Thread(target=_follow, args=(storage, url, say), daemon=True).start()
+        server.set_app(only_from_here(wsgi(database.storage), server.server_port))
+        threading.Thread(target=_follow, args=(database, say), daemon=True).start()
         say(f"http://127.0.0.1:{server.server_port}/dashboard (Ctrl-C ends it)")
         server.serve_forever()
 
@@ -66,25 +67,23 @@ def only_from_here(app: App, port: int) -> App:
     return guarded
 
 
-def _follow(storage: optuna.storages.BaseStorage, url: str, say: Callable[[str], None]) -> None:
+def _follow(database: Database, say: Callable[[str], None]) -> None:
     """Keep the notes and figures of all studies up to date."""
     seen: dict[str, object] = {}
     while True:
-        look(storage, url, say, seen)
+        look(database, say, seen)
         time.sleep(REFRESH_SECONDS)
 
 
-def look(
-    storage: optuna.storages.BaseStorage, url: str, say: Callable[[str], None], seen: dict[str, object]
-) -> None:
+def look(database: Database, say: Callable[[str], None], seen: dict[str, object]) -> None:
     """Write the notes and figures of the studies that have changed since they were ``seen``."""
-    for name in records.study_names(storage):
+    for name in records.study_names(database.storage):
         try:
-            study = optuna.load_study(study_name=name, storage=storage)
+            study = optuna.load_study(study_name=name, storage=database.storage)
             ended = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
             state: object = (len(ended), study.user_attrs.get(records.STATUS))
             if seen.get(name) != state:
-                annotate(study, url)
+                annotate(study, database.url)
                 seen[name] = state
         except Exception as error:  # a study of another version, one deleted meanwhile, a busy database
             trouble = f"notes of {name}: {describe_error(error)}"

@@ -14,6 +14,7 @@ from math import ceil, log10, sqrt
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+from widthsearch.plans.words import counted
 from widthsearch.show.networks import Network, networks_of
 from widthsearch.show.style import BLUE, GREEN, colour_of, shortened
 from widthsearch.show.ties import Tie, lanes, ties_of
@@ -93,8 +94,8 @@ def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, s
     """The picture of a search (no comparison) as the text of an SVG file.
 
     ``summary``: what ``show --json`` prints; ``modules``: (module, the variable whose units it makes), in the
-    order of execution, for the ties (:func:`widthsearch.database.records.modules_of`).  Of a search that has only
-    started it shows what is known.
+    order of execution, for the ties (:func:`.records.modules_of`).  Of a search that has only started it
+    shows what is known.
     """
     variables = list(summary["seed"]["widths"])
     ties = ties_of(modules, variables)
@@ -152,7 +153,7 @@ def _draw_header(canvas: _Canvas, summary: Mapping[str, Any], scale: _Scale, wid
     x += 140
     units = _round_number(scale.width_at(34))
     canvas.add("rect", x=x, y=y, width=5, height=max(scale(units), 0.5), fill=_DARK)
-    canvas.text(x + 12, y + 11, f"{units:,} unit{'' if units == 1 else 's'}")
+    canvas.text(x + 12, y + 11, counted(units, "unit"))
 
 
 def _draw_band(

@@ -8,8 +8,6 @@ from typing import Any
 
 from rich.text import Text
 
-from widthsearch.maths.cost import shown
-
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 
 Stats = Mapping[str, Any] | None  # {"mean", "se", "median", "n"}
@@ -47,20 +45,6 @@ def metric_form(stats: Iterable[Stats]) -> str:
     return "{:.2%}" if all(0 <= value <= 1 for value in known) else "{:.4g}"
 
 
-def candidate_name(round_: int, step: float) -> str:
-    """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``cost-aware widths``."""
-    if round_ >= 0:
-        return f"round {round_}, step {step:g}"
-    return "cost-aware widths" if step else "uniform baseline"
-
-
-def amounts(budget: Mapping[str, float | None]) -> str:
-    """``32,752 MACs, 3,037 parameters``, ``1.2 ms latency``."""
-    units = {"macs": "MACs", "params": "parameters", "latency": "latency"}
-    known = {r: limit for r, limit in budget.items() if limit is not None}
-    return ", ".join(shown(r, limit, called=units[r]) for r, limit in known.items())
-
-
 def reason(summary: Mapping[str, Any]) -> str:
     """Why a study that has ended did."""
     ended = summary["status"] in ("finished", "failed") and summary.get("stopped_because")
@@ -81,14 +65,6 @@ def headline(summary: Mapping[str, Any]) -> Text:
     """Name, status, and why a study that has ended did."""
     parts = ((summary["study"], "bold"), "  ", status(summary), reason(summary))
     return Text.assemble(*parts, no_wrap=True, overflow="ignore")
-
-
-def about(summary: Mapping[str, Any]) -> str:
-    """What a study that is no single search does, in a few words."""
-    if "starts" in summary:
-        return f"probes {len(summary['starts'])} starts"
-    compared = summary.get("arms") or [p["pruner"] for p in summary.get("pruners", ())]
-    return f"compares {', '.join(compared)}"
 
 
 def age(moment: str | None, now: datetime | None = None) -> str:

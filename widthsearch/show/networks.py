@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from widthsearch.show.formats import candidate_name
+from widthsearch.plans.words import candidate_name
 from widthsearch.show.style import colour_of
 from widthsearch.show.ties import Tie
 

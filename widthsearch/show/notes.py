@@ -8,12 +8,13 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from rich.table import Table
 
+from widthsearch.plans.words import amounts, slot_name
 from widthsearch.report.summary import summary_of
 from widthsearch.report.trials import trial_rows
+from widthsearch.show.console import table
 from widthsearch.show.markup import markdown_of
-from widthsearch.show.pages import kind_of, page_of
+from widthsearch.show.pages import KINDS, figure_of, page_of
 from widthsearch.show.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
 
 _NOTE = "dashboard:{}:note_ver"  # optuna-dashboard's attribute that a trial with a note has
@@ -43,8 +44,8 @@ def annotate(study: optuna.Study, url: str) -> None:
 
 def _figures(summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Figures by the id under which the dashboard keeps them: written again, they replace the old ones."""
-    if (kind := kind_of(summary)) is not None:
-        return {f"widthsearch-{kind.key}": kind.figure(summary)}
+    if summary["kind"] != "search":
+        return {KINDS[summary["kind"]].figure_id: figure_of(summary)}
     return {
         "widthsearch-prune-ratio": prune_ratio_figure(summary, rows),
         "widthsearch-widths": widths_figure(summary),
@@ -55,12 +56,10 @@ def _figures(summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str
 
 def _note(row: Mapping[str, Any]) -> str:
     """What a trial was for, and its widths."""
-    what = f"{row['kind']}" + (f" of round {row['round']}" if row["round"] >= 0 else "")
-    if row["step"]:
-        what += f", step {row['step']:g}" if row["round"] >= 0 else " of cost-aware widths"
-    what += f", replica {row['replica']}"
-    table = Table("width variable", "width", *(["prune ratio"] if row["prune_ratio"] else []))
+    what = slot_name(row["kind"], row["round"], row["replica"], row["step"])
+    headers = ("width variable", "width", *(["prune ratio"] if row["prune_ratio"] else []))
+    widths = table(*headers, left=range(3))
     for v, width in row["widths"].items():
-        table.add_row(v, str(width), *([f"{row['prune_ratio'][v]:.3f}"] if row["prune_ratio"] else []))
-    cost = f"{row['macs']:,} MACs, {row['params']:,} parameters"
-    return markdown_of([what, cost, table])
+        widths.add_row(v, str(width), *([f"{row['prune_ratio'][v]:.3f}"] if row["prune_ratio"] else []))
+    cost = amounts({r: row[r] for r in ("macs", "params")})
+    return markdown_of([what, cost, widths])

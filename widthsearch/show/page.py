@@ -13,8 +13,9 @@ from typing import Any
 
 import optuna
 
+from widthsearch.database.connection import Database
 from widthsearch.database.records import load, modules_of
-from widthsearch.report.repeat import Repeat, repeat_of
+from widthsearch.report.repeat import Repeat, repeat_of, repeat_of_family
 from widthsearch.report.trials import trial_rows
 from widthsearch.show.drawing import draw_architecture
 from widthsearch.show.formats import reason
@@ -74,24 +75,30 @@ def summary_html(summary: Mapping[str, Any]) -> str:
     return f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{page}"
 
 
-def report_page(summary: Mapping[str, Any], storage: optuna.storages.BaseStorage, url: str) -> str:
+def report_page(summary: Mapping[str, Any], database: Database) -> str:
     """The whole page of a study or a family with this summary, from the database alone.
 
     (The study file is shown if it lies where it did.)  It needs plotly.
     """
-    if "members" in summary:
+    if summary["kind"] == "family":
         sections = [
             _section("", html_of(page_of(summary).renderables[1:])),
             _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
         ]
         sections += [_section(m["study"], html_of([width_table(m)])) for m in summary["members"]]
+        studies = [load(m["study"], database) for m in summary["members"]]
+        sections.append(_section("To repeat it", _repeat(repeat_of_family(summary["family"], studies))))
         return _page(summary["family"], summary, "".join(sections))
-    study = load(summary["study"], storage, url)
+    study = load(summary["study"], database)
     rows = trial_rows(study)
-    content = _search(study, summary, rows) if "candidate" in summary else _other(summary)
+    content = _search(study, summary, rows) if summary["kind"] == "search" else _other(summary)
     trials = html_of([trial_table(rows, summary["metric"])])
     content += f"<section><details><summary>{len(rows)} trials</summary>{trials}</details></section>"
-    return _page(summary["study"], summary, content + _section("To repeat it", _repeat(repeat_of(study))))
+    return _page(
+        summary["study"],
+        summary,
+        content + _section("To repeat it", _repeat(repeat_of(study, summary["kind"]))),
+    )
 
 
 def _search(study: optuna.Study, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -147,6 +154,7 @@ def _figure(says: str, figure: Any) -> str:
 
 def _repeat(repeat: Repeat) -> str:
     parts = [f"<pre>{escape(repeat.command)}</pre>"]
+    parts += [f'<p class="note">{escape(remark)}</p>' for remark in repeat.unsaid]
     if repeat.versions:
         parts.append(f"<p>{escape(', '.join(f'{k} {v}' for k, v in repeat.versions.items()))}</p>")
     if repeat.settings:

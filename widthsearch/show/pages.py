@@ -13,6 +13,7 @@ from widthsearch.show.compare_page import comparison_page
 from widthsearch.show.compare_plots import comparison_figure
 from widthsearch.show.family_page import family_page
 from widthsearch.show.family_plots import family_figure
+from widthsearch.show.formats import interval
 from widthsearch.show.probe_page import probe_page
 from widthsearch.show.probe_plots import probe_figure
 from widthsearch.show.pruner_page import pruner_page
@@ -21,42 +22,63 @@ from widthsearch.show.search_page import search_page
 
 
 class Kind(NamedTuple):
-    """A kind of study that is no single search."""
+    """How a kind of study is shown."""
 
-    key: str  # that only its summary has
     name: str
-    page: Callable[[Mapping[str, Any]], Group]
-    figure: Callable[[Mapping[str, Any]], Any]
+    page: Callable[[Mapping[str, Any], int], Group]  # on a terminal of so many columns
+    about: Callable[[Mapping[str, Any]], str]  # in a few words, for a list of studies
+    figure: Callable[[Mapping[str, Any]], Any] | None = None  # none of a search: it has several
+    figure_id: str = ""  # under which optuna-dashboard keeps it: another one would not replace it
 
 
-KINDS = (
-    Kind("members", "family", family_page, family_figure),
-    Kind("starts", "probe", probe_page, probe_figure),
-    Kind("pruners", "comparison of pruners", pruner_page, pruner_figure),
-    Kind("comparison", "comparison", comparison_page, comparison_figure),
-)
-
-
-def kind_of(summary: Mapping[str, Any]) -> Kind | None:
-    """What kind of study the summary is of; ``None``: a single search."""
-    return next((kind for kind in KINDS if kind.key in summary), None)
+KINDS = {
+    "search": Kind("search", search_page, lambda s: interval(s["gain"])),
+    "family": Kind(
+        "family",
+        lambda s, _: family_page(s),
+        lambda s: f"{len(s['members'])} budgets",
+        family_figure,
+        "widthsearch-members",
+    ),
+    "probe": Kind(
+        "probe",
+        lambda s, _: probe_page(s),
+        lambda s: f"probes {len(s['starts'])} starts",
+        probe_figure,
+        "widthsearch-starts",
+    ),
+    "pruners": Kind(
+        "comparison of pruners",
+        lambda s, _: pruner_page(s),
+        lambda s: f"compares {', '.join(p['pruner'] for p in s['pruners'])}",
+        pruner_figure,
+        "widthsearch-pruners",
+    ),
+    "comparison": Kind(
+        "comparison",
+        lambda s, _: comparison_page(s),
+        lambda s: f"compares {', '.join(s['arms'])}",
+        comparison_figure,
+        "widthsearch-comparison",
+    ),
+}
 
 
 def search_only(summary: dict[str, Any], wanted: str) -> dict[str, Any]:
     """The summary, if it is a single search's; else :class:`UsageError`, which says what is ``wanted``."""
-    if (kind := kind_of(summary)) is not None:
-        raise UsageError(f"study {name_of(summary)!r} is a {kind.name}; {wanted}")
+    if summary["kind"] != "search":
+        raise UsageError(f"study {name_of(summary)!r} is a {KINDS[summary['kind']].name}; {wanted}")
     return summary
 
 
 def page_of(summary: Mapping[str, Any], columns: int = 120) -> Group:
     """What `show` prints on a terminal of so many columns."""
-    kind = kind_of(summary)
-    return search_page(summary, columns) if kind is None else kind.page(summary)
+    return KINDS[summary["kind"]].page(summary, columns)
 
 
 def figure_of(summary: Mapping[str, Any]) -> Any:
     """What ``--plot`` draws; :class:`UsageError` for a search, which has several figures."""
-    if (kind := kind_of(summary)) is None:
+    figure = KINDS[summary["kind"]].figure
+    if figure is None:
         raise UsageError(f"--plot: {summary['study']!r} is a search; its figures: widthsearch report")
-    return kind.figure(summary)
+    return figure(summary)

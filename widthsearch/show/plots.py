@@ -12,8 +12,8 @@ from itertools import accumulate
 from typing import Any
 
 from widthsearch.maths.intervals import mean_se
-from widthsearch.show.formats import candidate_name
-from widthsearch.show.style import BLUE, COLOURS, GREEN, PRUNE_RATIO, RED, layout, shortened
+from widthsearch.plans.words import candidate_name
+from widthsearch.show.style import BLUE, COLOURS, GREEN, PRUNE_RATIO, RED, layout, nothing_yet, shortened
 
 Summary = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -31,7 +31,7 @@ def prune_ratio_figure(summary: Summary, rows: Rows) -> Any:
     title = _title(summary, "prune ratio by width variable and round")
     rounds, variables = summary["rounds"], list(summary["seed"]["widths"])
     if not rounds:
-        return _nothing_yet(title, "nothing measured yet")
+        return nothing_yet(title, "nothing measured yet")
     replicas = {
         r["round"]: [m["prune_ratio"] for m in _completed(rows, "measure", r["round"])] for r in rounds
     }
@@ -99,7 +99,7 @@ def loss_figure(summary: Summary, rows: Rows) -> Any:
     title = _title(summary, "loss against search cost")
     found = scored_candidates(summary, rows)
     if not found:
-        return _nothing_yet(title, "nothing scored yet")
+        return nothing_yet(title, "nothing scored yet")
     figure = Figure()
     best = list(accumulate(found, _better))
     figure.add_scatter(
@@ -139,7 +139,7 @@ def seeds_figure(summary: Summary, rows: Rows) -> Any:
     base, own, fresh = paired_losses(summary, rows)
     title = _title(summary, "fresh seeds" if fresh else "seeds that select, no fresh ones yet")
     if not base and not own:
-        return _nothing_yet(title, "nothing scored yet")
+        return nothing_yet(title, "nothing scored yet")
     figure, places = Figure(), ["uniform baseline", "searched widths"]
     pairs = sorted(base.keys() & own.keys())
     for name, colour, better in (("searched is better", GREEN, True), ("baseline is better", RED, False)):
@@ -277,14 +277,3 @@ def _line_colour(i: int, n: int) -> str:
 
     colour: str = sample_colorscale("Viridis", i / (n - 1))[0]
     return colour
-
-
-def _nothing_yet(title: str, text: str) -> Any:
-    from plotly.graph_objects import Figure
-
-    figure = Figure()
-    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    figure.update_layout(**layout(title, height=240))
-    return figure

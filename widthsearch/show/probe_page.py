@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from widthsearch.plans.words import joined
-from widthsearch.show.formats import amounts, count, headline, interval, line, plus_minus
+from widthsearch.plans.words import amounts, counted, joined
+from widthsearch.show.console import table
+from widthsearch.show.formats import count, headline, interval, line, plus_minus
 
 
 def probe_page(s: Mapping[str, Any]) -> Group:
@@ -48,9 +49,7 @@ def probe_page(s: Mapping[str, Any]) -> Group:
 
 
 def _courses(starts: Sequence[Mapping[str, Any]], wanted: Mapping[str, int] | None) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(("start", "after", "inflated layer", "all layers", "widths")):
-        table.add_column(name, justify="right" if i in (2, 3) else "left", overflow="fold")
+    found = table("start", "after", "inflated layer", "all layers", "widths", left=(0, 1, 4))
     for s in starts:
         if s["same_as"] is not None:
             continue
@@ -59,24 +58,22 @@ def _courses(starts: Sequence[Mapping[str, Any]], wanted: Mapping[str, int] | No
             if i == 1 and s["started_from"] == "uniform":
                 continue  # it stands there already
             of = f" of {wanted[layer]}" if wanted and layer else ""
-            table.add_row(
+            found.add_row(
                 escape(s["start"]) if i == 0 else "",
                 ("scaling to the budget", "cost-aware start")[i] if i < 2 else f"round {i - 2}",
                 f"{widths[layer]}{of}" if layer else "",
                 "" if s["close"] is None else f"{s['close'][i]} of {len(widths)} back",
                 joined(widths),
             )
-    return table
+    return found
 
 
 def _ends(starts: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    names = ("start", "recommended", "back after", "loss, fresh seeds", "n", "gain over plain (95 %)")
-    for i, name in enumerate(names):
-        table.add_column(name, justify="right" if i > 2 else "left", overflow="fold")
+    headers = ("start", "recommended", "back after", "loss, fresh seeds", "n", "gain over plain (95 %)")
+    found = table(*headers, left=range(3))
     for s in starts:
         is_plain = starts[0]["start"] in (s["start"], s["same_as"])
-        table.add_row(
+        found.add_row(
             escape(s["start"]),
             joined(s["recommended"]["widths"]) if s["recommended"] else "-",
             "" if is_plain or s["close"] is None else _back(s),
@@ -84,34 +81,25 @@ def _ends(starts: Sequence[Mapping[str, Any]]) -> Table:
             count(s["fresh_loss"]),
             "" if is_plain else interval(s["gain_over_plain"]),
         )
-    return table
+    return found
 
 
 def _back(start: Mapping[str, Any]) -> str:
     rounds = len(start["rounds"])
     if start["back_after"] is not None:
         return "the start" if start["back_after"] < 0 else f"round {start['back_after']}"
-    return f"not in {rounds} round{'' if rounds == 1 else 's'}" if rounds else "-"
+    return f"not in {counted(rounds, 'round')}" if rounds else "-"
 
 
 def _spread_table(s: Mapping[str, Any]) -> Table:
     """Per variable: how far apart the starts are, and how far apart what they recommend is."""
     before, after = s["spread"]["baseline"], s["spread"]["recommended"]
     chance = s["spread_by_chance"]
-    columns = [
-        "width variable",
-        f"{len(s['spread']['of'])} starts",
-        "sd of log2",
-        "recommended",
-        "ratio",
-        "sd of log2",
-    ]
-    columns += ["sd by chance"] if chance else []
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    headers = ["width variable", f"{len(s['spread']['of'])} starts", "sd of log2"]
+    headers += ["recommended", "ratio", "sd of log2", *(["sd by chance"] if chance else [])]
+    found = table(*headers)
     for v, end in after.items():
-        table.add_row(
+        found.add_row(
             escape(v),
             _range(before[v]),
             _sd(before[v]),
@@ -120,7 +108,7 @@ def _spread_table(s: Mapping[str, Any]) -> Table:
             _sd(end),
             *([_sd(chance["recommended"][v])] if chance else []),
         )
-    return table
+    return found
 
 
 def _range(spread: Mapping[str, Any]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
-from widthsearch.errors import UsageError
-from widthsearch.show.style import COLOURS, layout
+from widthsearch.show.style import COLOURS, layout, nothing_yet
 
 COLUMNS = 4  # panels side by side
 DASHES = ("solid", "dash", "dot")  # for starts beyond the colours
@@ -22,7 +22,7 @@ def probe_figure(summary: Mapping[str, Any]) -> Any:
 
     starts = [s for s in summary["starts"] if s["same_as"] is None and s["rounds"]]
     if not starts:
-        raise UsageError(f"--plot: no start of {summary['study']!r} has made a round yet")
+        return nothing_yet(escape(summary["study"]), "no start has made a round yet")
     variables = list(starts[0]["seed"]["widths"])
     columns = min(COLUMNS, len(variables))
     rows = -(-len(variables) // columns)

@@ -15,23 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.database.records import KIND, SECONDS, runs_of
-from widthsearch.maths.cost import shown
-from widthsearch.plans.comparison import REPORT, AnyPlan, Comparison, search_of
-from widthsearch.plans.plan import Plan, Slot
-from widthsearch.plans.probe import Probe
-from widthsearch.plans.pruners import PrunerPlan
-from widthsearch.plans.search import History
+from widthsearch.plans.plan import Slot, StudyPlan
+from widthsearch.plans.words import LABELS
 from widthsearch.show.tensorboard import Board
-
-#: What the kinds of trials are called on the screen.
-LABELS = {
-    "measure": "measure",
-    "score": "score",
-    "baseline": "uniform baseline",
-    "report": "fresh seed",
-    "pruned": "cut and trained on",
-    "sweep": "pruned step by step",
-}
 
 
 def duration(seconds: float) -> str:
@@ -46,10 +32,14 @@ def duration(seconds: float) -> str:
 class Tracker:
     """Counts trials, remembers how long each kind takes, and prints one plain line per finished trial."""
 
-    def __init__(self, console: Console, workers: int, board: Board | None = None) -> None:
-        self.console, self.workers, self.board = console, max(1, workers), board
+    def __init__(self, console: Console, board: Board | None = None) -> None:
+        self.console, self.workers, self.board = console, 1, board
 
-    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
+    def uses(self, workers: int) -> None:
+        """So many trainings run at a time: what is left takes that much less time."""
+        self.workers = max(1, workers)
+
+    def begin(self, plan: StudyPlan, study: optuna.Study) -> None:
         """Start, or go on from the trials that are there."""
         self.plan, self.study = plan, study
         self.start = time.monotonic()
@@ -63,7 +53,7 @@ class Tracker:
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             if KIND in trial.user_attrs:
                 self._count(trial.user_attrs[KIND], trial.user_attrs)
-        self.say(f"{study.study_name}: {headline(plan)}")
+        self.say(f"{study.study_name}: {plan.headline()}")
         if total := sum(self.done.values()):
             self.say(f"going on after {total} finished trials")
 
@@ -80,7 +70,7 @@ class Tracker:
         """A trial completed."""
         self._note(number, slot, outcome)
         self.say(
-            f"[{duration(time.monotonic() - self.start):>6}] trial {number}: {describe(slot)}  "
+            f"[{duration(time.monotonic() - self.start):>6}] trial {number}: {slot}  "
             f"loss {outcome['val_loss']:.4f}  {outcome[SECONDS]:.1f}s  ({self.state()})"
         )
 
@@ -88,7 +78,7 @@ class Tracker:
         """A trial failed."""
         self.running.pop(number, None)
         self.failures += 1
-        self.say(f"trial {number}: {describe(slot)} failed: {error}")
+        self.say(f"trial {number}: {slot} failed: {error}")
 
     def dropped(self, number: int) -> None:
         """A trial was interrupted."""
@@ -134,16 +124,13 @@ class Tracker:
 
     def _gain(self) -> float | None:
         """Best round against the baseline, on the seeds that select (optimistic; the verdict is not)."""
-        if not isinstance(self.plan, Plan):
-            return None
-        history = History(self.plan, runs_of(self.study.get_trials(deepcopy=False)))
-        return history.gain_of(history.recommended(self.plan.rounds))
+        return self.plan.gain_so_far(runs_of(self.study.get_trials(deepcopy=False)))
 
 
 class LiveTracker(Tracker):
     """The same facts as a panel that redraws itself; failures still scroll by above it."""
 
-    def begin(self, plan: AnyPlan, study: optuna.Study) -> None:
+    def begin(self, plan: StudyPlan, study: optuna.Study) -> None:
         """Start the panel; that of a family's member before stays above it."""
         self.end()
         super().begin(plan, study)
@@ -170,48 +157,14 @@ class LiveTracker(Tracker):
             bar = ProgressBar(total=expected[kind], completed=self.done[kind], width=30)
             grid.add_row(label, bar, f"{self.done[kind]} / {expected[kind]}")
         idle = "ending" if sum(self.done.values()) else "starting workers"
-        running = ", ".join(describe(s) for s in self.running.values()) or idle
+        running = ", ".join(str(s) for s in self.running.values()) or idle
         elapsed = duration(time.monotonic() - self.start)
         failures = f", {self.failures} failed" if self.failures else ""
-        where = "probe" if isinstance(self.plan, Probe) else "comparison"
-        if isinstance(self.plan, Plan):
-            where = f"round {self.round + 1} of at most {self.plan.rounds}"
+        where: str = self.plan.kind
+        if where == "search":
+            where = f"round {self.round + 1} of at most {self.plan.plan.rounds}"
         return Group(
             Text(f"{where}   {elapsed}   {self.state()}{failures}"),
             grid,
             Text(f"running: {running}", style="dim"),
         )
-
-
-def describe(slot: Slot) -> str:
-    """``round 0 measure 2``, ``uniform baseline 3``, ``budget 1 repeat 0 tpe: round 5 score 0``."""
-    where = f"round {slot.round} " if slot.kind in ("measure", "score") else ""
-    if slot.kind == "score" and slot.step:
-        where = f"{where}step {slot.step:g} " if slot.round >= 0 else "cost-aware widths "
-    if slot.kind == "sweep" and slot.branch is not None:
-        where = f"{slot.branch.arm} "
-    elif slot.branch is not None:
-        budget, repeat, arm = slot.branch
-        which = [f"budget {budget}"] if budget >= 0 else []
-        which += [f"repeat {repeat}"] if repeat >= 0 else []
-        which += [arm] if arm != REPORT else []
-        where = f"{' '.join(which)}: {where}"
-    return f"{where}{LABELS[slot.kind]} {slot.replica}"
-
-
-def headline(plan: AnyPlan) -> str:
-    """What a study will do, in one line."""
-    variables = f"{len(search_of(plan).widths)} width variables"
-    if isinstance(plan, PrunerPlan):
-        levels = ", ".join(f"{level:.3g}" for level in plan.levels)
-        return f"{', '.join(plan.pruners)} at levels {levels} of the over-wide network; {variables}"
-    if isinstance(plan, Comparison):
-        budgets = " / ".join(_amounts(budget) for budget in plan.budgets)
-        repeats = f"{plan.repeats} repeat{'' if plan.repeats == 1 else 's'}"
-        return f"{', '.join(plan.arms)} compared, {repeats}; {variables}, budget {budgets}"
-    starts = f"starts: {', '.join(plan.plans)}; " if isinstance(plan, Probe) else ""
-    return f"{starts}{variables}, budget {_amounts(search_of(plan).budget)}"
-
-
-def _amounts(budget: Mapping[str, float]) -> str:
-    return ", ".join(shown(resource, limit) for resource, limit in budget.items())

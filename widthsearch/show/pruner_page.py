@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from widthsearch.plans.words import joined
+from widthsearch.plans.words import amounts, joined
+from widthsearch.show.console import table
 from widthsearch.show.formats import headline, line, metric_form, plus_minus
 
 #: What is held equal, and what is done to it.
@@ -18,7 +19,7 @@ EQUAL = {"weights_removed": ("weights", "removed"), "macs_saved": ("dense MACs",
 def pruner_page(s: Mapping[str, Any]) -> Group:
     """The page: pruners and levels, then which pruner wins at equal weights and at equal MACs."""
     start = s["over_wide"]
-    cost = f"{start['macs']:,} MACs, {start['params']:,} parameters"
+    cost = amounts({r: start[r] for r in ("macs", "params")})
     about = (
         f"over-wide network {joined(start['widths'])}: {cost}; "
         "each level keeps a share of its MACs (obd: of its weights)"
@@ -32,18 +33,16 @@ def pruner_page(s: Mapping[str, Any]) -> Group:
 
 
 def _levels(s: Mapping[str, Any], form: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
     headers = ("pruner", "level", "weights removed", "neurons removed", "MACs saved", "time saved")
-    for i, name in enumerate((*headers, f"val {s['metric']}", "val loss", "n")):
-        table.add_column(name, justify="right" if i else "left")
+    found = table(*headers, f"val {s['metric']}", "val loss", "n")
     start = s["over_wide"]
     if start["val_loss"]:
-        table.add_row("over-wide", "1", *["0 %"] * 4, *_quality(start, form))
+        found.add_row("over-wide", "1", *["0 %"] * 4, *_quality(start, form))
     for p in s["pruners"]:
         for row in p["levels"]:
             shares = (f"{100 * row[key]['mean']:.1f} %" for key in row if key.endswith(("removed", "saved")))
-            table.add_row(p["pruner"], f"{row['level']:.4g}", *shares, *_quality(row, form))
-    return table
+            found.add_row(p["pruner"], f"{row['level']:.4g}", *shares, *_quality(row, form))
+    return found
 
 
 def _quality(row: Mapping[str, Any], form: str) -> list[str]:

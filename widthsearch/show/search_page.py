@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from widthsearch.maths.latency import Fitted
-from widthsearch.plans.words import joined
+from widthsearch.plans.words import amounts, candidate_name, joined
 from widthsearch.report.search import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 from widthsearch.report.shares import pruned_line, removed_line
+from widthsearch.show.console import table
 from widthsearch.show.formats import (
     bar,
-    candidate_name,
     count,
     headline,
     line,
@@ -54,8 +53,8 @@ def opening(s: Mapping[str, Any]) -> list[Text]:
         note = f"no round is scored yet ({done} trials finished): this is where the search starts"
         return [headline(s), line(note)]
     shares = (
-        f"{recommended[r]:,} {unit} ({recommended[r] / s['seed'][r]:.1%} of the seed network's)"
-        for r, unit in (("macs", "MACs"), ("params", "parameters"))
+        f"{amounts({r: recommended[r]})} ({recommended[r] / s['seed'][r]:.1%} of the seed network's)"
+        for r in ("macs", "params")
     )
     return [
         headline(s),
@@ -102,16 +101,13 @@ def closing(s: Mapping[str, Any]) -> list[Text]:
 
 def width_table(s: Mapping[str, Any], columns: int = _WIDE) -> Table:
     """One row per width variable: its widths, and its prune ratio in the round of the best candidate."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     wide = columns >= _WIDE
-    table.add_column("width variable", overflow="fold")
-    for name in ("seed", "baseline", "recommended", "change"):
-        table.add_column(name, justify="right")
-    table.add_column("", width=_CELLS)
-    for name in ("over-wide", "kept") if wide else ():
-        table.add_column(name, justify="right")
-    table.add_column("prune ratio", justify="right")
-    table.add_column("", width=_CELLS)
+    headers = ["width variable", "seed", "baseline", "recommended", "change", ""]
+    headers += [*(["over-wide", "kept"] if wide else []), "prune ratio", ""]
+    bars = [i for i, header in enumerate(headers) if not header]
+    found = table(*headers, left=(0, *bars))
+    for i in bars:
+        found.columns[i].width = _CELLS
     best = s["candidate"]["round"] if s["candidate"] else -1
     measure = s["rounds"][best] if s["rounds"] else None  # of a start: the last one
     shown = (s["recommended"] or s["baseline"])["widths"]
@@ -120,8 +116,8 @@ def width_table(s: Mapping[str, Any], columns: int = _WIDE) -> Table:
         base, width = s["baseline"]["widths"][v], shown[v] if s["recommended"] else None
         length = Text(bar(width or 0, largest, _CELLS), "cyan")
         measured = _measured(measure, v, wide)
-        table.add_row(Text(v), str(seed), str(base), *_change(base, width), length, *measured)
-    return table
+        found.add_row(Text(v), str(seed), str(base), *_change(base, width), length, *measured)
+    return found
 
 
 def _change(base: int, width: int | None) -> tuple[Text, Text]:
@@ -143,8 +139,7 @@ def _measured(measure: Mapping[str, Any] | None, v: str, wide: bool) -> list[str
 
 def network_table(s: Mapping[str, Any]) -> Table:
     """Seed network, uniform baseline and the best candidate: cost, loss, metric."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    metric = escape(s["metric"])
+    metric = s["metric"]
     timed = s["budget"]["latency"] is not None
     headers = ["network", "MACs", "params", *(["latency, ms"] if timed else [])]
     headers += ["val loss", "median", f"val {metric}", "median", "n"]
@@ -154,8 +149,7 @@ def network_table(s: Mapping[str, Any]) -> Table:
         rows.append((f"best: {candidate_name(c['round'], c['step'])}", c))
     tested = any(network.get("test_accuracy") for _, network in rows)
     headers += [f"test {metric}"] if tested else []
-    for i, name in enumerate(headers):
-        table.add_column(name, justify="right" if i else "left")
+    found = table(*headers)
     form = metric_form(network.get("val_accuracy") for _, network in rows)
     for name, network in rows:
         loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
@@ -166,33 +160,31 @@ def network_table(s: Mapping[str, Any]) -> Table:
             count(loss),
             *([plus_minus(test, form)] if tested else []),
         ]
-        table.add_row(name, f"{network['macs']:,}", f"{network['params']:,}", *cells)
-    return table
+        found.add_row(name, f"{network['macs']:,}", f"{network['params']:,}", *cells)
+    return found
 
 
 def round_table(s: Mapping[str, Any]) -> Table:
     """One row per start, per proposal of every round and per network of the run-off; the best are bold."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    names = ("round", "spread", "balanced", "step", "val loss (selection)", "n", "proposal")
-    for i, name in enumerate(names):
-        table.add_column(name, justify="right" if 0 < i < 6 else "left", overflow="fold")
+    headers = ("round", "spread", "balanced", "step", "val loss (selection)", "n", "proposal")
+    found = table(*headers, left=(0, 6))
     for i, start in enumerate(s["starting_networks"]):
         style = "bold" if start["start"] == s["started_from"] else ""
-        table.add_row("" if i else "start", "", "", start["start"], *_scored(start, style))
+        found.add_row("" if i else "start", "", "", start["start"], *_scored(start, style))
     for r in s["rounds"]:
         head = [str(r["round"]), f"{r['spread']:.3f}", "yes" if r["balanced"] else "no"]
         if not r["steps"]:
-            table.add_row(*head, "-", "-", "-", "nothing new" if r["balanced"] else "being measured")
+            found.add_row(*head, "-", "-", "-", "nothing new" if r["balanced"] else "being measured")
         for step in r["steps"]:
             best = "bold" if step["widths"] == r["proposal"] and step["val_loss"] else ""
-            table.add_row(*head, f"{step['step']:g}", *_scored(step, best))
+            found.add_row(*head, f"{step['step']:g}", *_scored(step, best))
             head = ["", "", ""]
     chosen = (s["candidate"] or s["baseline"])["widths"]
     for i, c in enumerate(s["run_off"]):
         of = candidate_name(c["round"], c["step"])
         style = "bold" if c["widths"] == chosen else ""
-        table.add_row("" if i else "run-off", "", "", of, *_scored(c, style))
-    return table
+        found.add_row("" if i else "run-off", "", "", of, *_scored(c, style))
+    return found
 
 
 def _scored(network: Mapping[str, Any], style: str) -> list[Text]:

@@ -30,6 +30,18 @@ def layout(title: str, height: int = 560) -> dict[str, Any]:
     return {"title": title, "template": "plotly_white", "font_size": 13, "height": height}
 
 
+def nothing_yet(title: str, text: str) -> Any:
+    """The figure in the place of one that has nothing to show yet; ``text`` says what is missing."""
+    from plotly.graph_objects import Figure  # here: it takes a second
+
+    figure = Figure()
+    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_layout(**layout(title, height=240))
+    return figure
+
+
 def check_figure(what: str, file: str) -> None:
     """Before anything is computed for it: ``file`` is an HTML file's name, and plotly is there."""
     if not file.endswith(".html"):

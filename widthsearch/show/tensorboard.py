@@ -12,8 +12,9 @@ from typing import Any
 
 import optuna
 
-from widthsearch.database.records import ACCURACY, ARM, IDENTITY, KIND, PRUNE_RATIO, SECONDS, slug
+from widthsearch.database.records import ACCURACY, ARM, IDENTITY, KIND, PRUNE_RATIO, SECONDS
 from widthsearch.errors import UsageError
+from widthsearch.plans.words import slug
 
 
 class Board:

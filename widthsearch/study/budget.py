@@ -11,7 +11,7 @@ from typing import Any
 
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES
-from widthsearch.plans.checks import check_positive
+from widthsearch.plans.settings import WHOLE, check_settings, setting
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _LARGEST = 10**18  # of any network; beyond that, widths are no longer whole numbers to a computer
@@ -33,7 +33,7 @@ class Budget:
     macs: str | float | None = None
     params: str | float | None = None
     latency: str | None = None
-    batch: int = 1
+    batch: int = setting(1, WHOLE)
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a value that cannot be read, or if there is no limit at all."""
@@ -41,7 +41,7 @@ class Budget:
             raise UsageError(
                 "the budget is empty: give macs, params, latency or several, e.g. Budget(macs='0.25x')"
             )
-        check_positive(self, whole=("batch",), real=())
+        check_settings(self)
         if self.batch != 1 and self.latency is None:
             raise UsageError(
                 f"Budget(batch={self.batch}): belongs to a latency: Budget(latency='0.5x', batch=32)"

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from widthsearch.errors import TrainingError
 from widthsearch.space import call
 from widthsearch.study.data import size_of
-from widthsearch.study.study import Data, Recipe, Split
+from widthsearch.study.recipe import Recipe
+from widthsearch.study.study import Data, Split
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
 
 log = logging.getLogger(__name__)

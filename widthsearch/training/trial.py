@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from widthsearch.database import records
 from widthsearch.database.folder import Folder
 from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
-from widthsearch.plans.comparison import AnyPlan
-from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.space import WidthSpace, call, trace
 from widthsearch.study.data import example_of
@@ -70,7 +69,7 @@ class TrialRunner:
     ``checkpoints``: the study's folder for them (a path or URL), and its identity.
     """
 
-    def __init__(self, study: Study, plan: AnyPlan, checkpoints: tuple[str, str] | None = None) -> None:
+    def __init__(self, study: Study, plan: StudyPlan, checkpoints: tuple[str, str] | None = None) -> None:
         torch.set_num_threads(study.threads)
         self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
@@ -171,10 +170,10 @@ class TrialRunner:
 
     def _sweep(self, slot: Slot, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], float]:
         """The over-wide network, pruned to one level after the other.  It has no checkpoints either."""
-        plan = self._plans
-        if not isinstance(plan, PrunerPlan) or slot.branch is None or not isinstance(self.loop, RecipeLoop):
-            raise ValueError(f"{slot} belongs to no comparison of pruners")
-        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), self.loop, seed)
+        # Only a comparison of pruners has such slots, and it is refused for a study with an own loop.
+        plan, loop = cast("PrunerPlan", self._plans), cast("RecipeLoop", self.loop)
+        assert slot.branch is not None
+        levels, samples = sweep(slot.branch.arm, plan, self.space.at(widths), loop, seed)
         return {"val_loss": levels[-1]["val_loss"], records.LEVELS: levels}, samples
 
     def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _row(
     removed: float | None,
 ) -> dict[str, Any]:
     """What is known of the space's network; ``removed``: the share of weights, where no unit is removed."""
-    widths, at_start = space.widths, plan.over_wide()
+    widths, at_start = space.widths, plan.plan.over_wide_seed
     cost, full = plan.plan.cost.at(widths), plan.plan.cost.at(at_start)
     evaluation = loop.evaluate(space.model, "validation")
     return {

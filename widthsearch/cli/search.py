@@ -1,0 +1,97 @@
+"""Commands that search: launch, resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from widthsearch.cli.options import (
+    Budgets,
+    Changes,
+    Moved,
+    Name,
+    NewName,
+    StudyFile,
+    Submit,
+    TensorBoard,
+    Where,
+    parts,
+    spread,
+)
+from widthsearch.cli.submit import submit_job
+from widthsearch.cli.summaries import print_named
+from widthsearch.errors import UsageError
+from widthsearch.show.console import err, say
+from widthsearch.stopping import INTERRUPTED
+
+if TYPE_CHECKING:
+    from widthsearch.driver.run import Ended
+
+
+@spread("rounds", "replicas", "pruner", "seeds", "final_seeds")
+def launch(
+    study: StudyFile,
+    where: Where,
+    changes: Changes,
+    name: NewName = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Budget instead of the file's, e.g. macs=0.25x,params=0.25x.")
+    ] = None,
+    budgets: Budgets = None,
+    submit: Submit = None,
+    tensorboard: TensorBoard = None,
+) -> None:
+    """Start a study, or a family of them, and run it to recommended widths."""
+    if submit is not None:
+        given = {**changes, "name": name, "budget": budget, "budgets": budgets, "tensorboard": tensorboard}
+        return submit_job(submit, "launch", study, where, given)
+    from widthsearch.driver.launch import launch
+    from widthsearch.study.budget import Budget
+
+    if budget is not None:
+        changes["budget"] = Budget.parse(budget)
+    with where.session(tensorboard=tensorboard) as session:
+        shares = None if budgets is None else parts(budgets)
+        ended = launch(study, session, name=name, changes=changes, budgets=shares)
+    return finish(ended, session.url)
+
+
+@spread()
+def resume(
+    where: Where,
+    name: Name = None,
+    study: Moved = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on although the study file changed.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Go on to so many rounds, whatever had stopped the search.")
+    ] = None,
+    submit: Submit = None,
+    tensorboard: TensorBoard = None,
+) -> None:
+    """Go on with an interrupted study or family, or make more rounds."""
+    if submit is not None:
+        if study is None or name is None:
+            raise UsageError(
+                "--submit needs the study and where its file is here: resume NAME --study FILE.py"
+            )
+        given = {"rounds": rounds, "force": force or None, "tensorboard": tensorboard}
+        return submit_job(submit, "resume", study, where, given, name)
+    from widthsearch.driver.resume import resume
+
+    with where.session(tensorboard=tensorboard) as session:
+        ended = resume(name, session, file=study, force=force, rounds=rounds)
+    return finish(ended, session.url)
+
+
+def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
+    """Print what was found, or how to go on; the exit code says how the search ended."""
+    from widthsearch.database.connection import Database
+
+    if ended.status == "failed":
+        raise UsageError(f"{ended.name!r} cannot go on: {ended.because}")
+    database = Database.open(url, patient=True)
+    if ended.status == "interrupted":
+        say(f"interrupted; nothing is lost.  Go on with: {database.command('resume', ended.name)}", err)
+        raise typer.Exit(INTERRUPTED)
+    print_named(ended.name, database, as_json, plot)

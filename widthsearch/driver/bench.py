@@ -1,0 +1,108 @@
+"""Measuring the networks of a study: which ones, and under what conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import torch
+
+from widthsearch.database.connection import Database
+from widthsearch.driver.resume import study_of
+from widthsearch.errors import UsageError
+from widthsearch.plans.words import candidate_name
+from widthsearch.report.summary import summary_of
+from widthsearch.show.pages import search_only
+from widthsearch.speed.bench import bench, hardware
+from widthsearch.study.data import load_data
+from widthsearch.study.study import Study
+from widthsearch.training.recipe_loop import device_of
+from widthsearch.training.trial import build_space
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How to measure; ``threads``: ``None`` for the study's own; ``device``: ``auto`` for its own."""
+
+    batches: list[int]
+    device: str
+    threads: int | None
+    compile: bool
+
+
+def measured(
+    optuna_study: optuna.Study,
+    database: Database,
+    file: str | None,
+    conditions: Conditions,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """What ``bench --json`` prints: the seed, uniform and recommended networks, and their times.
+
+    ``file``: where the study file is now, if it was moved.  Raises :class:`UsageError` for a study that is no
+    single search, a network that has changed, and a device that is not there.
+    """
+    summary = search_only(summary_of(optuna_study, database.url), "bench measures the networks of a search")
+    found = study_of(optuna_study, file)
+    study, where = found.study, _device(found.study, conditions.device)
+    space = build_space(study, load_data(study))
+    seed = summary["seed"]
+    now = space.cost.at(space.widths)
+    if dict(space.widths) != seed["widths"] or any(now[r] != seed[r] for r in ("macs", "params")):
+        raise UsageError(f"{found.path}: its network is not the one of study {summary['study']!r} any more")
+    networks = _networks(summary)
+    threads = conditions.threads or study.threads
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        say(text)
+        if "does not work" in text:
+            notes.append(text)
+
+    return {
+        "study": summary["study"],
+        "device": where.type,
+        "machine": hardware(where),
+        "threads": threads,
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "networks": [_row(label, n, seed) for label, n in networks.items()],
+        "timings": bench(
+            {label: space.resize(n["widths"]) for label, n in networks.items()},
+            space.example,
+            batches=conditions.batches,
+            device=where,
+            threads=threads,
+            compile=conditions.compile,
+            say=note,
+        ),
+        "notes": notes,
+    }
+
+
+def _row(name: str, network: dict[str, Any], seed: dict[str, Any]) -> dict[str, Any]:
+    """A network's name, widths, cost, and cost relative to the seed network's."""
+    costs = ("macs", "params")
+    ratios = {f"{r}_ratio": network[r] / seed[r] for r in costs}
+    return {"name": name, "widths": network["widths"], **{r: network[r] for r in costs}, **ratios}
+
+
+def _networks(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
+    found = summary["candidate"]
+    networks = {"seed": summary["seed"], "uniform baseline": summary["baseline"]}
+    if found is not None:
+        kept = summary["recommended"]["widths"] == found["widths"]
+        label = "recommended" if kept else f"best: {candidate_name(found['round'], found['step'])}"
+        networks[label] = found
+    return networks
+
+
+def _device(study: Study, name: str) -> torch.device:
+    if name == "auto":
+        return device_of(study.recipe)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no GPU here; try cpu")
+    return torch.device(name)

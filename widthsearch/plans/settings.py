@@ -1,0 +1,117 @@
+"""The settings of a search: each declared once, with its default, its check and its help.
+
+A ``Study`` and a ``Plan`` have all of them, the command line makes options of some, and ``launch()`` in
+Python takes any: they all read this file.  The name of a field is its name in a study file, in the plan's
+JSON and, with dashes, on the command line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple
+
+from widthsearch.errors import UsageError
+
+#: What may measure prune ratios in a search.
+MEASURES = ("l0", "l1", "taylor")
+Pruner = Literal["l0", "l1", "taylor"]
+PRESSURES = ("neurons", "cost")
+
+
+class Check(NamedTuple):
+    """What a value must be: a test, and the words that follow ``Study(rounds=0): ``."""
+
+    holds: Callable[[Any], bool]
+    must: str
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def one_of(*choices: str) -> Check:
+    """One of these texts."""
+    return Check(lambda v: isinstance(v, str) and v in choices, f"must be one of {', '.join(choices)}")
+
+
+def from_zero(below: float = math.inf) -> Check:
+    """A finite number of at least 0, and below a limit."""
+    limit = f" and below {below}" if below < math.inf else ""
+    return Check(lambda v: _is_number(v) and 0 <= v < below, f"must be a finite number of at least 0{limit}")
+
+
+WHOLE = Check(lambda v: _is_whole(v) and 0 < v < 2**31, "must be a whole number of at least 1, below 2**31")
+WHOLE_OR_ZERO = Check(
+    lambda v: _is_whole(v) and 0 <= v < 2**32, "must be a whole number of at least 0, below 2**32"
+)
+POSITIVE = Check(lambda v: _is_number(v) and 0 < v < math.inf, "must be a finite number above 0")
+SWITCH = Check(lambda v: isinstance(v, bool), "must be True or False")
+INTERVAL = Check(lambda v: _is_whole(v) and 2 <= v < 2**31, "at least 2, for an interval")
+SHARE = Check(
+    lambda v: _is_number(v) and 0 < v <= 1, "must be a share of the recipe's epochs, above 0 and at most 1"
+)
+OVER = Check(
+    lambda v: _is_number(v) and 1 < v <= 1000, "must be above 1, or there is nothing to prune; at most 1000"
+)
+STEPS = Check(
+    lambda v: isinstance(v, Sequence) and bool(v) and all(_is_number(s) and 0 < s <= 2 for s in v),
+    "must be a list of changes of the log widths (standard deviations), above 0 and at most 2, "
+    "e.g. (0.15, 0.3, 0.6)",
+)
+
+
+def optional(check: Check) -> Check:
+    """The same, or ``None``."""
+    return Check(lambda v: v is None or check.holds(v), check.must)
+
+
+def setting(default: Any, check: Check, help: str = "") -> Any:
+    """A field of a dataclass with its check and, where the command line or docs show it, its help."""
+    return field(default=default, metadata={"check": check, "help": help})
+
+
+def check_settings(owner: Any) -> None:
+    """Refuse the first value that its check does not hold for, in one line."""
+    for f in fields(owner):
+        check, value = f.metadata.get("check"), getattr(owner, f.name)
+        if check is not None and not check.holds(value):
+            raise UsageError(f"{type(owner).__name__}({f.name}={value!r:.60}): {check.must}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How thoroughly to search, and by what."""
+
+    rounds: int = setting(3, WHOLE, "Rounds at most.")
+    replicas: int = setting(4, WHOLE, "Gated trainings per round.")
+    pruner: Pruner = setting("l0", one_of(*MEASURES), "What measures prune ratios: l0 (gates), l1 or taylor.")
+    seeds: int = setting(4, WHOLE, "Plain trainings per proposal.")
+    final_seeds: int = setting(
+        4, WHOLE_OR_ZERO, "More of them for the best three at the end; 0 for no run-off."
+    )
+    report_seeds: int = setting(8, INTERVAL, "Fresh seeds for the verdict.")
+    over: float = setting(4.0, OVER, "Cost of the over-wide network, in budgets.")
+    measure_length: float = setting(0.5, SHARE, "Of a measure, as a share of the recipe's epochs.")
+    step_sizes: Sequence[float] = setting(
+        (0.15, 0.3, 0.6), STEPS, "How far proposals go: standard deviations of the change in log width."
+    )
+    doublings: int = setting(1, WHOLE_OR_ZERO, "How often the longest is doubled while it is the best.")
+    cost_aware_start: bool = setting(True, SWITCH, "Whether cost-aware widths may be the start too.")
+    pressure: Literal["neurons", "cost"] = setting("cost", one_of(*PRESSURES), "What an open gate pays for.")
+    patience: int = setting(1, WHOLE, "Rounds without a better score after which a search ends.")
+    tolerance: float = setting(0.02, from_zero(), "Spread of prune ratios that counts as balanced.")
+    retries: int = setting(2, WHOLE_OR_ZERO, "How often a failed training is tried again.")
+    seed: int = setting(0, WHOLE_OR_ZERO, "What all random numbers of the study depend on.")
+
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, without what a subclass adds."""
+        return {f.name: getattr(self, f.name) for f in fields(Settings)}
+
+
+HELP: Mapping[str, str] = {f.name: f.metadata["help"] for f in fields(Settings)}

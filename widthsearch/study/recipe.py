@@ -1,0 +1,63 @@
+"""How every network of a study is trained, for the usual supervised case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from widthsearch.errors import UsageError, describe_error
+from widthsearch.plans.settings import (
+    POSITIVE,
+    WHOLE,
+    Check,
+    check_settings,
+    from_zero,
+    one_of,
+    optional,
+    setting,
+)
+
+_LOSS = Check(callable, "must be a function loss(output, target) -> scalar")
+_METRIC = Check(callable, "must be a function metric(output, target)")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every network of the study is trained, for the usual supervised case.
+
+    The loss is ``loss(output, target) -> scalar``, the mean over the batch; ``None`` stands for
+    cross-entropy with ``label_smoothing`` (validation uses none).  ``metric(output, target) -> float``, also
+    a mean over the batch, is shown in the place of accuracy, which only cross-entropy has by itself.  ``lr``
+    is the peak of the schedule.
+    """
+
+    epochs: int = setting(10, WHOLE)
+    batch_size: int = setting(128, WHOLE)
+    lr: float = setting(0.1, POSITIVE)
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", one_of("sgd", "adamw"))
+    momentum: float = setting(0.9, from_zero(below=1))
+    weight_decay: float = setting(5e-4, from_zero())
+    schedule: Literal["one-cycle", "cosine", "constant"] = setting(
+        "one-cycle", one_of("one-cycle", "cosine", "constant")
+    )
+    label_smoothing: float = setting(0.0, from_zero(below=1))
+    loss: Callable[[Any, Any], Tensor] | None = setting(None, optional(_LOSS))
+    metric: Callable[[Any, Any], float] | None = setting(None, optional(_METRIC))
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` on a value that no training can use."""
+        check_settings(self)
+        if self.device == "auto":
+            return
+        try:
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"Recipe(device={self.device!r}): no such device here ({describe_error(error)}); "
+                "try 'auto' or 'cpu'"
+            ) from None
