@@ -42,12 +42,12 @@ def edits(old: nn.Module, new: nn.Module) -> list[Edit]:
     """
     modules = dict(new.named_modules())
     made = {f"{n}.out_proj" for n, m in old.named_modules() if isinstance(m, nn.MultiheadAttention)}
-    found: list[Edit] = []
+    rows: list[Edit] = []
     for name, module in old.named_modules():
         if name not in made:
-            found += _sizes(name, module, modules[name])
-            found += _shapes(name, module, modules[name])
-    return found
+            rows += _sizes(name, module, modules[name])
+            rows += _shapes(name, module, modules[name])
+    return rows
 
 
 def _sizes(name: str, old: nn.Module, new: nn.Module) -> Iterator[Edit]:
@@ -79,14 +79,14 @@ def _shapes(name: str, old: nn.Module, new: nn.Module) -> Iterator[Edit]:
 
 def _arguments(kind: type) -> set[str]:
     """The names of the constructor's arguments; where it takes ``*args`` (nn.LSTM), of its base's too."""
-    found: set[str] = set()
+    names: set[str] = set()
     for base in kind.__mro__:
         if "__init__" in vars(base):
             given = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-            found |= {p.name for p in given}
+            names |= {p.name for p in given}
             if not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in given):
                 break
-    return found
+    return names
 
 
 def _is_size(value: Any) -> bool:
@@ -103,14 +103,14 @@ def _is_embedded(module: nn.Module, size: Any) -> bool:
     return isinstance(module, nn.MultiheadAttention) and size == module.embed_dim
 
 
-def markdown(found: Iterable[Edit]) -> str:
+def markdown(changes: Iterable[Edit]) -> str:
     """The edits as tables, one for each kind of thing to type."""
     titles = {
         "argument": ("Arguments of the modules", "argument"),
         "attribute": ("Attributes that your own modules set", "attribute"),
         "shape": ("Shapes of parameters and buffers that your own modules register", "tensor"),
     }
-    rows = list(found)
+    rows = list(changes)
     parts = []
     for what, (title, column) in titles.items():
         if chosen := [row for row in rows if row.what == what]:

@@ -93,7 +93,8 @@ def export(
             best = _best_training(study, plan, summary)
             slot = _slot(best, plan)
             about |= _write_weights(network, slot, best, made, say)
-            _clear(Folder(where), summary["status"], slot)
+            # Nothing of the training stays; the folder of a search that may go on does.
+            Folder(where).remove(None if summary["status"] == "finished" else slot.file)
         (made / README).write_text(_readme(network, about))
         _move(made, target)
     return Exported(target, tuple(n for n in FILES if (target / n).exists()), about)
@@ -294,15 +295,15 @@ def _write_weights(
     about = {WEIGHTS: f"weights of the best trained network: {line}"}
     say("writing it as ONNX")
     try:
-        found = write_onnx(net, network.example, folder / ONNX)
+        checked = write_onnx(net, network.example, folder / ONNX)
     except NotExportedError as error:
         for name in (ONNX, f"{ONNX}.data"):
             (folder / name).unlink(missing_ok=True)
         return {**about, ONNX: f"left out: {error}"}
-    batch = "any batch size" if found.any_batch else "only batches of the example's size"
+    batch = "any batch size" if checked.any_batch else "only batches of the example's size"
     return {
         **about,
-        ONNX: f"the same network; {batch}; onnxruntime and torch differ by {found.difference:.1e} at most",
+        ONNX: f"the same network; {batch}; onnxruntime and torch differ by {checked.difference:.1e} at most",
     }
 
 
@@ -316,11 +317,6 @@ def _recipe(study: Study) -> dict[str, Any]:
 
 def _name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", repr(function)))
-
-
-def _clear(checkpoints: Folder, status: str, slot: Slot) -> None:
-    """Nothing of the training stays; the folder of a search that may go on does."""
-    checkpoints.remove(None if status == "finished" else slot.file)
 
 
 def _readme(network: Network, about: Mapping[str, str]) -> str:
@@ -360,9 +356,9 @@ def _code(network: Network, about: Mapping[str, str]) -> str:
     lines = [
         "import torch",
         "from widthsearch import resize",
-        "from widthsearch.study import load_study",
+        "from widthsearch.study.file import load_study",
         "",
-        f"study = load_study({network.file.reference!r})[0]",
+        f"study = load_study({network.file.reference!r}).study",
         f"model = resize(study.model(), {JSON!r}, torch.load({EXAMPLE!r}){options})",
     ]
     if WEIGHTS in about:

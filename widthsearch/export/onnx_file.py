@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from widthsearch.errors import describe_error
 from widthsearch.space import call
-from widthsearch.space.copies import tensors_in
+from widthsearch.space.copies import arguments, tensors_in
 
 TOLERANCE = 1e-3  # between torch and onnxruntime, relative to the largest output
 INSIDE = 2**31 - 2**20  # bytes of weights that one ONNX file holds; beyond, they lie in a file beside it
@@ -49,13 +49,12 @@ def write_onnx(net: nn.Module, example: Any, file: Path) -> Checked:
         raise NotExportedError(f"{error.name} is missing: pip install 'widthsearch[onnx]'") from None
     larger = tree_map(lambda t: torch.cat([t, t[:1]]) if isinstance(t, Tensor) and t.ndim else t, example)
     try:
-        _export(net, example, file, any_batch=True)
-        return Checked(max(_difference(net, x, file) for x in (example, larger)), any_batch=True)
-    except Exception:  # a size of the network depends on the batch's: then for this one alone
-        pass
-    try:
-        _export(net, example, file, any_batch=False)
-        return Checked(_difference(net, example, file), any_batch=False)
+        try:
+            _export(net, example, file, any_batch=True)
+            return Checked(max(_difference(net, x, file) for x in (example, larger)), any_batch=True)
+        except Exception:  # a size of the network depends on the batch's: then for this one alone
+            _export(net, example, file, any_batch=False)
+            return Checked(_difference(net, example, file), any_batch=False)
     except NotExportedError:
         raise
     except Exception as error:
@@ -63,16 +62,15 @@ def write_onnx(net: nn.Module, example: Any, file: Path) -> Checked:
 
 
 def _export(net: nn.Module, example: Any, file: Path, *, any_batch: bool) -> None:
-    named = isinstance(example, Mapping)
-    args = () if named else tuple(example) if isinstance(example, (tuple, list)) else (example,)
-    shapes = tree_map(_any_batch, dict(example) if named else args) if any_batch else None
+    args, kwargs = arguments(example)
+    shapes = tree_map(_any_batch, kwargs or args) if any_batch else None
     large = sum(t.numel() * t.element_size() for t in net.state_dict().values()) > INSIDE
     with _quiet():
         torch.onnx.export(
             net,
             args,
             file,
-            kwargs=dict(example) if named else None,
+            kwargs=kwargs or None,
             dynamo=True,
             dynamic_shapes=shapes,
             external_data=large,
@@ -94,12 +92,12 @@ def _difference(net: nn.Module, example: Any, file: Path) -> float:
         given = [t.numpy() for t in tree_leaves(example) if isinstance(t, Tensor)]
         by_name = isinstance(example, Mapping) and set(inputs) <= set(example)
         feed = {n: example[n].numpy() for n in inputs} if by_name else dict(zip(inputs, given, strict=True))
-        found = [torch.as_tensor(value) for value in session.run(None, feed)]
+        outputs = [torch.as_tensor(value) for value in session.run(None, feed)]
         with torch.no_grad():
             expected = tensors_in(call(net, example))
-    if [t.shape for t in found] != [t.shape for t in expected]:
+    if [t.shape for t in outputs] != [t.shape for t in expected]:
         raise NotExportedError("its outputs in onnxruntime have other shapes than in torch")
-    pairs = list(zip(found, expected, strict=True))
+    pairs = list(zip(outputs, expected, strict=True))
     difference = max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
     if not difference <= TOLERANCE * max(1.0, *(float(b.double().abs().max()) for _, b in pairs)):
         raise NotExportedError(f"onnxruntime and torch differ by {difference:.1e}")

@@ -58,10 +58,10 @@ def cost_aware(
     tight = dict(zip(constraints.budget, limit - open_ * (limit - fixed), strict=True))
     relative = dict(zip(cost.variables, real.tolist(), strict=True))
     try:
-        found = rule.scale_to_budget(relative, replace(constraints, budget=tight))
+        start = rule.scale_to_budget(relative, replace(constraints, budget=tight))
     except BudgetTooSmallError:
-        found = rule.scale_to_budget(relative, constraints)
-    w = np.array([found[v] for v in cost.variables], dtype=float)
+        start = rule.scale_to_budget(relative, constraints)
+    w = np.array([start[v] for v in cost.variables], dtype=float)
     for _ in range(2 * MOST_OPEN):
         now, wider = cost.values(w), cost.many(w + np.diag(step))  # of each variable one step more: (V,)
         amount = np.array([wider[r] for r in constraints.budget])  # (R, V)
@@ -90,9 +90,9 @@ def _real(
     price = np.ones(len(resources))
     for _ in range(STEPS):
         w = np.exp(log_w)
-        found = [cost.gradient(r, w) for r in resources]
-        value = np.array([v for v, _ in found]) - fixed  # (R,)
-        share = np.array([g for _, g in found]) * w / value[:, None]  # (R, V)
+        gradients = [cost.gradient(r, w) for r in resources]
+        value = np.array([v for v, _ in gradients]) - fixed  # (R,)
+        share = np.array([g for _, g in gradients]) * w / value[:, None]  # (R, V)
         pays = np.maximum(price @ share, LEAST_SHARE * price.sum())
         log_w += RATE * (np.log(many / pays) - log_w)
         price *= (value / (limit - fixed)) ** PRICE_RATE

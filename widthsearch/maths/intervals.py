@@ -58,8 +58,13 @@ def paired_gain(baseline: Mapping[int, float], candidate: Mapping[int, float]) -
     differences = np.array([baseline[k] - candidate[k] for k in pairs])
     if len(differences) < 2:
         return None
-    found = crossed(differences[None, :])
-    return {"mean": found["mean"], "ci95": found["ci95"], "median": found["median"], "n": found["n"]}
+    interval = crossed(differences[None, :])
+    return {
+        "mean": interval["mean"],
+        "ci95": interval["ci95"],
+        "median": interval["median"],
+        "n": interval["n"],
+    }
 
 
 def crossed(values: NDArray[np.float64]) -> Crossed:

@@ -95,14 +95,14 @@ def fit(shapes: Cost, widths: Array, seconds: Array) -> Cost:
 def _products(macs: Polynomial, written: Polynomial) -> dict[tuple[int, ...], tuple[float, float]]:
     """Every product of sizes that depends on widths -> its share of the MACs, and of the elements written."""
     longest = max(macs.factors.shape[1], written.factors.shape[1])
-    found: dict[tuple[int, ...], tuple[float, float]] = {}
+    shares: dict[tuple[int, ...], tuple[float, float]] = {}
     for i, polynomial in enumerate((macs, written)):
         for coefficient, factors in zip(polynomial.coefficients, polynomial.factors.tolist(), strict=True):
             key = (*sorted(f for f in factors if f), *[0] * (longest - np.count_nonzero(factors)))
             if any(key):
-                both = found.get(key, (0.0, 0.0))
-                found[key] = (both[0] + coefficient, both[1]) if i == 0 else (both[0], both[1] + coefficient)
-    return found
+                both = shares.get(key, (0.0, 0.0))
+                shares[key] = (both[0] + coefficient, both[1]) if i == 0 else (both[0], both[1] + coefficient)
+    return shares
 
 
 def _non_negative(columns: Array, seconds: Array, least: Array | float = 0.0) -> Array:
@@ -110,8 +110,8 @@ def _non_negative(columns: Array, seconds: Array, least: Array | float = 0.0) ->
     from scipy.optimize import nnls  # here: `widthsearch show` should start fast
 
     scale = columns.max(axis=0)
-    found: Array = nnls(columns / scale / seconds[:, None], 1 - least / seconds)[0] / scale
-    return found
+    rates: Array = nnls(columns / scale / seconds[:, None], 1 - least / seconds)[0] / scale
+    return rates
 
 
 def relative_errors(cost: Cost, widths: Array, seconds: Array) -> Array:

@@ -168,10 +168,10 @@ def _note(recorder: Recorder, size: object, out: Tensor, dim: int) -> None:
 
 def _integers(values: Iterable[Any]) -> list[int]:
     """All integers in nested lists and tuples."""
-    found: list[int] = []
+    integers: list[int] = []
     for value in values:
         if isinstance(value, int):
-            found.append(value)
+            integers.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _integers(value)
-    return found
+            integers += _integers(value)
+    return integers

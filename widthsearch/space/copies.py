@@ -24,9 +24,13 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A deep copy in which these tensors stand for the model's own (same names, any shape or device).
 
+    What is a parameter in the model is one in the copy.
     Raises UsageError if something in the model cannot be copied.
     """
-    memo = {id(old): tensors[name] for name, old in named_tensors(model).items()}
+    memo: dict[int, Tensor] = {}
+    for name, old in named_tensors(model).items():
+        new = tensors[name]
+        memo[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -82,10 +86,9 @@ def empty_copy(
     for name, old in named_tensors(model).items():
         shape = tuple(old.shape if shapes is None else shapes[name])
         if device == "meta" or shape != tuple(old.shape):
-            tensor = torch.empty(shape, dtype=old.dtype, device=device or old.device)
+            new[name] = torch.empty(shape, dtype=old.dtype, device=device or old.device)
         else:
-            tensor = old.detach().to(device or old.device, copy=True)
-        new[name] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+            new[name] = old.detach().to(device or old.device, copy=True)
     return copy_with(model, new)
 
 

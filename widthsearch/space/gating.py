@@ -52,24 +52,24 @@ class Statistics:
 
 def consumers_of(trace: Trace, variables: Variables, batch: int) -> tuple[ConsumerAxis, ...]:
     """Every weight axis that reads units, in the order of execution."""
-    found = []
+    axes = []
     for (name, dim), reading in trace.consumers.items():
         unit = variables.position[trace.axes[name, dim]]
         if (unit >= 0).any():
             modules = frozenset(reading.modules)
-            found.append(ConsumerAxis(name, dim, unit, modules, reading.elements // batch, reading.gated))
-    return tuple(found)
+            axes.append(ConsumerAxis(name, dim, unit, modules, reading.elements // batch, reading.gated))
+    return tuple(axes)
 
 
 def statistics_of(trace: Trace, variables: Variables) -> tuple[Statistics, ...]:
     """Every call that computes statistics over units."""
-    found = []
+    calls = []
     for site, dims in trace.sites.items():
         units = {dim: variables.position[ids] for dim, ids in dims.items()}
         units = {dim: unit for dim, unit in units.items() if (unit >= 0).any()}
         if units:
-            found.append(Statistics(site, units))
-    return tuple(found)
+            calls.append(Statistics(site, units))
+    return tuple(calls)
 
 
 class Gating:

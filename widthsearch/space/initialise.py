@@ -71,10 +71,9 @@ def record(model: nn.Module, own: Callable[[nn.Module], object] | None = None) -
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor.detach().to("cpu", copy=True)
-    unfilled = torch.full(tensor.shape, math.nan, dtype=tensor.dtype)
-    return nn.Parameter(unfilled, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else unfilled
+    if tensor.is_floating_point():
+        return torch.full(tensor.shape, math.nan, dtype=tensor.dtype)
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _reset(module: nn.Module) -> bool:

@@ -69,8 +69,8 @@ class Solution:
 
     def freeze_of(self, ids: Ids) -> Freeze | None:
         """Why all of these ids are frozen; None if one of them is not."""
-        found = [self.frozen.get(c) for c in self.component[ids].tolist()]
-        return None if None in found else found[0]
+        freezes = [self.frozen.get(c) for c in self.component[ids].tolist()]
+        return None if None in freezes else freezes[0]
 
 
 def constant(size: int) -> Dim:
@@ -129,17 +129,15 @@ class Labels:
             if not isinstance(factor, int):
                 self.freezes.append(Freeze(factor, reason, report))
 
-    def as_ids(self, factor: Factor) -> Ids:
-        """The factor itself, or fresh frozen ids standing for a constant."""
-        if not isinstance(factor, int):
-            return factor
-        ids = self.new(factor)
-        self.freeze((ids,), "a constant size", Report.NEVER)
-        return ids
-
     def concatenate(self, factors: Iterable[Factor]) -> Ids:
-        """Factors side by side; constants among them get frozen ids."""
-        return np.concatenate([self.as_ids(factor) for factor in factors])
+        """Factors side by side; constants among them get fresh frozen ids."""
+        parts = []
+        for factor in factors:
+            ids = self.new(factor) if isinstance(factor, int) else factor
+            if ids is not factor:
+                self.freeze((ids,), "a constant size", Report.NEVER)
+            parts.append(ids)
+        return np.concatenate(parts)
 
     def flat(self, dim: Dim) -> Factor:
         """The dimension as a single factor; a product of several gets ids of its own."""
@@ -268,8 +266,8 @@ def _all_but_one(
 ) -> list[Freeze]:
     """Fix all free factors but one of an ambiguous product, the clearest: see :meth:`Labels.solve`."""
 
-    def components(some: Iterable[Ids]) -> set[int]:
-        return {c for ids in some for c in solution.component[ids].tolist()}
+    def components(arrays: Iterable[Ids]) -> set[int]:
+        return {c for ids in arrays for c in solution.component[ids].tolist()}
 
     elsewhere, sizes_of_heads = components(settled), components(summed)
 

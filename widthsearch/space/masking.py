@@ -105,10 +105,8 @@ def layer_norm(
         z = gates[input.ndim - 1]
         return open_layer_norm(input, z, _as(input, weight), _as(input, bias), eps)
     dims = list(range(input.ndim - len(normalized_shape), input.ndim))
-    n = _count(gates, input, dims)
-    centred = input - _sum(gates, input, dims, True) / n
-    variance = _sum(gates, centred.square(), dims, True) / n
-    return _affine(centred * torch.rsqrt(variance + eps), weight, bias)
+    variance, middle = var_mean(gates, input, dims, keepdim=True, correction=0)
+    return _affine((input - middle) * torch.rsqrt(variance + eps), weight, bias)
 
 
 def rms_norm(
@@ -124,7 +122,7 @@ def rms_norm(
     if len(normalized_shape) == 1:
         return open_rms_norm(x, gates[x.ndim - 1], _as(x, weight), eps)
     dims = list(range(x.ndim - len(normalized_shape), x.ndim))
-    square = _sum(gates, x.square(), dims, True) / _count(gates, x, dims)
+    square = mean(gates, x.square(), dims, True)
     return _affine(x * torch.rsqrt(square + eps), weight, None)
 
 

@@ -46,9 +46,7 @@ class Op:
         """An argument of the operation; KeyError if its schema has none of this name."""
         for i, known in enumerate(self.func._schema.arguments):
             if known.name == argument:
-                if i < len(self.args):
-                    return self.args[i]
-                return self.kwargs.get(argument, known.default_value)
+                return self.args[i] if i < len(self.args) else self.kwargs.get(argument, known.default_value)
         raise KeyError(f"{self.func} has no argument {argument!r}")
 
     def get(self, argument: str) -> Any:
@@ -160,6 +158,14 @@ class Op:
             trace.heads.setdefault(self.recorder.modules.innermost, heads[-1])
             if trace.keep_heads:
                 self.labels.freeze(heads, f"{self.where}: the number of heads is kept", Report.NEVER)
+
+    def follow(self, units: Dim, *parameters: str) -> Dim:
+        """The only dimension of these arguments, where they are given, is that of these units."""
+        for name in parameters:
+            tensor = self.get(name)
+            if tensor is not None and tensor.shape[0] != 1:
+                units = self.labels.unify(units, self.dims(tensor)[0])
+        return units
 
     def broadcast(self, tensors: Sequence[Tensor], shape: Sequence[int], skip: int | None = None) -> Dims:
         """The dims of tensors that broadcast to ``shape``, tied to one another, except dimension ``skip``."""

@@ -95,8 +95,8 @@ class Recorder:
 
     def label(self, tensor: Tensor) -> Label:
         """The label of a tensor; one never seen before (a plain attribute, say) is constant."""
-        found: Label | None = self._labels.get(tensor)
-        return found if found is not None else Label(constants(tensor.shape))
+        known: Label | None = self._labels.get(tensor)
+        return known if known is not None else Label(constants(tensor.shape))
 
     def set_label(self, tensor: Tensor, label: Label) -> None:
         """Label a tensor."""

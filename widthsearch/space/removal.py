@@ -36,7 +36,7 @@ def inexact(model: nn.Module, example: Any, trace: Trace, variables: Variables) 
 
 
 def removal_error(
-    model: nn.Module, example: Any, trace: Trace, variables: Variables, some: Sequence[int]
+    model: nn.Module, example: Any, trace: Trace, variables: Variables, closing: Sequence[int]
 ) -> float:
     """How far the network without some units is from that with their gates at 0, relative to its output.
 
@@ -44,7 +44,7 @@ def removal_error(
     """
     numbers = np.random.default_rng(0)
     keep = [np.ones(w, dtype=bool) for w in variables.widths]
-    for index in some:  # not the same share of each: equal cuts of two parts hide that the parts are tied
+    for index in closing:  # not the same share of each: equal cuts of two parts hide that the parts are tied
         width = variables.widths[index]
         keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + index % 3)
     live, inputs = _in_float32(empty_copy(model, "cpu"), to_device(example, "cpu"))

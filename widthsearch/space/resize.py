@@ -49,9 +49,7 @@ def compacted_copy(
             if ids is not None and not kept[variables.position[ids]].all():
                 index = torch.as_tensor(np.flatnonzero(kept[variables.position[ids]]), device=old.device)
                 tensor = tensor.index_select(dim, index)
-        if tensor.data_ptr() == old.data_ptr():
-            tensor = tensor.clone()
-        new[name] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        new[name] = tensor.clone() if tensor.data_ptr() == old.data_ptr() else tensor
     copied = copy_with(model, new)
     synchronise_attributes(copied, model, trace, variables, [int(k.sum()) for k in keep])
     return copied

@@ -123,8 +123,8 @@ def makers_of(trace: Trace, variables: Variables) -> dict[tuple[str, str], int]:
     """
     makers: dict[tuple[str, str], int] = {}
     for production in trace.productions:
-        found, outputs = np.unique(variables.variable[production.ids], return_counts=True)
-        for index, count in zip(found.tolist(), outputs.tolist(), strict=True):
+        indices, outputs = np.unique(variables.variable[production.ids], return_counts=True)
+        for index, count in zip(indices.tolist(), outputs.tolist(), strict=True):
             if index >= 0:
                 makers[production.name, variables.names[index]] = count
     return makers
@@ -143,20 +143,20 @@ def _groups(trace: Trace, solution: Solution) -> list[_Group]:
     names: list[str] = []
     fresh = 1
     for (name, _), ids in trace.axes.items():
-        found, first, times = np.unique(solution.component[ids], return_index=True, return_counts=True)
-        _, refined = np.unique(np.stack([signature[found], times]), axis=1, return_inverse=True)
-        signature[found] = fresh + refined.ravel()
-        fresh += len(found)
-        unseen = owner[found] < 0
-        sequence.extend(found[unseen][np.argsort(first[unseen])].tolist())
-        owner[found[unseen]] = len(names)
+        components, first, times = np.unique(solution.component[ids], return_index=True, return_counts=True)
+        _, refined = np.unique(np.stack([signature[components], times]), axis=1, return_inverse=True)
+        signature[components] = fresh + refined.ravel()
+        fresh += len(components)
+        unseen = owner[components] < 0
+        sequence.extend(components[unseen][np.argsort(first[unseen])].tolist())
+        owner[components[unseen]] = len(names)
         names.append(name)
     for ids in trace.labels.cuts:  # no new components: what no parameter has is no unit
-        found = np.unique(solution.component[ids])
-        found = found[owner[found] >= 0]
-        _, refined = np.unique(signature[found], return_inverse=True)
-        signature[found] = fresh + refined.ravel()
-        fresh += len(found)
+        components = np.unique(solution.component[ids])
+        components = components[owner[components] >= 0]
+        _, refined = np.unique(signature[components], return_inverse=True)
+        signature[components] = fresh + refined.ravel()
+        fresh += len(components)
     members: dict[tuple[int, bool], list[int]] = {}
     for c in sequence:
         # A layer may have both, frozen units and free ones.

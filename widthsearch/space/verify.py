@@ -58,10 +58,10 @@ def _failure(
     return None
 
 
-def _first_difference(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> str:
-    pairs = [(f, e) for f, e in zip(found, expected, strict=False) if f != e]
+def _first_difference(shapes: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> str:
+    pairs = [(f, e) for f, e in zip(shapes, expected, strict=False) if f != e]
     return (
-        f"to {pairs[0][0]} from {pairs[0][1]}" if pairs else f"to {len(found)} tensors from {len(expected)}"
+        f"to {pairs[0][0]} from {pairs[0][1]}" if pairs else f"to {len(shapes)} tensors from {len(expected)}"
     )
 
 

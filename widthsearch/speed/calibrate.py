@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import Cost
@@ -45,13 +44,10 @@ def latency_cost(
     clock = time.thread_time if alone else time.perf_counter
 
     def seconds(widths: Array, passes: int) -> Array:
-        nets: dict[int, nn.Module] = {
-            i: space.resize(dict(zip(space.widths, map(int, own), strict=True)))
-            for i, own in enumerate(widths)
-        }
-        found = time_networks(nets, inputs, threads=study.threads, passes=passes, clock=clock)
-        fastest: Array = np.array([own.min() for own in found.values()])
-        return fastest
+        candidates = (dict(zip(space.widths, map(int, own), strict=True)) for own in widths)
+        nets = dict(enumerate(map(space.resize, candidates)))
+        blocks = time_networks(nets, inputs, threads=study.threads, passes=passes, clock=clock)
+        return np.array([own.min() for own in blocks.values()])
 
     own = np.array(list(space.widths.values()), dtype=np.float64)
     step = np.array([multiple_of[v] for v in space.widths])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,13 +23,7 @@ class Reporter:
 
     def __call__(self, *, val_loss: float | Tensor, val_accuracy: float | Tensor | None = None) -> None:
         """Report the loss, and optionally the accuracy, on the validation split so far."""
-        self.last = _evaluation(float(val_loss), None if val_accuracy is None else float(val_accuracy))
-
-
-def _evaluation(loss: float, accuracy: float | None) -> Evaluation:
-    if not math.isfinite(loss):
-        raise TrainingError(f"validation loss is {loss}")
-    return Evaluation(loss, accuracy)
+        self.last = Evaluation(float(val_loss), None if val_accuracy is None else float(val_accuracy))
 
 
 class OwnLoop:
@@ -70,9 +63,9 @@ class OwnLoop:
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
         """What the study's ``evaluate`` finds on this split, or what the loop reported last."""
         if self._evaluate is not None:
-            found = self._evaluate(net, self.splits[split])
-            loss, accuracy = found if isinstance(found, tuple) else (found, None)
-            return _evaluation(float(loss), None if accuracy is None else float(accuracy))
+            result = self._evaluate(net, self.splits[split])
+            loss, accuracy = result if isinstance(result, tuple) else (result, None)
+            return Evaluation(float(loss), None if accuracy is None else float(accuracy))
         if self._reporter.last is None:
             raise TrainingError("train() reported nothing: it must call report(val_loss=...) at least once")
         return self._reporter.last

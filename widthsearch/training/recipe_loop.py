@@ -35,10 +35,18 @@ AfterStep = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over a split; the share of correct classes or the recipe's own metric, if there is one."""
+    """Mean loss over a split; the share of correct classes or the recipe's own metric, if there is one.
+
+    Raises :class:`TrainingError` for a loss that is not finite.
+    """
 
     loss: float
     accuracy: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no loss."""
+        if not math.isfinite(self.loss):
+            raise TrainingError(f"validation loss is {self.loss}")
 
 
 def seed_everything(seed: int) -> None:
@@ -219,8 +227,6 @@ def evaluate(net: nn.Module, split: Split, recipe: Recipe) -> Evaluation:
         if metric is not None:
             good += float(metric(output, y)) * count
         n += count
-    if not math.isfinite(total):
-        raise TrainingError(f"validation loss is {total / n}")
     known = metric is not None and math.isfinite(good)
     return Evaluation(total / n, good / n if known else None)
 

@@ -179,8 +179,8 @@ class TrialRunner:
     def _evaluated(self, net: nn.Module, *, test: bool) -> dict[str, Any]:
         outcome = _losses(self.loop.evaluate(net, "validation"))
         if test and "test" in self.loop.splits:
-            found = self.loop.evaluate(net, "test")
-            outcome |= {records.TEST_LOSS: found.loss, records.TEST_ACCURACY: found.accuracy}
+            on_test = self.loop.evaluate(net, "test")
+            outcome |= {records.TEST_LOSS: on_test.loss, records.TEST_ACCURACY: on_test.accuracy}
         return outcome
 
 

@@ -43,9 +43,7 @@ def convolution(op: Op) -> Result:
         units = _depthwise(op, x_dims[1], w_dims, transposed)
     else:
         units = _grouped(op, x_dims[1], w_dims, transposed)
-    if op["bias"] is not None and out.shape[1] != 1:
-        units = op.labels.unify(units, op.dims("bias")[0])
-    return [(x_dims[0], units, *constants(out.shape[2:]))]
+    return [(x_dims[0], op.follow(units, "bias"), *constants(out.shape[2:]))]
 
 
 def _depthwise(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:

@@ -11,11 +11,7 @@ from widthsearch.space.op import Op, Result
 def batch_norm(op: Op) -> Result:
     """Statistics per channel: parameters and buffers follow the channels."""
     dims = op.dims("input")
-    units = dims[1]
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        tensor = op.get(name)
-        if tensor is not None and tensor.shape[0] != 1:
-            units = op.labels.unify(units, op.dims(tensor)[0])
+    units = op.follow(dims[1], "weight", "bias", "running_mean", "running_var")
     op.recorder.note_normalised(op.labels.flat(units))
     return [(dims[0], units, *dims[2:])]
 
@@ -41,11 +37,7 @@ def group_norm(op: Op) -> Result:
             labels.freeze((group,), f"{op.where}: the groups of channels", Report.NEVER)
             op.statistics(dims, [1])
         op.recorder.note_normalised(channels)
-    units = dims[1]
-    for name in ("weight", "bias"):
-        if op[name] is not None and op[name].shape[0] != 1:
-            units = labels.unify(units, op.dims(name)[0])
-    return [(dims[0], units, *dims[2:])]
+    return [(dims[0], op.follow(dims[1], "weight", "bias"), *dims[2:])]
 
 
 def weight_norm(op: Op) -> Result:
@@ -100,10 +92,10 @@ def _left(op: Op, reduced: set[int]) -> Dims:
 def spatial(op: Op) -> Result:
     """Pooling, upsampling, padding: the last dimensions (as many as the name says) get a constant size."""
     x, out = op.inputs[0], op.outputs[0]
-    found = re.search(r"([123])d", op.name)
-    if found is None or x.ndim != out.ndim:
+    named = re.search(r"([123])d", op.name)
+    if named is None or x.ndim != out.ndim:
         return None
-    count = int(found.group(1))
+    count = int(named.group(1))
     dims = op.dims(x)
     for dim in dims[-count:]:
         op.freeze(dim, "slides over these units")

@@ -93,23 +93,23 @@ def scores(pruner: str, space: WidthSpace, loop: RecipeLoop, aim: Aim, seed: int
     Under the pressure of cost they are per MAC or parameter that the unit adds, of the scarcest resource: a
     unit may be dear because it costs much.
     """
-    loss, some = loss_function(loop.recipe, training=False), scoring_batches(loop, seed)
+    loss, samples = loss_function(loop.recipe, training=False), scoring_batches(loop, seed)
     if pruner == "taylor":
-        found = taylor(space, some, loss)
+        saliency = taylor(space, samples, loss)
     elif pruner == "obd-neurons":
-        of_weights = obd(space.model, fisher_diagonal(space.model, some, loss))
-        found = Groups(space).total(of_weights).cpu().numpy()
+        of_weights = obd(space.model, fisher_diagonal(space.model, samples, loss))
+        saliency = Groups(space).total(of_weights).cpu().numpy()
     else:
         raise ValueError(f"{pruner} gives no score without a training of its own")
     counts = np.array(list(space.widths.values()), dtype=np.float64)
     over = {r: aim.cost.values(counts)[r] / limit for r, limit in aim.budget.items()}
     pays = per_unit(aim.cost, max(over, key=lambda r: over[r]), counts, aim.pressure)
-    ranked: Vector = found / np.repeat(pays, counts.astype(int))
+    ranked: Vector = saliency / np.repeat(pays, counts.astype(int))
     return ranked
 
 
 def scoring_batches(loop: RecipeLoop, seed: int) -> Iterator[tuple[Any, Any]]:
     """Some batches of the training split, on the loop's device; which ones depends on the seed."""
     order = torch.Generator().manual_seed(seed)
-    some = batches(loop.splits["train"], loop.recipe.batch_size, order)
-    return ((moved(x, loop.device), moved(y, loop.device)) for x, y in islice(some, SCORING_BATCHES))
+    shuffled = batches(loop.splits["train"], loop.recipe.batch_size, order)
+    return ((moved(x, loop.device), moved(y, loop.device)) for x, y in islice(shuffled, SCORING_BATCHES))

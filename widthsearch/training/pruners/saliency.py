@@ -89,8 +89,8 @@ def _squares_one_by_one(
     for i in range(len(tree_leaves(part[1])[0])):
         leaves = {n: w.clone().requires_grad_() for n, w in weights.items()}
         value = sample_loss(leaves, *tree_map(lambda t, i=i: t[i], part))
-        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-        for name, slope in zip(leaves, found, strict=True):
+        slopes = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        for name, slope in zip(leaves, slopes, strict=True):
             total[name] += 0 if slope is None else slope.square()
     return total
 

@@ -164,15 +164,15 @@ def _row(
     """What is known of the space's network; ``removed``: the share of weights, where no unit is removed."""
     widths, at_start = space.widths, plan.plan.over_wide_seed
     cost, full = plan.plan.cost.at(widths), plan.plan.cost.at(at_start)
-    found = loop.evaluate(space.model, "validation")
+    evaluation = loop.evaluate(space.model, "validation")
     return {
         "level": level,
         "weights_removed": 1 - cost["params"] / full["params"] if removed is None else removed,
         "neurons_removed": 1 - sum(widths.values()) / sum(at_start.values()),
         "macs_saved": 1 - cost["macs"] / full["macs"],
         "time_saved": 1 - relative_time(space.model, over_wide, loop),
-        "val_loss": found.loss,
-        "val_accuracy": found.accuracy,
+        "val_loss": evaluation.loss,
+        "val_accuracy": evaluation.accuracy,
         "widths": dict(widths),
     }
 
@@ -189,9 +189,9 @@ def relative_time(net: nn.Module, reference: nn.Module, loop: RecipeLoop) -> flo
     alone = loop.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
 
-    def seconds(some: nn.Module) -> float:
+    def seconds(network: nn.Module) -> float:
         start = clock()
-        call(some, x)
+        call(network, x)
         if loop.device.type == "cuda":
             torch.cuda.synchronize(loop.device)
         return clock() - start
