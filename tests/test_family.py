@@ -26,7 +26,7 @@ from widthsearch.database.connection import open_storage
 from widthsearch.database.lock import driver_lock
 from widthsearch.database.records import family_of
 from widthsearch.driver.launch import launch
-from widthsearch.show.family_plots import family_figure
+from widthsearch.show.family import family_figure
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 

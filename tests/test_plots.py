@@ -14,8 +14,9 @@ from played import play
 from widthsearch.database.connection import Database
 from widthsearch.database.records import load
 from widthsearch.report.search import summarise
-from widthsearch.report.trials import trial_rows
-from widthsearch.show.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
+from widthsearch.report.trials import Trial, trials_of
+from widthsearch.report.types import SearchSummary
+from widthsearch.show.search_figures import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
 from widthsearch.show.style import colour_of
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -26,8 +27,8 @@ DEEP = (MODEL, f"return nn.Sequential({LAYERS})")
 
 
 class Shown(NamedTuple):
-    summary: dict[str, Any]
-    rows: list[dict[str, Any]]
+    summary: SearchSummary
+    rows: list[Trial]
 
     def figures(self) -> list[Any]:
         return [
@@ -39,7 +40,7 @@ class Shown(NamedTuple):
 
 
 def shown(study: optuna.Study) -> Shown:
-    return Shown(summarise(study, URL), trial_rows(study))
+    return Shown(summarise(study, URL), trials_of(study))
 
 
 def traces(figure: Any) -> dict[str, dict[str, Any]]:
@@ -105,7 +106,7 @@ def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole
     assert best["x"][-1] == pytest.approx(whole.summary["cost"]["in_uniform_trainings"])
     base = found["uniform baseline"]
     own = [
-        r["val_loss"] for r in whole.rows if r["kind"] == "baseline" and r["replica"] < 2 and r["val_loss"]
+        r.val_loss for r in whole.rows if r.kind == "baseline" and r.replica < 2 and r.val_loss is not None
     ]
     assert plain(base["y"]) == pytest.approx([sum(own) / 2])
 
@@ -122,7 +123,7 @@ def test_seeds_are_paired_and_their_means_are_the_summarys(whole: Shown) -> None
         assert y[2::3] == [None] * (len(y) // 3)  # pairs are not joined with each other
         pairs |= dict(zip(text[::3], zip(y[::3], y[1::3], strict=True), strict=True))
     losses = {
-        kind: {f"seed {r['replica']}": r["val_loss"] for r in whole.rows if r["kind"] == kind}
+        kind: {f"seed {r.replica}": r.val_loss for r in whole.rows if r.kind == kind}
         for kind in ("baseline", "report")
     }
     assert pairs == {k: (losses["baseline"][k], own) for k, own in losses["report"].items()}
@@ -147,7 +148,7 @@ def test_running_and_failed_trials_are_no_numbers(tmp_path: Path) -> None:
     study = load("tiny", Database.open(URL))
     study.ask()
     now = shown(study)
-    assert {row["state"] for row in now.rows} == {"COMPLETE", "FAIL"}
+    assert {row.state for row in now.rows} == {"COMPLETE", "FAIL"}
     for figure in now.figures():
         figure.to_json()
 

@@ -14,15 +14,14 @@ from commands import BUDGET, Result, command, interrupt, setting, write_study
 
 from widthsearch.database.connection import Database
 from widthsearch.database.records import load, plan_of
-from widthsearch.driver import run as driver
-from widthsearch.plans.plan import StudyPlan
+from widthsearch.driver import run as driving
 
 FIRST, AGAIN = "sqlite:///first.db", "sqlite:///again.db"
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_trained(working_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "run_in_process", lambda *arguments: None)
+    monkeypatch.setattr(driving, "run_in_process", lambda *arguments: None)
 
 
 def run(*words: str | Path, url: str) -> Result:
@@ -44,7 +43,7 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in found[1].splitlines()]
 
 
-def repeated(name: str, verb: str) -> StudyPlan:
+def repeated(name: str, verb: str) -> dict[str, Any]:
     """The plan that the commands of a report's page write, under another name into another database."""
     commands = commands_of(page_of(name))
     assert commands[0][:2] == ["widthsearch", verb]
@@ -54,8 +53,8 @@ def repeated(name: str, verb: str) -> StudyPlan:
     return plan_in(AGAIN, "other")
 
 
-def plan_in(url: str, name: str) -> StudyPlan:
-    return plan_of(load(name, Database.open(url)))
+def plan_in(url: str, name: str) -> dict[str, Any]:
+    return plan_of(load(name, Database.open(url))).to_json()
 
 
 BOTH = (BUDGET, 'budget=Budget(macs="0.5x", params="0.6x")')

@@ -14,8 +14,7 @@ from widthsearch.database.sampler import GrowShrinkSampler, search_space
 from widthsearch.driver.prepare import prepare
 from widthsearch.plans.plan import FINALISTS, Done, Run, Slot, Wait
 from widthsearch.plans.search import History, SearchPlan, next_step
-from widthsearch.report.trials import trial_rows
-from widthsearch.show.plots import scored_candidates
+from widthsearch.report.trials import scored_candidates, trials_of
 from widthsearch.study.file import load_study
 from widthsearch.training.trial import TrialRunner
 
@@ -131,9 +130,9 @@ def test_a_search_shows_its_run_off(tmp_path):
     assert "run-off" in command("show").out
     # The figure has each of them again, on all seeds; the last point's cost is that of the search.
     optuna_study = optuna.load_study(study_name="tiny", storage=URL)
-    found = scored_candidates(summary, trial_rows(optuna_study))
-    assert sorted(c["val_loss"]["n"] for c in found) == [2, 2, 2, 4, 4, 4]
-    assert found[-1]["search_cost"] == pytest.approx(summary["cost"]["in_uniform_trainings"])
+    found = scored_candidates(summary, trials_of(optuna_study))
+    assert sorted(c.val_loss["n"] for c in found) == [2, 2, 2, 4, 4, 4]
+    assert found[-1].search_cost == pytest.approx(summary["cost"]["in_uniform_trainings"])
     # The sampler, asked once more, says what the search says.
     trial = optuna.load_study(study_name="tiny", storage=URL, sampler=GrowShrinkSampler()).ask(
         search_space(plan_of(optuna_study).plan)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from widthsearch.driver.backend import session_of
 from widthsearch.errors import UsageError
 from widthsearch.plans.settings import HELP
 from widthsearch.report.summary import name_of, summary_of_name
-from widthsearch.report.trials import trial_rows
-from widthsearch.show import plots
+from widthsearch.report.trials import trials_of
+from widthsearch.report.types import SearchSummary, Summary
+from widthsearch.show import search_figures as figures
 from widthsearch.show.drawing import draw_architecture
 from widthsearch.show.page import report_page, summary_html
 from widthsearch.show.pages import figure_of, search_only
@@ -58,7 +59,7 @@ class Result:
 
     def refresh(self) -> Result:
         """Look into the database again; returns itself."""
-        self.summary: dict[str, Any] = summary_of_name(self._name, self._database)
+        self.summary: Summary = summary_of_name(self._name, self._database)
         self._name = name_of(self.summary)
         return self
 
@@ -73,7 +74,7 @@ class Result:
     def __getattr__(self, name: str) -> Any:
         """A key of the summary."""
         if name != "summary" and name in self.summary:
-            return self.summary[name]
+            return dict(self.summary)[name]
         raise AttributeError(
             f"a result has no {name!r}; it has {', '.join(self.__dict__.get('summary', {}))}"
         )
@@ -93,7 +94,7 @@ class Result:
     @property
     def widths(self) -> dict[str, int]:
         """The recommended widths by width variable; :class:`UsageError` while there are none."""
-        recommended = self.summary.get("recommended")
+        recommended = self.summary["recommended"] if self.summary["kind"] == "search" else None
         if recommended is None:
             raise UsageError(f"{self._name!r} recommends no widths (yet)")
         return dict(recommended["widths"])
@@ -102,13 +103,7 @@ class Result:
         """One row per training run; columns ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""
         import pandas as pd
 
-        rows = []
-        for row in trial_rows(self.optuna_study):
-            flat = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
-            flat |= {f"width_{v}": w for v, w in row["widths"].items()}
-            flat |= {f"prune_ratio_{v}": p for v, p in (row["prune_ratio"] or {}).items()}
-            rows.append(flat)
-        return pd.DataFrame(rows).drop(columns="prune_ratio", errors="ignore")
+        return pd.DataFrame([trial.flat() for trial in trials_of(self.optuna_study)])
 
     def model(self, file: str | None = None) -> nn.Module:
         """The recommended network, freshly initialised from the study's seed.
@@ -123,7 +118,7 @@ class Result:
         """The page that ``widthsearch report`` writes."""
         return report_page(self.summary, self._database)
 
-    def _search(self) -> dict[str, Any]:
+    def _search(self) -> SearchSummary:
         return search_only(self.summary, "only a search has this figure; the others have plot()")
 
     def plot_architecture(self) -> Drawing:
@@ -136,19 +131,19 @@ class Result:
 
     def plot_prune_ratios(self) -> go.Figure:
         """Heat map: prune ratio by width variable and round."""
-        return plots.prune_ratio_figure(self._search(), trial_rows(self.optuna_study))
+        return figures.prune_ratio_figure(self._search(), trials_of(self.optuna_study))
 
     def plot_widths(self) -> go.Figure:
         """Widths of every variable by round."""
-        return plots.widths_figure(self._search())
+        return figures.widths_figure(self._search())
 
     def plot_loss(self) -> go.Figure:
         """Loss against search cost."""
-        return plots.loss_figure(self._search(), trial_rows(self.optuna_study))
+        return figures.loss_figure(self._search(), trials_of(self.optuna_study))
 
     def plot_seeds(self) -> go.Figure:
         """Losses of recommendation and uniform baseline on the same fresh seeds."""
-        return plots.seeds_figure(self._search(), trial_rows(self.optuna_study))
+        return figures.seeds_figure(self._search(), trials_of(self.optuna_study))
 
 
 def load(name: str | None = None, storage: str | None = None) -> Result:

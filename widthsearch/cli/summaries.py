@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from widthsearch.show.console import out, say
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import optuna
 
     from widthsearch.database.connection import Database
+    from widthsearch.report.types import Summary
 
 WATCH_SECONDS = 2.0
 
@@ -71,7 +72,7 @@ def watch(name: str | None, database: Database) -> None:
     print_named(name, database)
 
 
-def _next_lines(summary: dict[str, Any], database: Database) -> list[str]:
+def _next_lines(summary: Summary, database: Database) -> list[str]:
     """What one may want to do next with this study."""
     from widthsearch.plans.words import slug
     from widthsearch.report.summary import name_of

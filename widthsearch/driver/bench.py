@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 import torch
@@ -12,8 +11,10 @@ import torch
 from widthsearch.database.connection import Database
 from widthsearch.driver.resume import study_of
 from widthsearch.errors import UsageError
-from widthsearch.plans.words import candidate_name
+from widthsearch.report.listings import Bench, BenchNetwork
 from widthsearch.report.summary import summary_of
+from widthsearch.report.types import Network, SearchSummary, network_of
+from widthsearch.show.formats import found_name
 from widthsearch.show.pages import search_only
 from widthsearch.speed.bench import bench, hardware
 from widthsearch.study.data import load_data
@@ -38,7 +39,7 @@ def measured(
     file: str | None,
     conditions: Conditions,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Bench:
     """What ``bench --json`` prints: the seed, uniform and recommended networks, and their times.
 
     ``file``: where the study file is now, if it was moved.  Raises :class:`UsageError` for a study that is no
@@ -48,9 +49,8 @@ def measured(
     found = study_of(optuna_study, file)
     study, where = found.study, _device(found.study, conditions.device)
     space = build_space(study, load_data(study))
-    seed = summary["seed"]
-    now = space.cost.at(space.widths)
-    if dict(space.widths) != seed["widths"] or any(now[r] != seed[r] for r in ("macs", "params")):
+    seed, now = summary["seed"], network_of(space.cost, space.widths)
+    if _row("", now, now) != _row("", seed, seed):
         raise UsageError(f"{found.path}: its network is not the one of study {summary['study']!r} any more")
     networks = _networks(summary)
     threads = conditions.threads or study.threads
@@ -82,21 +82,25 @@ def measured(
     }
 
 
-def _row(name: str, network: dict[str, Any], seed: dict[str, Any]) -> dict[str, Any]:
+def _row(name: str, network: Network, seed: Network) -> BenchNetwork:
     """A network's name, widths, cost, and cost relative to the seed network's."""
-    costs = ("macs", "params")
-    ratios = {f"{r}_ratio": network[r] / seed[r] for r in costs}
-    return {"name": name, "widths": network["widths"], **{r: network[r] for r in costs}, **ratios}
+    return {
+        "name": name,
+        "widths": network["widths"],
+        "macs": network["macs"],
+        "params": network["params"],
+        "macs_ratio": network["macs"] / seed["macs"],
+        "params_ratio": network["params"] / seed["params"],
+    }
 
 
-def _networks(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _networks(summary: SearchSummary) -> dict[str, Network]:
     """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
-    found = summary["candidate"]
-    networks = {"seed": summary["seed"], "uniform baseline": summary["baseline"]}
+    found, recommended = summary["candidate"], summary["recommended"]
+    networks: dict[str, Network] = {"seed": summary["seed"], "uniform baseline": summary["baseline"]}
     if found is not None:
-        kept = summary["recommended"]["widths"] == found["widths"]
-        label = "recommended" if kept else f"best: {candidate_name(found['round'], found['step'])}"
-        networks[label] = found
+        kept = recommended is not None and recommended["widths"] == found["widths"]
+        networks["recommended" if kept else f"best: {found_name(found)}"] = found
     return networks
 
 

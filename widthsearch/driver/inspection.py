@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from widthsearch.driver.prepare import make_plan
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.plans.plan import Plan
+from widthsearch.report.listings import WidthsFound
+from widthsearch.report.types import network_of
 from widthsearch.space import WidthSpace, trace
 from widthsearch.study.budget import Budget
 from widthsearch.study.data import load_data
@@ -24,7 +26,7 @@ from widthsearch.study.study import Study
 from widthsearch.training.trial import build_space
 
 
-def widths_of_study(study: Study) -> dict[str, Any]:
+def widths_of_study(study: Study) -> WidthsFound:
     """What ``widths STUDY.py --json`` prints; raises UsageError where launch would.
 
     A budget that is too small, or of a latency, is no reason not to show the rest: ``budget_error`` says so.
@@ -46,7 +48,7 @@ def widths_of_study(study: Study) -> dict[str, Any]:
     return describe(space, minimum=minimum, multiple_of=multiple_of, plan=plan, budget_error=error)
 
 
-def widths_of_model(reference: str, inputs: Sequence[str], budget: Budget | None = None) -> dict[str, Any]:
+def widths_of_model(reference: str, inputs: Sequence[str], budget: Budget | None = None) -> WidthsFound:
     """What ``widths --model module:function --input 1,3,224,224 --json`` prints.
 
     Raises UsageError for a model or an input that cannot be used, and for a budget that is too small or of a
@@ -70,12 +72,12 @@ def describe(
     multiple_of: Mapping[str, int] | None = None,
     plan: Plan | None = None,
     budget_error: str | None = None,
-) -> dict[str, Any]:
+) -> WidthsFound:
     """A width space as plain data.  Shares are of the MACs of one forward pass.
 
     With a ``plan`` also its budget, and what needs no training: the uniform and the cost-aware widths there.
     """
-    cost = space.cost.at(space.widths)
+    network = network_of(space.cost, space.widths)
     return {
         "model": type(space.model).__name__,
         "variables": [
@@ -90,18 +92,14 @@ def describe(
             for name, width in space.widths.items()
         ],
         "frozen": [{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
-        "macs": cost["macs"],
-        "params": cost["params"],
+        "macs": network["macs"],
+        "params": network["params"],
         "coverage": space.cost.share("macs", space.widths, space.widths),
         "budget_error": budget_error,
         "budget": None if plan is None else plan.budget,
-        "uniform": None if plan is None else _network(plan, plan.baseline),
-        "cost_aware": None if plan is None else _network(plan, plan.cost_aware),
+        "uniform": None if plan is None else network_of(plan.cost, plan.baseline),
+        "cost_aware": None if plan is None else network_of(plan.cost, plan.cost_aware),
     }
-
-
-def _network(plan: Plan, widths: Mapping[str, int]) -> dict[str, Any]:
-    return {"widths": dict(widths), **plan.cost.at(widths)}
 
 
 def load_model(reference: str) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -30,7 +30,7 @@ from widthsearch.export.onnx_file import NotExportedError, write_onnx
 from widthsearch.plans.plan import Plan, Slot
 from widthsearch.plans.search import SearchPlan
 from widthsearch.plans.words import joined
-from widthsearch.report.search import completed, summarise
+from widthsearch.report.search import summarise
 from widthsearch.report.summary import finite
 from widthsearch.show.formats import plus_minus
 from widthsearch.study.file import StudyFile
@@ -131,7 +131,7 @@ def _recommendation(study: optuna.Study, database: Database) -> tuple[Plan, dict
         if summary["status"] == "running":
             hint = f"see how far it is with: {database.command('show', name)}"
         raise UsageError(f"study {name!r} ({summary['status']}) has no recommendation yet; {hint}")
-    return plan.plan, summary
+    return plan.plan, dict(summary)
 
 
 # The folder ----------------------------------------------------------------------------------------------
@@ -236,8 +236,9 @@ def _best_training(study: optuna.Study, plan: Plan, summary: dict[str, Any]) -> 
     widths = summary["recommended"]["widths"]
     own = [
         t
-        for t in completed(study.get_trials(deepcopy=False))
-        if t.user_attrs[records.KIND] != "measure" and {v: t.params.get(v) for v in plan.widths} == widths
+        for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if t.user_attrs.get(records.KIND, "measure") != "measure"
+        and {v: t.params.get(v) for v in plan.widths} == widths
     ]
     fresh = [t for t in own if t.user_attrs[records.REPLICA] not in plan.selecting]
     return min(fresh or own, key=lambda t: t.value)  # type: ignore[arg-type, return-value]

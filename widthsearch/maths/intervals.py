@@ -4,13 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def mean_se(values: Sequence[float]) -> dict[str, Any] | None:
+class Stats(TypedDict):
+    """A mean over seeds, with its standard error: ``None`` for a single one."""
+
+    mean: float
+    se: float | None
+    median: float
+    n: int
+
+
+class Gain(TypedDict):
+    """A mean of differences, with its 95 % interval."""
+
+    mean: float
+    ci95: list[float]
+    median: float
+    n: int
+
+
+class StatsOfRepeats(Stats):
+    """A mean over repeats of a search and seeds."""
+
+    repeats: int
+
+
+class Crossed(StatsOfRepeats):
+    """The same with its 95 % interval."""
+
+    ci95: list[float]
+
+
+def mean_se(values: Sequence[float]) -> Stats | None:
     """Mean, standard error, median and n; ``None`` without values, ``se`` null for a single one."""
     if not values:
         return None
@@ -19,7 +49,7 @@ def mean_se(values: Sequence[float]) -> dict[str, Any] | None:
     return {"mean": float(np.mean(values)), "se": se, "median": float(median(values)), "n": n}
 
 
-def paired_gain(baseline: Mapping[int, float], candidate: Mapping[int, float]) -> dict[str, Any] | None:
+def paired_gain(baseline: Mapping[int, float], candidate: Mapping[int, float]) -> Gain | None:
     """Mean of baseline loss minus candidate loss over the seeds both have, with Student's 95 % interval.
 
     ``None`` for fewer than two pairs.
@@ -28,11 +58,11 @@ def paired_gain(baseline: Mapping[int, float], candidate: Mapping[int, float]) -
     differences = np.array([baseline[k] - candidate[k] for k in pairs])
     if len(differences) < 2:
         return None
-    interval = crossed(differences[None, :])
-    return {key: interval[key] for key in ("mean", "ci95", "median", "n")}
+    of = crossed(differences[None, :])
+    return {"mean": of["mean"], "ci95": of["ci95"], "median": of["median"], "n": of["n"]}
 
 
-def crossed(values: NDArray[np.float64]) -> dict[str, Any]:
+def crossed(values: NDArray[np.float64]) -> Crossed:
     """Mean over repeats of a search and seeds of its trainings, shape (K, S), with its 95 % interval.
 
     Both are random: another search finds other widths, another seed trains them differently, and the S seeds

@@ -3,97 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial
 
-from widthsearch.database import records
-from widthsearch.database.connection import hide_password
-from widthsearch.maths.cost import RESOURCES
-from widthsearch.maths.intervals import crossed
+from widthsearch.maths.intervals import Crossed, StatsOfRepeats, crossed
 from widthsearch.plans.arms import Point
 from widthsearch.plans.comparison import Comparison, FreshKey, Outcome, fresh_key
-from widthsearch.report.search import completed, ending, status_of
+from widthsearch.report.search import head, limits, plan_as, tail
+from widthsearch.report.trials import Measured, Trial, completed, read, spent
+from widthsearch.report.types import ArmFound, ComparisonSummary, Course, CoursePoint, network_of
 
 UNIFORM, OURS = "uniform", "grow-shrink"
 #: An arm's search is done when its recommendation is this close to the last one.
 CLOSE = 0.01
 
-Found = dict[FreshKey, FrozenTrial]  # the trainings on fresh seeds
+Fresh = Mapping[FreshKey, Trial]  # the trainings on fresh seeds
 
 
-def summarise_comparison(study: optuna.Study, url: str) -> dict[str, Any]:
+def summarise_comparison(study: optuna.Study, url: str) -> ComparisonSummary:
     """Everything about a comparison as one JSON object."""
-    plan = cast("Comparison", records.plan_of(study))
-    trials = study.get_trials(deepcopy=False)
-    complete = completed(trials)
-    found: Found = {}
-    for t in complete:
-        a = t.user_attrs
-        found[fresh_key(a[records.BUDGET], a[records.KIND], a[records.REPLICA], t.params)] = t
-    outcomes = plan.outcomes(records.runs_of(trials))
-    status = status_of(study, url)
+    plan, frozen = plan_as(Comparison, study), study.get_trials(deepcopy=False)
+    trials = read(frozen)
+    fresh = {
+        fresh_key(t.branch.budget, t.kind, t.replica, t.widths): t
+        for t in completed(trials)
+        if t.branch is not None
+    }
+    outcomes = plan.outcomes([t.run for t in trials])
+    start = head(study, url)
     return {
         "kind": "comparison",
-        "study": study.study_name,
+        **start,
         "comparison": True,
-        "status": status,
-        "storage": hide_password(url),
         "arms": list(plan.arms),
         "repeats": plan.repeats,
-        "seed": {"widths": plan.plan.widths, **plan.plan.seed_cost()},
+        "seed": network_of(plan.plan.cost, plan.plan.widths),
         "budgets": [
             {
-                "budget": {r: limit.get(r) for r in RESOURCES},
+                "budget": limits(limit),
                 "search_cost": plan.limit(b),
-                "arms": _arms(plan, b, [o for o in outcomes if o.budget == b], found),
+                "arms": _arms(plan, b, [o for o in outcomes if o.budget == b], fresh),
             }
             for b, limit in enumerate(plan.budgets)
         ],
-        "training_macs": sum(t.user_attrs[records.TRAINING_MACS] for t in complete),
-        "seconds": round(sum(t.user_attrs[records.SECONDS] for t in complete), 3),
-        **ending(study, status, trials),
+        **spent(trials),
+        **tail(study, start["status"], frozen),
     }
 
 
-def _arms(plan: Comparison, budget: int, outcomes: Sequence[Outcome], found: Found) -> list[dict[str, Any]]:
+def _arms(plan: Comparison, budget: int, outcomes: Sequence[Outcome], fresh: Fresh) -> list[ArmFound]:
     """One entry per arm that recommends something already."""
     final = {arm: [o.points[-1] if o.points else None for o in outcomes if o.arm == arm] for arm in plan.arms}
-    losses = {arm: _matrix(plan, budget, points, found, None) for arm, points in final.items()}
-    return [
-        {
-            "arm": arm,
-            "widths": [dict(p.widths) for p in known],
-            "macs": [plan.plan.cost.at(p.widths)["macs"] for p in known],
-            "params": [plan.plan.cost.at(p.widths)["params"] for p in known],
-            "search_cost": float(np.mean([p.cost for p in known])),
-            "val_loss": _mean(losses[arm]),
-            "val_accuracy": _mean(_matrix(plan, budget, points, found, records.ACCURACY)),
-            "test_loss": _mean(_matrix(plan, budget, points, found, records.TEST_LOSS)),
-            "test_accuracy": _mean(_matrix(plan, budget, points, found, records.TEST_ACCURACY)),
-            "gain_over_uniform": _difference(losses.get(UNIFORM), losses[arm]),
-            "gain_over_ours": _difference(losses.get(OURS), losses[arm]),
-            **_course(plan, budget, [o.points for o in outcomes if o.arm == arm], found),
-        }
-        for arm, points in final.items()
-        if (known := [p for p in points if p is not None])
-    ]
+    losses = {arm: _matrix(plan, budget, points, fresh) for arm, points in final.items()}
+    found: list[ArmFound] = []
+    for arm, points in final.items():
+        known = [p for p in points if p is not None]
+        if not known:
+            continue
+        networks = [network_of(plan.plan.cost, p.widths) for p in known]
+        found.append(
+            {
+                "arm": arm,
+                "widths": [n["widths"] for n in networks],
+                "macs": [n["macs"] for n in networks],
+                "params": [n["params"] for n in networks],
+                "search_cost": float(np.mean([p.cost for p in known])),
+                "val_loss": _mean(losses[arm]),
+                "val_accuracy": _mean(_matrix(plan, budget, points, fresh, "val_accuracy")),
+                "test_loss": _mean(_matrix(plan, budget, points, fresh, "test_loss")),
+                "test_accuracy": _mean(_matrix(plan, budget, points, fresh, "test_accuracy")),
+                "gain_over_uniform": _difference(losses.get(UNIFORM), losses[arm]),
+                "gain_over_ours": _difference(losses.get(OURS), losses[arm]),
+                **_course(plan, budget, [o.points for o in outcomes if o.arm == arm], fresh),
+            }
+        )
+    return found
 
 
 def _matrix(
-    plan: Comparison, budget: int, points: Sequence[Point | None], found: Found, attribute: str | None
+    plan: Comparison, budget: int, points: Sequence[Point | None], fresh: Fresh, of: Measured = "val_loss"
 ) -> NDArray[np.float64]:
-    """Loss (or an attribute) of what the repeats recommend on each fresh seed; (K, S), NaN where unknown."""
+    """What the repeats recommend, on each fresh seed: loss or another measure, (K, S), NaN where unknown."""
     values = np.full((len(points), plan.plan.report_seeds), np.nan)
     for k, point in enumerate(points):
         for s, slot in enumerate(plan.report_slots(budget, point) if point is not None else ()):
-            trial = found.get(fresh_key(budget, slot.kind, slot.replica, slot.widths))
-            if trial is not None:
-                value = trial.value if attribute is None else trial.user_attrs.get(attribute)
-                values[k, s] = np.nan if value is None else value
+            trial = fresh.get(fresh_key(budget, slot.kind, slot.replica, slot.widths))
+            value = None if trial is None else getattr(trial, of)
+            values[k, s] = np.nan if value is None else value
     return values
 
 
@@ -103,41 +101,47 @@ def _whole(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return rows[:, ~np.isnan(rows).any(axis=0)]
 
 
-def _mean(values: NDArray[np.float64]) -> dict[str, Any] | None:
+def _mean(values: NDArray[np.float64]) -> StatsOfRepeats | None:
     """Mean, standard error, median, n and repeats."""
     whole = _whole(values)
-    return {k: v for k, v in crossed(whole).items() if k != "ci95"} if whole.size else None
+    if not whole.size:
+        return None
+    c = crossed(whole)
+    return {"mean": c["mean"], "se": c["se"], "median": c["median"], "n": c["n"], "repeats": c["repeats"]}
 
 
-def _difference(of: NDArray[np.float64] | None, loss: NDArray[np.float64]) -> dict[str, Any] | None:
+def _difference(of: NDArray[np.float64] | None, loss: NDArray[np.float64]) -> Crossed | None:
     """How much smaller ``loss`` is, paired by seed (and repeat), with its 95 % interval."""
     whole = _whole(of - loss) if of is not None else np.empty((0, 0))
     return crossed(whole) if whole.shape[0] and whole.shape[1] > 1 else None
 
 
-def _course(plan: Comparison, budget: int, points: Sequence[Sequence[Point]], found: Found) -> dict[str, Any]:
+def _course(plan: Comparison, budget: int, points: Sequence[Sequence[Point]], fresh: Fresh) -> Course:
     """How each repeat's recommendation came about, and after which cost it was close to its last loss."""
-    courses: list[list[dict[str, Any]]] = []
+    courses: list[list[CoursePoint]] = []
     enough: list[float] = []
     for of in points:
-        means = [_mean(_matrix(plan, budget, [p], found, None)) for p in of]
-        course = [
-            {"search_cost": p.cost, "widths": dict(p.widths), "val_loss": m}
-            for p, m in zip(of, means, strict=True)
+        course: list[CoursePoint] = [
+            {
+                "search_cost": p.cost,
+                "widths": dict(p.widths),
+                "val_loss": _mean(_matrix(plan, budget, [p], fresh)),
+            }
+            for p in of
         ]
         courses.append(course)
         enough.extend(_close_after(course))
     return {"course": courses, "cost_to_close": float(np.mean(enough)) if enough else None}
 
 
-def _close_after(course: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+def _close_after(course: Sequence[CoursePoint]) -> Iterator[float]:
     """The cost from which on all recommendations are within 1 % of the last one's loss, if that is known."""
-    if not course or any(point["val_loss"] is None for point in course):
+    known = [(p["search_cost"], p["val_loss"]["mean"]) for p in course if p["val_loss"] is not None]
+    if not course or len(known) < len(course):
         return
-    last = course[-1]["val_loss"]["mean"]
-    after = course[-1]["search_cost"]
-    for point in reversed(course):
-        if point["val_loss"]["mean"] > (1 + CLOSE) * last:
+    after, last = known[-1]
+    for cost, loss in reversed(known):
+        if loss > (1 + CLOSE) * last:
             break
-        after = point["search_cost"]
+        after = cost
     yield after

@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import get_args
 
 import numpy as np
 import optuna
 
-from widthsearch.database import records
-from widthsearch.database.connection import hide_password
-from widthsearch.maths.intervals import mean_se, paired_gain
+from widthsearch.maths.intervals import Stats, mean_se, paired_gain
 from widthsearch.plans.pruners import PrunerPlan
-from widthsearch.report.search import completed, ending, status_of
+from widthsearch.report.search import head, plan_as, tail
+from widthsearch.report.trials import completed, read, spent
+from widthsearch.report.types import Level, LevelFound, PrunersSummary, Quality, Share, Winner, network_of
 
-#: What is said of every network of a run, as shares of the over-wide one; then how good it is.
-SHARES = ("weights_removed", "neurons_removed", "macs_saved", "time_saved")
-QUALITY = ("val_loss", "val_accuracy")
+#: What is said of every network of a run, as shares of the over-wide one.
+SHARES: tuple[Share, ...] = get_args(Share)
 
-Levels = Sequence[Mapping[str, Any]]  # of one run, the over-wide network first
+Levels = Sequence[Level]  # of one run, the over-wide network first
 Runs = Mapping[str, Mapping[int, Levels]]  # by pruner and seed
 
 
-def summarise_pruners(study: optuna.Study, url: str) -> dict[str, Any]:
+def summarise_pruners(study: optuna.Study, url: str) -> PrunersSummary:
     """Everything about a comparison of pruners as one JSON object."""
-    plan = cast("PrunerPlan", records.plan_of(study))
-    trials = study.get_trials(deepcopy=False)
-    complete = completed(trials)
+    plan, frozen = plan_as(PrunerPlan, study), study.get_trials(deepcopy=False)
+    trials = read(frozen)
     runs: dict[str, dict[int, Levels]] = {pruner: {} for pruner in plan.pruners}
-    for t in complete:
-        runs[t.user_attrs[records.ARM]][t.user_attrs[records.REPLICA]] = t.user_attrs[records.LEVELS]
-    over_wide = {seed: levels[0] for of in runs.values() for seed, levels in of.items()}
-    widths, status = plan.plan.over_wide_seed, status_of(study, url)
+    for t in completed(trials):
+        if t.arm is not None:
+            runs[t.arm][t.replica] = t.levels
+    over_wide = list({seed: levels[0] for of in runs.values() for seed, levels in of.items()}.values())
+    begin = head(study, url)
     return {
         "kind": "pruners",
-        "study": study.study_name,
-        "status": status,
-        "storage": hide_password(url),
+        **begin,
         "levels": list(plan.levels),
         "over_wide": {
-            "widths": widths,
-            **plan.plan.cost.at(widths),
-            **{key: _mean([row[key] for row in over_wide.values()]) for key in QUALITY},
+            **network_of(plan.plan.cost, plan.plan.over_wide_seed),
+            "val_loss": _mean([row["val_loss"] for row in over_wide]),
+            "val_accuracy": _mean([row["val_accuracy"] for row in over_wide]),
         },
         "pruners": [
             {
@@ -51,28 +48,35 @@ def summarise_pruners(study: optuna.Study, url: str) -> dict[str, Any]:
             for pruner, of in runs.items()
             for n in [len(plan.levels) if of else 0]
         ],
-        "winners": {share: winner(runs, plan.levels, share) for share in ("weights_removed", "macs_saved")},
-        "training_macs": sum(t.user_attrs[records.TRAINING_MACS] for t in complete),
-        "seconds": round(sum(t.user_attrs[records.SECONDS] for t in complete), 3),
-        **ending(study, status, trials),
+        "winners": {
+            "weights_removed": winner(runs, plan.levels, "weights_removed"),
+            "macs_saved": winner(runs, plan.levels, "macs_saved"),
+        },
+        **spent(trials),
+        **tail(study, begin["status"], frozen),
     }
 
 
-def _mean(values: Sequence[float | None]) -> dict[str, Any] | None:
+def _mean(values: Sequence[float | None]) -> Stats | None:
     """Mean over seeds with its standard error; ``None`` where a value is not known."""
     known = [value for value in values if value is not None]
     return mean_se(known) if len(known) == len(values) else None
 
 
-def _level(rows: Levels) -> dict[str, Any]:
+def _level(rows: Levels) -> LevelFound:
     """One level of one pruner: means over seeds."""
     return {
         "level": rows[0]["level"],
-        **{key: _mean([row[key] for row in rows]) for key in (*SHARES, *QUALITY)},
+        "weights_removed": _mean([row["weights_removed"] for row in rows]),
+        "neurons_removed": _mean([row["neurons_removed"] for row in rows]),
+        "macs_saved": _mean([row["macs_saved"] for row in rows]),
+        "time_saved": _mean([row["time_saved"] for row in rows]),
+        "val_loss": _mean([row["val_loss"] for row in rows]),
+        "val_accuracy": _mean([row["val_accuracy"] for row in rows]),
     }
 
 
-def winner(runs: Runs, levels: Sequence[float], share: str) -> dict[str, Any] | None:
+def winner(runs: Runs, levels: Sequence[float], share: Share) -> Winner | None:
     """Which pruner is best at equal shares of weights removed, or of MACs saved.
 
     Its accuracy (its loss, where there is no accuracy) is read off between the levels of each run, at
@@ -89,20 +93,25 @@ def winner(runs: Runs, levels: Sequence[float], share: str) -> dict[str, Any] | 
         return None
     reach = min(run[-1][share] for run in everyone)
     at = sorted({min(1 - level, reach) for level in levels})
-    quality = (
-        "val_accuracy"
-        if all(row["val_accuracy"] is not None for run in everyone for row in run)
-        else "val_loss"
-    )
+    known = all(row["val_accuracy"] is not None for run in everyone for row in run)
+    quality: Quality = "val_accuracy" if known else "val_loss"
     sign = 1 if quality == "val_accuracy" else -1
 
     def read_off(run: Levels) -> float:
-        return float(np.mean(np.interp(at, [row[share] for row in run], [row[quality] for row in run])))
+        heights = [float(row[quality] or 0.0) for row in run]
+        return float(np.mean(np.interp(at, [row[share] for row in run], heights)))
 
     found = {p: {k: read_off(able[p][k]) for k in seeds} for p in able}
     means = {p: float(np.mean(list(of.values()))) for p, of in found.items()}
     best, second = sorted(means, key=lambda p: -sign * means[p])[:2]
     gain = paired_gain(*({k: -sign * v for k, v in found[p].items()} for p in (second, best)))
     out = [p for p, of in runs.items() if of and p not in able]
-    found_at = {"quality": quality, "mean": means, "at": at, "left_out": out}
-    return {"pruner": best, "next": second, **found_at, "gain": gain}
+    return {
+        "pruner": best,
+        "next": second,
+        "quality": quality,
+        "mean": means,
+        "at": at,
+        "left_out": out,
+        "gain": gain,
+    }

@@ -16,6 +16,7 @@ import optuna
 from widthsearch.database import records
 from widthsearch.maths.cost import COUNTED, RESOURCES
 from widthsearch.plans.comparison import Comparison
+from widthsearch.plans.plan import StudyKind
 from widthsearch.plans.probe import PLAIN, Probe
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.plans.words import amounts
@@ -50,19 +51,19 @@ class _Words:
         self.options += [f"--{option.replace('_', '-')}", str(value)]
 
 
-def repeat_of(study: optuna.Study, kind: str) -> Repeat:
+def repeat_of(study: optuna.Study) -> Repeat:
     """Read it back from the database; the study file where it lay at launch, if it is still there."""
-    words = _words_of(study, kind)
+    words = _words_of(study)
     if (family := records.family_in(study.user_attrs)) is not None:
         words.unsaid.append(f"one of the family {family.name!r}, whose page has the command for all of them")
-    verb = _COMMANDS[kind].verb
+    verb = _COMMANDS[records.plan_of(study).kind].verb
     lines = [_command(study, verb, study.study_name, words), *_more_rounds(study, verb)]
     return _repeat(study, lines, words.unsaid)
 
 
 def repeat_of_family(family: str, members: Sequence[optuna.Study]) -> Repeat:
     """The same of a family, whose members differ in their budgets alone."""
-    words = _words_of(members[0], "search", skip=("budget",))
+    words = _words_of(members[0], skip=("budget",))
     budgets = [member.user_attrs[records.CHANGES]["budget"] for member in members]
     shares = [next(str(of[r]) for r in RESOURCES if of[r] is not None) for of in budgets]
     words.add("budgets", ",".join(share.removesuffix("x") for share in shares))
@@ -114,9 +115,10 @@ def _setting(study: optuna.Study, name: str) -> Any:
 # Options of each command ---------------------------------------------------------------------------------
 
 
-def _words_of(study: optuna.Study, kind: str, skip: Sequence[str] = ()) -> _Words:
+def _words_of(study: optuna.Study, skip: Sequence[str] = ()) -> _Words:
     """What the command line changed of the study file, then what this kind of study has of its own."""
-    words, command, plan = _Words(), _COMMANDS[kind], records.plan_of(study)
+    words, plan = _Words(), records.plan_of(study)
+    command = _COMMANDS[plan.kind]
     for name, value in study.user_attrs.get(records.CHANGES, {}).items():
         if name in skip:
             continue
@@ -218,7 +220,7 @@ class _Command(NamedTuple):
 
 
 #: What begins a study of each kind.
-_COMMANDS = {
+_COMMANDS: dict[StudyKind, _Command] = {
     "search": _Command("launch", ("budget", "rounds", "replicas", "seeds", "final_seeds", "pruner")),
     "comparison": _Command("compare", ("report_seeds",), _of_comparison),
     "probe": _Command("probe", ("report_seeds",), _of_probe),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from widthsearch.report.types import Findings, Network, Pruned, Removed, Round
 
 
-def removed(seed: Mapping[str, Any], network: Mapping[str, Any] | None) -> dict[str, float] | None:
+def removed(seed: Network, network: Network | None) -> Removed | None:
     """The shares of the seed network's neurons, weights and MACs that ``network`` does without.
 
     Both have ``widths``, ``params`` and ``macs``.  Neurons are the units of the width variables; weights are
@@ -27,44 +28,41 @@ def removed(seed: Mapping[str, Any], network: Mapping[str, Any] | None) -> dict[
     }
 
 
-def pruned_most_and_least(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any] | None]:
-    """``pruned_most`` and ``pruned_least``: variables of the last measured round, their prune ratio.
+def pruned_extremes(rounds: Sequence[Round]) -> tuple[Pruned | None, Pruned | None]:
+    """The variables of the last measured round that were pruned most and least.
 
     The earlier one in the order of execution of equals; ``se`` is null with a single replica.
     """
     if not rounds:
-        return {"pruned_most": None, "pruned_least": None}
+        return None, None
     last = rounds[-1]
     ratio, errors = last["prune_ratio"], last["prune_ratio_se"]
 
-    def entry(variable: str) -> dict[str, Any]:
+    def entry(variable: str) -> Pruned:
         se = errors[variable] if errors else None
         return {"variable": variable, "prune_ratio": ratio[variable], "se": se, "round": last["round"]}
 
-    return {
-        "pruned_most": entry(max(ratio, key=ratio.__getitem__)),
-        "pruned_least": entry(min(ratio, key=ratio.__getitem__)),
-    }
+    return entry(max(ratio, key=ratio.__getitem__)), entry(min(ratio, key=ratio.__getitem__))
 
 
-def removed_line(summary: Mapping[str, Any]) -> str | None:
+def removed_line(summary: Findings) -> str | None:
     """``removed of the seed: 50.2% of the neurons, 74.9% of the weights, 75.0% of the MACs``."""
     of = summary["removed"]
     if of is None:
         return None
-    names = {"neurons": "neurons", "weights": "weights", "macs": "MACs"}
-    return "removed of the seed network: " + ", ".join(f"{of[k]:.1%} of the {n}" for k, n in names.items())
+    shares = f"{of['neurons']:.1%} of the neurons, {of['weights']:.1%} of the weights"
+    return f"removed of the seed network: {shares}, {of['macs']:.1%} of the MACs"
 
 
-def pruned_line(summary: Mapping[str, Any]) -> str | None:
+def pruned_line(summary: Findings) -> str | None:
     """``pruned most: conv3 (0.57 ± 0.03), least: conv1 (0.21 ± 0.02), the rest between; round 2``."""
     most, least = summary["pruned_most"], summary["pruned_least"]
-    if most is None or most["variable"] == least["variable"]:
+    if most is None or least is None or most["variable"] == least["variable"]:
         return None
     rest = "; the rest between" if len(summary["seed"]["widths"]) > 2 else ""
     return f"pruned most in round {most['round']}: {_ratio(most)}, least: {_ratio(least)}{rest}"
 
 
-def _ratio(entry: Mapping[str, Any]) -> str:
+def _ratio(entry: Pruned) -> str:
     se = "" if entry["se"] is None else f" ± {entry['se']:.2f}"
     return f"{entry['variable']} ({entry['prune_ratio']:.2f}{se})"

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 
 from widthsearch.database.connection import Database
 from widthsearch.database.lock import is_driven
-from widthsearch.database.records import Family, family_in, family_of, load, plan_of
+from widthsearch.database.records import Family, family_of, load, plan_of
 from widthsearch.plans.plan import StudyKind
 from widthsearch.report.comparison import summarise_comparison
 from widthsearch.report.probe import summarise_probe
 from widthsearch.report.pruners import summarise_pruners
 from widthsearch.report.search import summarise
+from widthsearch.report.types import FamilySummary, Status, StudySummary, Summary
 
 #: How the summary of each kind of study is made.
-SUMMARISE: dict[StudyKind, Callable[[optuna.Study, str], dict[str, Any]]] = {
+SUMMARISE: dict[StudyKind, Callable[[optuna.Study, str], StudySummary]] = {
     "search": summarise,
     "comparison": summarise_comparison,
     "probe": summarise_probe,
@@ -26,27 +27,25 @@ SUMMARISE: dict[StudyKind, Callable[[optuna.Study, str], dict[str, Any]]] = {
 }
 
 
-def summary_of(study: optuna.Study, url: str) -> dict[str, Any]:
+def summary_of(study: optuna.Study, url: str) -> StudySummary:
     """Everything about a study as one JSON object."""
-    family = family_in(study.user_attrs)
-    summary = SUMMARISE[plan_of(study).kind](study, url)
-    return summary if family is None else {**summary, "family": family.name}
+    return SUMMARISE[plan_of(study).kind](study, url)
 
 
-def summary_of_family(family: Family, database: Database) -> dict[str, Any]:
+def summary_of_family(family: Family, database: Database) -> FamilySummary:
     """The summaries of all members; ``finished`` once all of them are."""
-    members = [summary_of(load(name, database), database.url) for name in family.members]
-    found = {member["status"] for member in members}
-    if "running" in found or is_driven(database.url, family.name):
+    found = [summary_of(load(name, database), database.url) for name in family.members]
+    members = [member for member in found if member["kind"] == "search"]  # they all are
+    states = {member["status"] for member in members}
+    status: Status = "failed" if "failed" in states else "finished"
+    if "running" in states or is_driven(database.url, family.name):
         status = "running"
-    elif "interrupted" in found:
+    elif "interrupted" in states:
         status = "interrupted"
-    else:
-        status = "failed" if "failed" in found else "finished"
     return {"kind": "family", "family": family.name, "status": status, "members": members}
 
 
-def summary_of_name(name: str | None, database: Database) -> dict[str, Any]:
+def summary_of_name(name: str | None, database: Database) -> Summary:
     """The summary of a study or a family; without a name, of the latest."""
     family = family_of(name, database.storage)
     if family is not None:
@@ -54,10 +53,9 @@ def summary_of_name(name: str | None, database: Database) -> dict[str, Any]:
     return summary_of(load(name, database), database.url)
 
 
-def name_of(summary: Mapping[str, Any]) -> str:
+def name_of(summary: Summary) -> str:
     """The name of the study or family."""
-    name: str = summary["family" if summary["kind"] == "family" else "study"]
-    return name
+    return summary["family"] if summary["kind"] == "family" else summary["study"]
 
 
 def finite(value: Any) -> Any:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from widthsearch.plans.words import counted, joined
+from widthsearch.report.listings import Bench
 from widthsearch.show.console import say, table
 
 BUSY = 0.2  # of the median: a larger distance between the quartiles is remarked on
 
 
-def show_bench(console: Console, b: dict[str, Any]) -> None:
+def show_bench(console: Console, b: Bench) -> None:
     """Print the networks with their counted cost, then what was measured."""
     console.print(
         f"[bold]{escape(b['study'])}[/]  inference on {b['device']} ({escape(b['machine'])}), "
@@ -45,20 +44,21 @@ def show_bench(console: Console, b: dict[str, Any]) -> None:
         say(note, console)
 
 
-def _timings(b: dict[str, Any]) -> Table:
+def _timings(b: Bench) -> Table:
     macs = {n["name"]: n["macs_ratio"] for n in b["networks"]}
     headers = ("batch", "mode", "network", "latency, ms", "fastest", "of seed", "MACs of seed")
     found = table(*headers, "samples/s", "blocks", left=(1, 2))
-    before: tuple[Any, ...] = ()
+    before: tuple[object, ...] = ()
     for r in b["timings"]:
         group = (r["batch"], r["mode"])
         head = (str(r["batch"]), r["mode"]) if group != before else ("", "")
-        low, middle, high = (f"{1e3 * r['latency'][q]:.3g}" for q in ("q1", "median", "q3"))
+        latency = r["latency"]
+        low, middle, high = (f"{1e3 * q:.3g}" for q in (latency["q1"], latency["median"], latency["q3"]))
         found.add_row(
             *head,
             escape(r["network"]),
             f"{middle} ({low} to {high})",
-            f"{1e3 * r['latency']['fastest']:.3g}",
+            f"{1e3 * latency['fastest']:.3g}",
             f"{r['ratio']['median']:.1%}",
             f"{macs[r['network']]:.1%}",
             f"{r['throughput']:,.0f}",

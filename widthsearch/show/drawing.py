@@ -7,21 +7,24 @@ bands, each with all networks.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log10, sqrt
-from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from widthsearch.plans.words import counted
+from widthsearch.report.types import SearchSummary
 from widthsearch.show.networks import Network, networks_of
 from widthsearch.show.style import BLUE, GREEN, colour_of, shortened
 from widthsearch.show.ties import Tie, lanes, ties_of
 
 FONTS = "Helvetica, Arial, Liberation Sans, DejaVu Sans, Noto Sans, sans-serif"
 
-_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+#: Characters that XML has no place for: control characters, halves of pairs, two that are none.
+_NOT_IN_XML = dict.fromkeys(
+    {*range(0x20), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF} - {ord("\t"), ord("\n")},
+    "\N{REPLACEMENT CHARACTER}",
+)
 _MOST_COLUMNS = 18  # in one band
 _LEFT, _RIGHT = 168.0, 36.0  # beside the chains: what the networks are called, and the way to the next band
 _HEADER, _LANE, _LINE = 108.0, 20.0, 15.0  # heights: title and legend, one lane of ties, one line of text
@@ -57,19 +60,32 @@ class _Canvas:
     """SVG elements, one after the other."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        self.elements: list[Element] = []
 
-    def add(self, tag: str, **attributes: float | str) -> None:
+    def add(self, tag: str, **attributes: float | str) -> Element:
         """One element; an attribute ``title`` becomes its tooltip."""
         title = attributes.pop("title", "")
-        inner = f"<title>{_text(str(title))}</title>" if title else ""
-        self.parts.append(f"<{tag}{_attributes(attributes)}>{inner}</{tag}>")
+        element = Element(tag, {name.replace("_", "-"): _text(value) for name, value in attributes.items()})
+        if title:
+            SubElement(element, "title").text = _text(title)
+        self.elements.append(element)
+        return element
 
     def text(self, x: float, y: float, content: str, size: float = 11, **attributes: float | str) -> None:
         """A line of text, in white around the letters so that no line runs through them."""
         halo: dict[str, float | str] = {"stroke": "white", "stroke_width": 2.5, "paint_order": "stroke"}
-        style = _attributes({"x": x, "y": y, "font_size": size, "fill": _DARK, **halo, **attributes})
-        self.parts.append(f"<text{style}>{_text(content)}</text>")
+        style = {"x": x, "y": y, "font_size": size, "fill": _DARK, **halo, **attributes}
+        self.add("text", **style).text = _text(content)
+
+    def svg(self, width: float, height: float) -> str:
+        """All of them as the text of an SVG file, on white."""
+        size = {"width": f"{width:g}", "height": f"{height:g}"}
+        box = {"viewBox": f"0 0 {width:g} {height:g}", "font-family": FONTS}
+        root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **size, **box})
+        SubElement(root, "rect", {"width": "100%", "height": "100%", "fill": "white"})
+        root.extend(self.elements)
+        indent(root, "")
+        return tostring(root, encoding="unicode") + "\n"
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ class _Columns:
         return min(44.0, 0.5 * self.pitch)
 
 
-def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, str]] = ()) -> str:
+def draw_architecture(summary: SearchSummary, modules: Sequence[tuple[str, str]] = ()) -> str:
     """The picture of a search (no comparison) as the text of an SVG file.
 
     ``summary``: what ``show --json`` prints; ``modules``: (module, the variable whose units it makes), in the
@@ -110,13 +126,7 @@ def draw_architecture(summary: Mapping[str, Any], modules: Sequence[tuple[str, s
     for start in range(0, len(variables), per_band):
         end = min(start + per_band, len(variables))
         y = _draw_band(canvas, y, variables, (start, end), networks, ties, scale, columns)
-    body = "\n".join(canvas.parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{y:g}" '
-        f'viewBox="0 0 {width:g} {y:g}" '
-        f'font-family="{FONTS}">\n'
-        f'<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
-    )
+    return canvas.svg(width, y)
 
 
 def _scale_for(networks: Sequence[Network]) -> _Scale:
@@ -137,7 +147,7 @@ def _columns(variables: Sequence[str], per_band: int) -> _Columns:
 # Drawing it ----------------------------------------------------------------------------------------------
 
 
-def _draw_header(canvas: _Canvas, summary: Mapping[str, Any], scale: _Scale, width: float) -> None:
+def _draw_header(canvas: _Canvas, summary: SearchSummary, scale: _Scale, width: float) -> None:
     canvas.text(20, 32, f"{shortened(summary['study'], 40)}: widths before and after", 18, font_weight="bold")
     canvas.text(20, 54, scale.says(), 12, fill=_GREY)
     x, y = 20.0, 68.0
@@ -310,19 +320,6 @@ def _round_number(x: float) -> int:
     return max(m * power for m in (1, 2, 5) if m * power <= x)
 
 
-def _text(content: str) -> str:
-    """Text as XML holds it: without the characters that XML has no place for."""
-    allowed = (
-        c
-        if c in "\t\n" or 0x20 <= ord(c) < 0xD800 or 0xE000 <= ord(c) < 0xFFFE or ord(c) > 0xFFFF
-        else "\N{REPLACEMENT CHARACTER}"
-        for c in content
-    )
-    return escape("".join(allowed))
-
-
-def _attributes(attributes: Mapping[str, float | str]) -> str:
-    return "".join(
-        f" {name.replace('_', '-')}={quoteattr(value if isinstance(value, str) else f'{value:g}')}"
-        for name, value in attributes.items()
-    )
+def _text(content: float | str) -> str:
+    """A number or text as XML holds it."""
+    return content.translate(_NOT_IN_XML) if isinstance(content, str) else f"{content:g}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from widthsearch.plans.words import candidate_name
+from widthsearch.report.types import Network as Measured
+from widthsearch.report.types import SearchSummary
+from widthsearch.show.formats import found_name
 from widthsearch.show.style import colour_of
 from widthsearch.show.ties import Tie
 
@@ -24,7 +25,7 @@ class Network:
     outlines: Mapping[str, int] = field(default_factory=dict)  # other widths to compare with
 
 
-def networks_of(summary: Mapping[str, Any], ties: Mapping[str, Tie]) -> list[Network]:
+def networks_of(summary: SearchSummary, ties: Mapping[str, Tie]) -> list[Network]:
     """The three networks, from what ``show --json`` prints; ``ties``: who makes a variable's units."""
     seed = summary["seed"]
     made = {
@@ -40,7 +41,7 @@ def networks_of(summary: Mapping[str, Any], ties: Mapping[str, Tie]) -> list[Net
     return [before, _over_wide(summary), _recommended(summary)]
 
 
-def _over_wide(summary: Mapping[str, Any]) -> Network:
+def _over_wide(summary: SearchSummary) -> Network:
     if not summary["rounds"]:
         return Network("over-wide", ["nothing measured yet"], {})
     last = summary["rounds"][-1]
@@ -61,13 +62,13 @@ def _over_wide(summary: Mapping[str, Any]) -> Network:
     )
 
 
-def _recommended(summary: Mapping[str, Any]) -> Network:
+def _recommended(summary: SearchSummary) -> Network:
     seed, found = summary["seed"], summary["recommended"]
     if found is None:
         return Network("recommended", ["nothing scored yet"], {})
     so_far = "" if summary["status"] == "finished" else ", so far"
     a_start = found["round"] in (None, -1)
-    which = candidate_name(-1, found["step"] or 0) if a_start else f"proposal of round {found['round']}"
+    which = found_name(found) if a_start else f"proposal of round {found['round']}"
     changes = {v: _change(w, seed["widths"][v]) for v, w in found["widths"].items()}
     return Network(
         "recommended",
@@ -82,10 +83,10 @@ def _recommended(summary: Mapping[str, Any]) -> Network:
     )
 
 
-def _sizes(network: Mapping[str, Any], seed: Mapping[str, Any] | None) -> list[str]:
+def _sizes(network: Measured, seed: Measured | None) -> list[str]:
     """Units, weights and MACs; with what became of the seed's, if that is given."""
 
-    def amounts(of: Mapping[str, Any]) -> tuple[int, int, int]:
+    def amounts(of: Measured) -> tuple[int, int, int]:
         return sum(of["widths"].values()), of["params"], of["macs"]
 
     then = amounts(seed) if seed is not None else (None, None, None)

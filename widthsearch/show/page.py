@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -16,12 +16,14 @@ import optuna
 from widthsearch.database.connection import Database
 from widthsearch.database.records import load, modules_of
 from widthsearch.report.repeat import Repeat, repeat_of, repeat_of_family
-from widthsearch.report.trials import trial_rows
+from widthsearch.report.summary import name_of
+from widthsearch.report.trials import Trial, trials_of
+from widthsearch.report.types import FamilySummary, SearchSummary, Summary
 from widthsearch.show.drawing import draw_architecture
 from widthsearch.show.formats import reason
 from widthsearch.show.markup import html_of
 from widthsearch.show.pages import figure_of, page_of
-from widthsearch.show.plots import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
+from widthsearch.show.search_figures import search_figures
 from widthsearch.show.search_page import (
     closing,
     network_table,
@@ -69,66 +71,68 @@ _SCRIPT = """
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def summary_html(summary: Mapping[str, Any]) -> str:
+def summary_html(summary: Summary) -> str:
     """The page of ``show`` as a piece of HTML, for notebooks."""
     page = html_of(page_of(summary).renderables)
     return f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{page}"
 
 
-def report_page(summary: Mapping[str, Any], database: Database) -> str:
+def report_page(summary: Summary, database: Database) -> str:
     """The whole page of a study or a family with this summary, from the database alone.
 
     (The study file is shown if it lies where it did.)  It needs plotly.
     """
     if summary["kind"] == "family":
-        sections = [
-            _section("", html_of(page_of(summary).renderables[1:])),
-            _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
-        ]
-        sections += [_section(m["study"], html_of([width_table(m)])) for m in summary["members"]]
         studies = [load(m["study"], database) for m in summary["members"]]
-        sections.append(_section("To repeat it", _repeat(repeat_of_family(summary["family"], studies))))
-        return _page(summary["family"], summary, "".join(sections))
+        repeat = repeat_of_family(summary["family"], studies)
+        return _page(summary, _family(summary) + _section("To repeat it", _repeat(repeat)))
     study = load(summary["study"], database)
-    rows = trial_rows(study)
-    content = _search(study, summary, rows) if summary["kind"] == "search" else _other(summary)
-    trials = html_of([trial_table(rows, summary["metric"])])
-    content += f"<section><details><summary>{len(rows)} trials</summary>{trials}</details></section>"
-    return _page(
-        summary["study"],
-        summary,
-        content + _section("To repeat it", _repeat(repeat_of(study, summary["kind"]))),
-    )
+    trials = trials_of(study)
+    content = _search(study, summary, trials) if summary["kind"] == "search" else _other(summary)
+    listed = html_of([trial_table(trials, summary["metric"])])
+    content += f"<section><details><summary>{len(trials)} trials</summary>{listed}</details></section>"
+    repeat = repeat_of(study)
+    return _page(summary, content + _section("To repeat it", _repeat(repeat)))
 
 
-def _search(study: optuna.Study, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def _search(study: optuna.Study, summary: SearchSummary, trials: Sequence[Trial]) -> str:
+    figures = search_figures(summary, trials)
     sections = [
         _section("", html_of([*opening(summary)[1:], *closing(summary)])),
         _section("Before and after", draw_architecture(summary, modules_of(study))),
         _section("Width variables", html_of([width_table(summary)])),
         _section("Networks", html_of([network_table(summary)])),
-        _figure("Light layers were hard to prune, dark ones easy.", prune_ratio_figure(summary, rows)),
-        _figure("How the widths moved, from uniform to recommended ones.", widths_figure(summary)),
-        _figure("Networks that were scored, by what the search had cost.", loss_figure(summary, rows)),
-        _figure("The same fresh seeds for both networks, a line each.", seeds_figure(summary, rows)),
+        _figure("Light layers were hard to prune, dark ones easy.", figures["prune-ratio"]),
+        _figure("How the widths moved, from uniform to recommended ones.", figures["widths"]),
+        _figure("Networks that were scored, by what the search had cost.", figures["loss"]),
+        _figure("The same fresh seeds for both networks, a line each.", figures["seeds"]),
     ]
     if summary["rounds"]:
         sections.append(_section("Rounds", html_of([round_table(summary)])))
     return "".join(sections)
 
 
-def _other(summary: Mapping[str, Any]) -> str:
+def _family(summary: FamilySummary) -> str:
+    sections = [
+        _section("", html_of(page_of(summary).renderables[1:])),
+        _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
+        *(_section(m["study"], html_of([width_table(m)])) for m in summary["members"]),
+    ]
+    return "".join(sections)
+
+
+def _other(summary: Summary) -> str:
     says = "What was found, and what it had cost by then."
     return _section("", html_of(page_of(summary).renderables[1:])) + _figure(says, figure_of(summary))
 
 
-def _page(name: str, summary: Mapping[str, Any], content: str) -> str:
+def _page(summary: Summary, content: str) -> str:
     from plotly.offline import get_plotlyjs
 
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
-    changes = [m["last_change"] or "" for m in summary.get("members", [summary])]
-    changed = escape(max(changes).replace("T", " "))
-    name = escape(name)
+    studies = summary["members"] if summary["kind"] == "family" else [summary]
+    changed = escape(max(of["last_change"] or "" for of in studies).replace("T", " "))
+    name = escape(name_of(summary))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rich.console import Group
 
 from widthsearch.errors import UsageError
 from widthsearch.report.summary import name_of
-from widthsearch.show.compare_page import comparison_page
-from widthsearch.show.compare_plots import comparison_figure
-from widthsearch.show.family_page import family_page
-from widthsearch.show.family_plots import family_figure
+from widthsearch.report.types import SearchSummary, Summary
+from widthsearch.show.comparison import comparison_figure, comparison_page
+from widthsearch.show.family import family_figure, family_page
 from widthsearch.show.formats import interval
-from widthsearch.show.probe_page import probe_page
-from widthsearch.show.probe_plots import probe_figure
-from widthsearch.show.pruner_page import pruner_page
-from widthsearch.show.pruner_plots import pruner_figure
+from widthsearch.show.probe import probe_figure, probe_page
+from widthsearch.show.pruners import pruner_figure, pruner_page
 from widthsearch.show.search_page import search_page
 
 
 class Kind(NamedTuple):
-    """How a kind of study is shown."""
+    """How a kind of study is shown; each function takes the summary of that kind."""
 
     name: str
-    page: Callable[[Mapping[str, Any], int], Group]  # on a terminal of so many columns
-    about: Callable[[Mapping[str, Any]], str]  # in a few words, for a list of studies
-    figure: Callable[[Mapping[str, Any]], Any] | None = None  # none of a search: it has several
+    page: Callable[[Any, int], Group]  # on a terminal of so many columns
+    about: Callable[[Any], str]  # in a few words, for a list of studies
+    figure: Callable[[Any], Any] | None = None  # none of a search: it has several
     figure_id: str = ""  # under which optuna-dashboard keeps it: another one would not replace it
 
 
@@ -64,21 +61,21 @@ KINDS = {
 }
 
 
-def search_only(summary: dict[str, Any], wanted: str) -> dict[str, Any]:
+def search_only(summary: Summary, wanted: str) -> SearchSummary:
     """The summary, if it is a single search's; else :class:`UsageError`, which says what is ``wanted``."""
     if summary["kind"] != "search":
         raise UsageError(f"study {name_of(summary)!r} is a {KINDS[summary['kind']].name}; {wanted}")
     return summary
 
 
-def page_of(summary: Mapping[str, Any], columns: int = 120) -> Group:
+def page_of(summary: Summary, columns: int = 120) -> Group:
     """What `show` prints on a terminal of so many columns."""
     return KINDS[summary["kind"]].page(summary, columns)
 
 
-def figure_of(summary: Mapping[str, Any]) -> Any:
+def figure_of(summary: Summary) -> Any:
     """What ``--plot`` draws; :class:`UsageError` for a search, which has several figures."""
     figure = KINDS[summary["kind"]].figure
     if figure is None:
-        raise UsageError(f"--plot: {summary['study']!r} is a search; its figures: widthsearch report")
+        raise UsageError(f"--plot: {name_of(summary)!r} is a search; its figures: widthsearch report")
     return figure(summary)

@@ -13,7 +13,7 @@ _ZOOM = 2.0  # pixels of a PNG per unit of the SVG: sharp on today's screens
 
 
 def check(file: str) -> None:
-    """:class:`UsageError` for a name that is none of a picture's, and where what PNG needs is missing."""
+    """:class:`UsageError` unless it is the name of an .svg or .png file, and what PNG needs is there."""
     if Path(file).suffix not in (".svg", ".png"):
         raise UsageError(f"-o {file!r}: give the name of an .svg or .png file")
     if Path(file).suffix == ".png" and find_spec("resvg_py") is None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from widthsearch.maths.latency import Fitted
-from widthsearch.plans.words import amounts, candidate_name, joined
+from widthsearch.plans.words import candidate_name, joined
 from widthsearch.report.search import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
 from widthsearch.report.shares import pruned_line, removed_line
+from widthsearch.report.types import Finalist, Proposal, Round, SearchSummary, StartingNetwork, Trained
 from widthsearch.show.console import table
 from widthsearch.show.formats import (
     bar,
     count,
+    found_name,
     headline,
     line,
     median,
@@ -34,7 +35,7 @@ _CELLS = 10  # of a bar
 _WIDE = 110  # columns of a terminal that has room for every column of the table of widths
 
 
-def search_page(s: Mapping[str, Any], columns: int = _WIDE) -> Group:
+def search_page(s: SearchSummary, columns: int = _WIDE) -> Group:
     """The page: what is recommended and why, widths, networks, rounds, what was left out.
 
     ``columns``: of the terminal.
@@ -45,17 +46,18 @@ def search_page(s: Mapping[str, Any], columns: int = _WIDE) -> Group:
     return Group(*parts, "", *closing(s))
 
 
-def opening(s: Mapping[str, Any]) -> list[Text]:
+def opening(s: SearchSummary) -> list[Text]:
     """Name and status, the recommended widths, the gain."""
     recommended = s["recommended"]
     if recommended is None or recommended["val_loss"] is None:
         done = s["trials"].get("COMPLETE", 0)
         note = f"no round is scored yet ({done} trials finished): this is where the search starts"
         return [headline(s), line(note)]
-    shares = (
-        f"{amounts({r: recommended[r]})} ({recommended[r] / s['seed'][r]:.1%} of the seed network's)"
-        for r in ("macs", "params")
+    costs = (
+        ("MACs", recommended["macs"], s["seed"]["macs"]),
+        ("parameters", recommended["params"], s["seed"]["params"]),
     )
+    shares = (f"{now:,} {unit} ({now / before:.1%} of the seed network's)" for unit, now, before in costs)
     return [
         headline(s),
         Text.assemble(
@@ -67,7 +69,7 @@ def opening(s: Mapping[str, Any]) -> list[Text]:
     ]
 
 
-def _verdict(s: Mapping[str, Any]) -> list[str]:
+def _verdict(s: SearchSummary) -> list[str]:
     gain, so_far = s["gain"], s["gain_so_far"]
     if gain is None and s["status"] == "finished":
         return ["verdict      none, too many of the final trainings failed"]
@@ -80,10 +82,10 @@ def _verdict(s: Mapping[str, Any]) -> list[str]:
         f"to {high:+.4f}, median {gain['median']:+.4f}, n = {gain['n']} fresh seeds)"
     )
     shown = [] if s["verdict"] == NOTHING_BETTER else [found]  # uniform against itself
-    return [*shown, f"verdict      {_VERDICTS[s['verdict']]}"]
+    return [*shown, f"verdict      {_VERDICTS[s['verdict'] or NO_DIFFERENCE]}"]
 
 
-def closing(s: Mapping[str, Any]) -> list[Text]:
+def closing(s: SearchSummary) -> list[Text]:
     """What was removed, which layers were pruned most, what the search cost, and what it left out."""
     fitted = Fitted.of(s["latency_model"])
     lines = [] if fitted is None else [str(fitted)]
@@ -99,7 +101,7 @@ def closing(s: Mapping[str, Any]) -> list[Text]:
     return [line(text) for text in lines]
 
 
-def width_table(s: Mapping[str, Any], columns: int = _WIDE) -> Table:
+def width_table(s: SearchSummary, columns: int = _WIDE) -> Table:
     """One row per width variable: its widths, and its prune ratio in the round of the best candidate."""
     wide = columns >= _WIDE
     headers = ["width variable", "seed", "baseline", "recommended", "change", ""]
@@ -108,8 +110,8 @@ def width_table(s: Mapping[str, Any], columns: int = _WIDE) -> Table:
     found = table(*headers, left=(0, *bars))
     for i in bars:
         found.columns[i].width = _CELLS
-    best = s["candidate"]["round"] if s["candidate"] else -1
-    measure = s["rounds"][best] if s["rounds"] else None  # of a start: the last one
+    best = s["candidate"] and s["candidate"]["round"]
+    measure = s["rounds"][-1 if best is None else best] if s["rounds"] else None  # of a start: the last one
     shown = (s["recommended"] or s["baseline"])["widths"]
     largest = max(shown.values())
     for v, seed in s["seed"]["widths"].items():
@@ -128,7 +130,7 @@ def _change(base: int, width: int | None) -> tuple[Text, Text]:
     return Text(str(width), "bold"), Text(f"x{width / base:.2f}", colour)
 
 
-def _measured(measure: Mapping[str, Any] | None, v: str, wide: bool) -> list[str | Text]:
+def _measured(measure: Round | None, v: str, wide: bool) -> list[str | Text]:
     if measure is None:
         return [*(["-"] * (3 if wide else 1)), ""]
     ratio, se = measure["prune_ratio"][v], measure["prune_ratio_se"]
@@ -137,34 +139,35 @@ def _measured(measure: Mapping[str, Any] | None, v: str, wide: bool) -> list[str
     return [*cells, text, Text(bar(ratio, 1.0, _CELLS), "magenta")]
 
 
-def network_table(s: Mapping[str, Any]) -> Table:
+def network_table(s: SearchSummary) -> Table:
     """Seed network, uniform baseline and the best candidate: cost, loss, metric."""
     metric = s["metric"]
     timed = s["budget"]["latency"] is not None
     headers = ["network", "MACs", "params", *(["latency, ms"] if timed else [])]
     headers += ["val loss", "median", f"val {metric}", "median", "n"]
-    rows = [("seed", s["seed"]), ("uniform baseline", s["baseline"])]
-    if s["candidate"]:
-        c = s["candidate"]
-        rows.append((f"best: {candidate_name(c['round'], c['step'])}", c))
-    tested = any(network.get("test_accuracy") for _, network in rows)
+    nothing = {"val_loss": None, "val_accuracy": None, "test_loss": None, "test_accuracy": None}
+    seed = cast(Trained, {**s["seed"], **nothing})
+    rows: list[tuple[str, Trained]] = [("seed", seed), ("uniform baseline", s["baseline"])]
+    if (c := s["candidate"]) is not None:
+        rows.append((f"best: {found_name(c)}", c))
+    tested = any(network["test_accuracy"] for _, network in rows)
     headers += [f"test {metric}"] if tested else []
     found = table(*headers)
-    form = metric_form(network.get("val_accuracy") for _, network in rows)
+    form = metric_form(network["val_accuracy"] for _, network in rows)
     for name, network in rows:
-        loss, accuracy, test = (network.get(k) for k in ("val_loss", "val_accuracy", "test_accuracy"))
+        loss, accuracy = network["val_loss"], network["val_accuracy"]
         cells = [
             *([f"{1e3 * network['latency']:.4g}"] if timed else []),
             *(plus_minus(loss), median(loss)),
             *(plus_minus(accuracy, form), median(accuracy, form)),
             count(loss),
-            *([plus_minus(test, form)] if tested else []),
+            *([plus_minus(network["test_accuracy"], form)] if tested else []),
         ]
         found.add_row(name, f"{network['macs']:,}", f"{network['params']:,}", *cells)
     return found
 
 
-def round_table(s: Mapping[str, Any]) -> Table:
+def round_table(s: SearchSummary) -> Table:
     """One row per start, per proposal of every round and per network of the run-off; the best are bold."""
     headers = ("round", "spread", "balanced", "step", "val loss (selection)", "n", "proposal")
     found = table(*headers, left=(0, 6))
@@ -187,7 +190,7 @@ def round_table(s: Mapping[str, Any]) -> Table:
     return found
 
 
-def _scored(network: Mapping[str, Any], style: str) -> list[Text]:
+def _scored(network: StartingNetwork | Proposal | Finalist, style: str) -> list[Text]:
     """Loss, its number of seeds, and the widths."""
     loss = network["val_loss"]
     return [Text(text, style) for text in (plus_minus(loss), count(loss), joined(network["widths"]))]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from widthsearch.errors import UsageError, describe_error
+from widthsearch.report.listings import Timing
 from widthsearch.space import call
 from widthsearch.space.copies import batch_size, tensors_in
 from widthsearch.training.recipe_loop import moved
@@ -148,7 +149,7 @@ def bench(
     compile: bool = True,
     passes: int = PASSES,
     say: Callable[[str], None] = lambda text: None,
-) -> list[dict[str, Any]]:
+) -> list[Timing]:
     """Latency and throughput of networks at each batch size, eager and compiled, as plain rows.
 
     A row has ``batch``, ``mode`` (``eager`` or ``compile``), ``network``, ``latency`` (``median`` and
@@ -156,7 +157,7 @@ def bench(
     per second at the median), and ``ratio``: the median over passes of its latency over that of the first
     network, with its quartiles.  Where ``torch.compile`` fails, ``say`` gets the reason in one line.
     """
-    rows = []
+    rows: list[Timing] = []
     for batch in batches:
         inputs = batch_of(example, batch, device)
         modes: dict[tuple[str, str], nn.Module] = {("eager", name): net for name, net in networks.items()}

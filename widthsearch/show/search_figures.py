@@ -1,27 +1,37 @@
-"""Figures of one search, from its summary and its trials as rows.  They need plotly: ``widthsearch[plots]``.
+"""Figures of one search, from its summary and its trials.  They need plotly: ``widthsearch[plots]``.
 
-``summary``: what ``show --json`` prints of a search (no comparison); ``rows``: :func:`.trials.trial_rows`.
 While a search has nothing to show yet, a figure says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import accumulate
 from typing import Any
 
 from widthsearch.maths.intervals import mean_se
 from widthsearch.plans.words import candidate_name
+from widthsearch.report.trials import Scored, Trial, paired_losses, scored_candidates
+from widthsearch.report.types import Round, SearchSummary
 from widthsearch.show.style import BLUE, COLOURS, GREEN, PRUNE_RATIO, RED, layout, nothing_yet, shortened
 
-Summary = Mapping[str, Any]
-Rows = Sequence[Mapping[str, Any]]
+Trials = Sequence[Trial]
 
 _CELLS_WITH_NUMBERS = 400  # of a heat map; more would be too small to read
 
 
-def prune_ratio_figure(summary: Summary, rows: Rows) -> Any:
+def search_figures(summary: SearchSummary, trials: Trials) -> dict[str, Any]:
+    """All of them, by name."""
+    return {
+        "prune-ratio": prune_ratio_figure(summary, trials),
+        "widths": widths_figure(summary),
+        "loss": loss_figure(summary, trials),
+        "seeds": seeds_figure(summary, trials),
+    }
+
+
+def prune_ratio_figure(summary: SearchSummary, trials: Trials) -> Any:
     """Heat map of the mean prune ratio: width variables in order of execution down, rounds across.
 
     The cells say its standard error over replicas, their hover text every replica's own ratio.
@@ -32,9 +42,7 @@ def prune_ratio_figure(summary: Summary, rows: Rows) -> Any:
     rounds, variables = summary["rounds"], list(summary["seed"]["widths"])
     if not rounds:
         return nothing_yet(title, "nothing measured yet")
-    replicas = {
-        r["round"]: [m["prune_ratio"] for m in _completed(rows, "measure", r["round"])] for r in rounds
-    }
+    replicas = {r["round"]: _measures(trials, r["round"]) for r in rounds}
     figure = Figure()
     figure.add_heatmap(
         z=[[r["prune_ratio"][v] for r in rounds] for v in variables],
@@ -60,7 +68,7 @@ def prune_ratio_figure(summary: Summary, rows: Rows) -> Any:
     return figure
 
 
-def widths_figure(summary: Summary) -> Any:
+def widths_figure(summary: SearchSummary) -> Any:
     """Width of every variable, by round: seed, baseline, each round's best proposal, the recommendation."""
     from plotly.graph_objects import Figure
 
@@ -88,7 +96,7 @@ def widths_figure(summary: Summary) -> Any:
     return figure
 
 
-def loss_figure(summary: Summary, rows: Rows) -> Any:
+def loss_figure(summary: SearchSummary, trials: Trials) -> Any:
     """Validation loss of every scored candidate against what the search had cost when it was scored.
 
     Seeds that select; cost in trainings of the uniform baseline; bars are standard errors.  The line is the
@@ -97,14 +105,14 @@ def loss_figure(summary: Summary, rows: Rows) -> Any:
     from plotly.graph_objects import Figure
 
     title = _title(summary, "loss against search cost")
-    found = scored_candidates(summary, rows)
+    found = scored_candidates(summary, trials)
     if not found:
         return nothing_yet(title, "nothing scored yet")
     figure = Figure()
-    best = list(accumulate(found, _better))
+    best: Iterable[Scored] = accumulate(found, _better)
     figure.add_scatter(
-        x=[c["search_cost"] for c in found],
-        y=[c["val_loss"]["mean"] for c in best],
+        x=[c.search_cost for c in found],
+        y=[c.val_loss["mean"] for c in best],
         name="best so far",
         mode="lines",
         line={"color": BLUE, "shape": "hv"},
@@ -112,12 +120,12 @@ def loss_figure(summary: Summary, rows: Rows) -> Any:
     )
     kinds = (("uniform baseline", "#555555", True), ("candidate", GREEN, False))
     for name, colour, of_baseline in kinds:
-        own = [c for c in found if (c["round"] < 0 and not c["step"]) == of_baseline]
+        own = [c for c in found if c.is_baseline == of_baseline]
         figure.add_scatter(
-            x=[c["search_cost"] for c in own],
-            y=[c["val_loss"]["mean"] for c in own],
-            error_y={"array": [c["val_loss"]["se"] or 0.0 for c in own], "thickness": 1},
-            text=[_describe(c) for c in own],
+            x=[c.search_cost for c in own],
+            y=[c.val_loss["mean"] for c in own],
+            error_y={"array": [c.val_loss["se"] or 0.0 for c in own], "thickness": 1},
+            text=[f"{candidate_name(c.round, c.step)}, n = {c.val_loss['n']}" for c in own],
             name=name,
             mode="markers",
             marker={"size": 8, "color": colour},
@@ -129,14 +137,14 @@ def loss_figure(summary: Summary, rows: Rows) -> Any:
     return figure
 
 
-def seeds_figure(summary: Summary, rows: Rows) -> Any:
+def seeds_figure(summary: SearchSummary, trials: Trials) -> Any:
     """Losses of the uniform baseline and of the searched widths on the same seeds, joined pair by pair.
 
     On the fresh seeds of the report; before there are any, on those that select, and the title says so.
     """
     from plotly.graph_objects import Figure
 
-    base, own, fresh = paired_losses(summary, rows)
+    base, own, fresh = paired_losses(summary, trials)
     title = _title(summary, "fresh seeds" if fresh else "seeds that select, no fresh ones yet")
     if not base and not own:
         return nothing_yet(title, "nothing scored yet")
@@ -170,86 +178,17 @@ def seeds_figure(summary: Summary, rows: Rows) -> Any:
     return figure
 
 
-def scored_candidates(summary: Summary, rows: Rows) -> list[dict[str, Any]]:
-    """The baseline and all proposals that have a loss, in the order in which they were first known.
-
-    Each ``{"round", "step", "widths", "val_loss", "search_cost"}``; the round of a start is -1.  The cost is
-    that of all searching trials up to the candidate's last, in the order of their numbers.  Those of the
-    run-off come once more, on all of their seeds.
-    """
-    spent = 0.0
-    losses: dict[tuple[int, float, bool], list[float]] = {}
-    cost_at: dict[tuple[int, float, bool], tuple[float, dict[str, int]]] = {}
-    one = next((r["training_macs"] for r in _completed(rows, "baseline")), None)
-    for row in rows:
-        selects = row["kind"] == "measure" or row["replica"] < summary["selection_seeds"]
-        if row["state"] != "COMPLETE" or row["kind"] == "report" or not selects:
-            continue
-        spent += row["training_macs"]
-        if row["kind"] != "measure":
-            run_off = row["replica"] >= summary["selection_seeds"] - summary["run_off_seeds"]
-            key = (row["round"], row["step"], run_off)
-            before = losses.get((*key[:2], False), []) if run_off else []
-            losses.setdefault(key, list(before)).append(row["val_loss"])
-            cost_at[key] = (spent, row["widths"])
-    if one is None:
-        return []
-    return [
-        {
-            "round": key[0],
-            "step": key[1],
-            "widths": widths,
-            "val_loss": mean_se(losses[key]),
-            "search_cost": at / one,
-        }
-        for key, (at, widths) in sorted(cost_at.items(), key=lambda item: item[1][0])
-    ]
+def _measures(trials: Trials, round_: int) -> list[Mapping[str, float]]:
+    """The prune ratios of a round's replicas."""
+    done = (t for t in trials if t.complete and t.kind == "measure" and t.round == round_)
+    return [t.prune_ratio for t in done if t.prune_ratio is not None]
 
 
-def paired_losses(summary: Summary, rows: Rows) -> tuple[dict[int, float], dict[int, float], bool]:
-    """Replica -> loss of the baseline and of the best candidate; and whether these are fresh seeds."""
-    first, candidate = summary["selection_seeds"], summary["candidate"]
-
-    def losses(kind: str, of: tuple[int, float] | None, fresh: bool) -> dict[int, float]:
-        return {
-            r["replica"]: r["val_loss"]
-            for r in _completed(rows, kind)
-            if (of is None or of == (r["round"], r["step"])) and (r["replica"] >= first) == fresh
-        }
-
-    if candidate is None:
-        fresh = losses("baseline", None, True)
-        return fresh or losses("baseline", None, False), {}, bool(fresh)
-    key = (candidate["round"], candidate["step"])
-    own = losses("report", key, True)
-    if own:
-        return losses("baseline", None, True), own, True
-    return losses("baseline", None, False), losses("score", key, False), False
+def _better(a: Scored, b: Scored) -> Scored:
+    return min(a, b, key=lambda scored: scored.rank)
 
 
-def _completed(rows: Rows, kind: str, round_: int | None = None) -> list[Mapping[str, Any]]:
-    return [
-        r
-        for r in rows
-        if r["state"] == "COMPLETE" and r["kind"] == kind and (round_ is None or r["round"] == round_)
-    ]
-
-
-def _rank(candidate: Mapping[str, Any]) -> tuple[int, float]:
-    """As the search itself ranks: lost runs first, then the mean loss."""
-    loss = candidate["val_loss"]
-    return (-loss["n"], loss["mean"])
-
-
-def _better(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    return min(a, b, key=_rank)
-
-
-def _describe(candidate: Mapping[str, Any]) -> str:
-    return f"{candidate_name(candidate['round'], candidate['step'])}, n = {candidate['val_loss']['n']}"
-
-
-def _title(summary: Summary, what: str) -> str:
+def _title(summary: SearchSummary, what: str) -> str:
     return f"{escape(summary['study'])}: {what}"
 
 
@@ -258,7 +197,7 @@ def _label(variable: str) -> str:
     return escape(shortened(variable, 32))
 
 
-def _with_error(round_: Mapping[str, Any], variable: str) -> str:
+def _with_error(round_: Round, variable: str) -> str:
     se = round_["prune_ratio_se"]
     return f"{round_['prune_ratio'][variable]:.2f}" + (f" ± {se[variable]:.2f}" if se else "")
 
