@@ -21,7 +21,7 @@ from commands import (
 
 from widthsearch import Objective
 from widthsearch.database.records import PLAN
-from widthsearch.driver.launch import launch
+from widthsearch.driver.launch import Question, launch
 from widthsearch.driver.questions import make_comparison
 from widthsearch.plans.arms import ARMS, at_budget
 from widthsearch.plans.kinds import read_plan
@@ -131,10 +131,12 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_end(whole, study: Path
             str(study),
             here(Quiet(stop_at)),
             changes={},
-            question=lambda s, plan: make_comparison(
-                s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=20
+            question=Question(
+                "compare",
+                lambda s, plan: make_comparison(
+                    s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=20
+                ),
             ),
-            suffix="-compare",
         )
     assert (ended.name, ended.status) == (NAME, "interrupted")
     assert "interrupted" in command("show").out

@@ -23,7 +23,7 @@ from commands import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from widthsearch.driver.launch import launch
+from widthsearch.driver.launch import Question, launch
 from widthsearch.driver.questions import make_probe
 from widthsearch.errors import UsageError
 from widthsearch.plans.kinds import read_plan
@@ -384,8 +384,7 @@ def test_an_interrupted_probe_is_resumed_to_the_same_end(probed, study: Path):
             str(study),
             here(Quiet(stop_at=21)),  # in the middle of the second search
             changes={},
-            question=lambda _, plan: make_probe(plan, **ASKED),
-            suffix="-probe",
+            question=Question("probe", lambda _, plan: make_probe(plan, **ASKED)),
         )
     assert (ended.name, ended.status) == (NAME, "interrupted")
     assert "interrupted" in command("show").out

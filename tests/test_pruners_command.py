@@ -20,7 +20,7 @@ from commands import (
     write_study,
 )
 
-from widthsearch.driver.launch import launch
+from widthsearch.driver.launch import Question, launch
 from widthsearch.driver.questions import make_pruner_plan
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -105,10 +105,10 @@ def test_an_interrupted_comparison_of_pruners_is_resumed_to_the_same_end(whole, 
             str(tiny),
             here(Quiet(stop_at)),
             changes={"seeds": 2},
-            question=lambda study, plan: make_pruner_plan(
-                study, plan, pruners=PRUNERS, levels=["1/4", "1/2"]
+            question=Question(
+                "pruners",
+                lambda study, plan: make_pruner_plan(study, plan, pruners=PRUNERS, levels=["1/4", "1/2"]),
             ),
-            suffix="-pruners",
         )
     assert (ended.name, ended.status) == (NAME, "interrupted")
     json.loads(command("show", "--json").out)

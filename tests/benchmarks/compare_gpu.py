@@ -32,6 +32,7 @@ from fleet import Entry, Fleet, entry_of
 from optuna.trial import TrialState
 from trainings import load, parser_of
 
+from widthsearch.cli.options import words_of
 from widthsearch.database import records
 from widthsearch.database.connection import Database
 from widthsearch.database.ledger import attributes_of
@@ -88,8 +89,9 @@ class Work:
     """One study's comparison: its searches, its fleet, and the file of what has ended."""
 
     def __init__(self, reference: str, args: Any) -> None:
-        self.changes = {"report_seeds": args.report_seeds, "rounds": args.rounds}
-        found = load(reference, **self.changes)
+        found = load(reference, report_seeds=args.report_seeds, rounds=args.rounds)
+        options = {"arms": args.arms, "budgets": args.budgets, "repeats": args.repeats}
+        self.command = ["compare", *words_of(options)]
         data = load_data(found.study)  # once: it may take seconds
         self.study_file = found.with_changes(data=lambda: data)
         self.study = self.study_file.study
@@ -236,7 +238,7 @@ class Work:
         database, name = Database.open(url, create=True, patient=True), f"{self.name}-compare"
         with driver_lock(url, name):
             study = create(
-                database, name, self.study_file, self.prepared, plan=self.comparison, changes=self.changes
+                database, name, self.study_file, self.prepared, plan=self.comparison, command=self.command
             )
             space, wanted = search_space(self.comparison.plan), self.of_random()
             for ended in self.ended:

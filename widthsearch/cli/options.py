@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -13,7 +13,7 @@ import typer
 
 from widthsearch.driver.backend import session_of
 from widthsearch.errors import UsageError
-from widthsearch.plans.settings import HELP, Settings
+from widthsearch.plans.settings import HELP, OPTIONS, Settings
 from widthsearch.show.console import err, out, say
 from widthsearch.stopping import INTERRUPTED
 
@@ -129,12 +129,13 @@ Command = Callable[..., None]
 Changes = dict[str, Any]  # settings of the study that were given on the command line
 
 
-def spread(*settings: str) -> Callable[[Command], Command]:
+def spread(verb: str) -> Callable[[Command], Command]:
     """Spread the parameters of a command that are dataclasses over options, one for each of their fields.
 
-    A parameter ``changes`` becomes an option for each of these ``settings`` of a study; the command gets
-    those that were given.
+    A parameter ``changes`` becomes an option for each setting of a study that the ``verb`` may change; the
+    command gets those that were given.
     """
+    settings = OPTIONS.get(verb, ())
 
     def decorate(command: Command) -> Command:
         asked = inspect.signature(command, eval_str=True).parameters.values()
@@ -188,6 +189,19 @@ def url_of(option: str | None) -> str:
             style="yellow",
         )
     return url
+
+
+def words_of(given: Mapping[str, Any]) -> list[str]:
+    """Options as they are typed; nothing for what was not given."""
+    words = []
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                words.append(flag)
+            elif one is not None and one is not False:
+                words += [flag, str(one)]
+    return words
 
 
 def parts(option: str) -> tuple[str, ...]:

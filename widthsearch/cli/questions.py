@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from widthsearch.cli.options import Budgets, Changes, Found, NewName, StudyFile, Where, parts, spread
+from widthsearch.cli.options import (
+    Budgets,
+    Changes,
+    Found,
+    NewName,
+    StudyFile,
+    Where,
+    parts,
+    spread,
+    words_of,
+)
 from widthsearch.cli.search import finish
 from widthsearch.cli.summaries import check_plot
 from widthsearch.show.console import err, out
@@ -18,7 +28,7 @@ if TYPE_CHECKING:
     from widthsearch.study.study import Study
 
 
-@spread("report_seeds")
+@spread("compare")
 def compare(
     study: StudyFile,
     where: Where,
@@ -46,16 +56,19 @@ def compare(
     name: NewName = None,
 ) -> None:
     """Compare the width search with what else one might do, at equal cost and on the same fresh seeds."""
+    from widthsearch.driver.launch import Question
     from widthsearch.driver.questions import make_comparison
 
     options: dict[str, Any] = {"cost": cost, "repeats": repeats}
     for option, value in (("arms", arms), ("shares", budgets)):
         if value is not None:
             options[option] = parts(value)
-    _ask(study, "-compare", functools.partial(make_comparison, **options), where, found, changes, name)
+    given = words_of({"arms": arms, "cost": cost, "budgets": budgets, "repeats": repeats})
+    make = functools.partial(make_comparison, **options)
+    _ask(study, Question("compare", make, tuple(given)), where, found, changes, name)
 
 
-@spread("report_seeds")
+@spread("probe")
 def probe(
     study: StudyFile,
     where: Where,
@@ -88,9 +101,10 @@ def probe(
     width in the best network so far is within a factor 1.5 of what the search from the plain seed recommends,
     and stays so.
     """
+    from widthsearch.driver.launch import Question
     from widthsearch.driver.questions import make_probe
 
-    def question(_: Study, plan: Plan) -> StudyPlan:
+    def make(_: Study, plan: Plan) -> StudyPlan:
         return make_probe(
             plan,
             inflate=inflate or (),
@@ -101,10 +115,12 @@ def probe(
             rounds=rounds,
         )
 
-    _ask(study, "-probe", question, where, found, changes, name)
+    given = {"inflate": inflate, "each": each, "factor": factor if each else None, "scale": scale}
+    given |= {"constant": constant, "again": again or None, "rounds": rounds}
+    _ask(study, Question("probe", make, tuple(words_of(given))), where, found, changes, name)
 
 
-@spread("seeds")
+@spread("pruners")
 def pruners(
     study: StudyFile,
     where: Where,
@@ -128,16 +144,17 @@ def pruners(
     name: NewName = None,
 ) -> None:
     """Prune the study's over-wide network by several pruners: what do they remove, save and cost?"""
+    from widthsearch.driver.launch import Question
     from widthsearch.driver.questions import make_pruner_plan
 
-    given = (("pruners", pruners), ("levels", levels))
-    options: dict[str, Any] = {option: parts(value) for option, value in given if value is not None}
-    _ask(study, "-pruners", functools.partial(make_pruner_plan, **options), where, found, changes, name)
+    given = {"pruners": pruners, "levels": levels}
+    options: dict[str, Any] = {name: parts(value) for name, value in given.items() if value is not None}
+    make = functools.partial(make_pruner_plan, **options)
+    _ask(study, Question("pruners", make, tuple(words_of(given))), where, found, changes, name)
 
 
 def _ask(
     study: str,
-    suffix: str,
     question: Question,
     where: Where,
     found: Found,
@@ -149,5 +166,5 @@ def _ask(
 
     check_plot(found.plot)
     with where.session(err if found.as_json else out) as session:
-        ended = launch(study, session, name=name, changes=changes, question=question, suffix=suffix)
+        ended = launch(study, session, name=name, changes=changes, question=question)
     finish(ended, session.url, as_json=found.as_json, plot=found.plot)

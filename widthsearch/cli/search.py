@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from widthsearch.driver.run import Ended
 
 
-@spread("rounds", "replicas", "pruner", "seeds", "final_seeds")
+@spread("launch")
 def launch(
     study: StudyFile,
     where: Where,
@@ -57,7 +57,7 @@ def launch(
     return finish(ended, session.url)
 
 
-@spread()
+@spread("resume")
 def resume(
     where: Where,
     name: Name = None,

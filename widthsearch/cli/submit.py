@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from widthsearch.cli.options import Where
+from widthsearch.cli.options import Where, words_of
 from widthsearch.errors import UsageError
 from widthsearch.show.console import err, say
 from widthsearch.stopping import INTERRUPTED, interrupt, listen
@@ -27,11 +27,7 @@ def submit_job(
     here = f"{path.name}:{name}"
     command = ["widthsearch", verb, *arguments, *([here] if verb == "launch" else ["--study", here])]
     command += ["--verbose"] * where.verbose
-    shared = {**vars(where), "address": where.address or "auto", "verbose": None}
-    for option, value in {**options, **shared}.items():
-        if value is not None:
-            flag = f"--{option.replace('_', '-')}"
-            command += [flag] if value is True else [flag, str(value)]
+    command += words_of({**options, **vars(where), "address": where.address or "auto", "verbose": None})
     prepare_environment(server)
     job = jobs.Job(server, command, python_files(path))
     say(f"job {job.id}\n{job.commands()}")

@@ -20,6 +20,7 @@ from widthsearch.plans.plan import Branch, Run, StudyPlan
 # Attributes of a study
 PLAN = "widthsearch:plan"  # Plan.to_json()
 SOURCE = "widthsearch:source"  # {"file", "name"}: where the Study was loaded from
+COMMAND = "widthsearch:command"  # [verb, option, ...] that began the study, beside its changes
 CHANGES = "widthsearch:changes"  # field of the Study -> value given on the command line
 FINGERPRINT = "widthsearch:fingerprint"  # name -> text, what must not change between launch and resume
 VERSIONS = "widthsearch:versions"  # package -> version at launch: results depend on torch's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -33,18 +33,22 @@ def create(
     prepared: Prepared,
     *,
     plan: StudyPlan,
-    changes: Mapping[str, Any] | None = None,
+    command: Sequence[str] = ("launch",),
     checkpoints: str | None = None,
     family: Family | None = None,
 ) -> optuna.Study:
-    """Write a study down, for ``resume`` to run.  Called under its driver lock."""
+    """Write a study down, for ``resume`` to run.  Called under its driver lock.
+
+    ``command``: the verb and the options that it was asked for with, beside the changes of its file.
+    """
     identity = uuid.uuid4().hex
     folder = checkpoint_folder(database.url, checkpoints, name, identity)
     study = optuna.create_study(
         study_name=name, storage=database.storage, direction="minimize", load_if_exists=True
     )
-    plain = {k: asdict(v) if isinstance(v, Budget) else v for k, v in (changes or {}).items()}
+    plain = {k: asdict(v) if isinstance(v, Budget) else v for k, v in file.changes.items()}
     study.set_user_attr(records.SOURCE, {"file": str(file.path), "name": file.name})
+    study.set_user_attr(records.COMMAND, list(command))
     study.set_user_attr(records.CHANGES, plain)
     study.set_user_attr(records.IDENTITY, identity)
     study.set_user_attr(records.CHECKPOINTS, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -26,13 +27,20 @@ from widthsearch.plans.search import SearchPlan
 from widthsearch.study.file import StudyFile, load_study
 from widthsearch.study.study import Study
 
-#: Makes the plan of a study out of that of its single search.
-Question = Callable[[Study, Plan], StudyPlan]
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a study: by which command, with which options, and the plan that follows from it.
+
+    ``make`` gets the study and the plan of its single search.
+    """
+
+    verb: str
+    make: Callable[[Study, Plan], StudyPlan]
+    options: tuple[str, ...] = ()
 
 
-def one_search(study: Study, plan: Plan) -> StudyPlan:
-    """The plan of a study that is a single search."""
-    return SearchPlan(plan)
+ONE_SEARCH = Question("launch", lambda _, plan: SearchPlan(plan))
 
 
 def launch(
@@ -42,20 +50,20 @@ def launch(
     name: str | None = None,
     changes: Mapping[str, Any] | None = None,
     budgets: Sequence[str] | None = None,
-    question: Question = one_search,
-    suffix: str = "",
+    question: Question = ONE_SEARCH,
 ) -> Ended:
     """Start a new study from a study file, or with ``budgets`` a family of them, and run it.
 
     ``changes`` replace fields of the file's ``Study`` (budget, rounds, ...); ``budgets``: shares of the
     seed's cost, such as ``1/16``, each the budget of one member, ``NAME-1-16``, in all resources that the
-    study's own budget limits; ``question``: what is asked of the study; ``suffix``: of the name, if none is
-    given.  Raises :class:`UsageError` for a bad study or share, or if a name is taken; nothing is written
-    then.
+    study's own budget limits; ``question``: what is asked of the study.  Raises :class:`UsageError` for a bad
+    study or share, or if a name is taken; nothing is written then.
     """
     changes = dict(changes or {})
     file = load_study(reference).with_changes(**changes)
-    name = file.path.stem + suffix if name is None else name
+    if name is None:
+        name = file.path.stem + ("" if question is ONE_SEARCH else f"-{question.verb}")
+    command = [question.verb, *question.options]
     family, files = None, {name: file}
     if budgets is not None:
         if "budget" in changes:
@@ -64,20 +72,22 @@ def launch(
             )
         files = _members(name, file, budgets)
         family = Family(name, tuple(files))
+        command += ["--budgets", ",".join(budgets)]
     check_names(session.url, {name, *files}, family)
-    plans = {member: (p, question(file.study, p.plan)) for member, p in _prepared(files, session).items()}
+    prepared = _prepared(files, session)
+    plans = {member: question.make(file.study, p.plan) for member, p in prepared.items()}
     database = Database.open(session.url, create=True, patient=True)
     with driver_lock(session.url, name) as lock:
         refuse_taken(database, {name, *files}, family)  # again: somebody may have been faster
-        for member, (prepared, plan) in plans.items():
+        for member, plan in plans.items():
             with driver_lock(session.url, member) if family is not None else nullcontext():
                 study = create(
                     database,
                     member,
                     files[member],
-                    prepared,
+                    prepared[member],
                     plan=plan,
-                    changes=changes if family is None else {**changes, "budget": files[member].study.budget},
+                    command=command,
                     checkpoints=session.checkpoints,
                     family=family,
                 )

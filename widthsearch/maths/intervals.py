@@ -58,13 +58,8 @@ def paired_gain(baseline: Mapping[int, float], candidate: Mapping[int, float]) -
     differences = np.array([baseline[k] - candidate[k] for k in pairs])
     if len(differences) < 2:
         return None
-    interval = crossed(differences[None, :])
-    return {
-        "mean": interval["mean"],
-        "ci95": interval["ci95"],
-        "median": interval["median"],
-        "n": interval["n"],
-    }
+    of = crossed(differences[None, :])
+    return {"mean": of["mean"], "ci95": of["ci95"], "median": of["median"], "n": of["n"]}
 
 
 def crossed(values: NDArray[np.float64]) -> Crossed:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 from widthsearch.errors import UsageError
 from widthsearch.plans.arms import ARMS, MEASURED, SHARED, SHARES, Arm, ArmSearch, Phase, Point, highest_cost
 from widthsearch.plans.plan import (
+    REPORT,
     Branch,
     Done,
     Kind,
@@ -28,7 +29,7 @@ from widthsearch.plans.plan import (
 )
 from widthsearch.plans.search import state_of
 from widthsearch.plans.settings import MEASURES, Pruner
-from widthsearch.plans.words import REPORT, amounts
+from widthsearch.plans.words import amounts
 
 FreshKey = tuple[int, str, int, tuple[tuple[str, int], ...]]  # budget, kind, replica, widths
 

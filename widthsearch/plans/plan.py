@@ -18,7 +18,7 @@ from widthsearch.maths.cost import Cost
 from widthsearch.maths.cost_aware import cost_aware
 from widthsearch.maths.rule import Constraints
 from widthsearch.plans.settings import Settings
-from widthsearch.plans.words import amounts, slot_name
+from widthsearch.plans.words import amounts
 
 Kind = Literal["measure", "score", "baseline", "report", "pruned", "sweep"]
 StudyKind = Literal["search", "comparison", "probe", "pruners"]
@@ -31,6 +31,18 @@ FORMAT = 1
 FINALISTS = 3
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
 WORKER_DEATHS = 10
+
+
+#: What the kinds of training runs are called on a screen.
+LABELS: Mapping[Kind, str] = {
+    "measure": "measure",
+    "score": "score",
+    "baseline": "uniform baseline",
+    "report": "fresh seed",
+    "pruned": "cut and trained on",
+    "sweep": "pruned step by step",
+}
+REPORT = "report"  # a comparison's branch of the trainings on fresh seeds
 
 
 class Branch(NamedTuple):
@@ -171,7 +183,18 @@ class Slot:
 
     def __str__(self) -> str:
         """``round 0 measure 2``, ``uniform baseline 3``, ``budget 1 repeat 0 tpe: round 5 score 0``."""
-        return slot_name(self.kind, self.round, self.replica, self.step, self.branch)
+        where = f"round {self.round} " if self.kind in ("measure", "score") else ""
+        if self.kind == "score" and self.step:
+            where = f"{where}step {self.step:g} " if self.round >= 0 else "cost-aware widths "
+        if self.kind == "sweep" and self.branch is not None:
+            where = f"{self.branch.arm} "
+        elif self.branch is not None:
+            budget, repeat, arm = self.branch
+            which = [f"budget {budget}"] if budget >= 0 else []
+            which += [f"repeat {repeat}"] if repeat >= 0 else []
+            which += [arm] if arm != REPORT else []
+            where = f"{' '.join(which)}: {where}"
+        return f"{where}{LABELS[self.kind]} {self.replica}"
 
     @property
     def key(self) -> Key:

@@ -114,4 +114,11 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(Settings)}
 
 
+#: Which of them each command has as options.
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "launch": ("rounds", "replicas", "pruner", "seeds", "final_seeds"),
+    "compare": ("report_seeds",),
+    "probe": ("report_seeds",),
+    "pruners": ("seeds",),
+}
 HELP: Mapping[str, str] = {f.name: f.metadata["help"] for f in fields(Settings)}

@@ -1,4 +1,4 @@
-"""How widths and amounts are said, wherever that is: on a terminal, in a log, in an error."""
+"""How widths, amounts and candidates are said, wherever that is: on a terminal, in a log, in an error."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ from collections.abc import Mapping
 
 from widthsearch.maths.cost import shown
 
-#: What the kinds of trials are called where people watch a search.
-LABELS = {
-    "measure": "measure",
-    "score": "score",
-    "baseline": "uniform baseline",
-    "report": "fresh seed",
-    "pruned": "cut and trained on",
-    "sweep": "pruned step by step",
-}
-REPORT = "report"  # a comparison's branch of the trainings on fresh seeds, of no arm
-_CALLED = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 
 def joined(widths: Mapping[str, int]) -> str:
@@ -32,7 +22,7 @@ def counted(n: int, thing: str) -> str:
 def amounts(cost: Mapping[str, float | None]) -> str:
     """A budget, or what a network costs: ``32,752 MACs, 3,037 parameters``, ``1.2 ms latency``."""
     known = ((r, amount) for r, amount in cost.items() if amount is not None)
-    return ", ".join(shown(r, amount, called=_CALLED[r]) for r, amount in known)
+    return ", ".join(shown(r, amount, called=UNITS[r]) for r, amount in known)
 
 
 def candidate_name(round_: int, step: float) -> str:
@@ -40,27 +30,6 @@ def candidate_name(round_: int, step: float) -> str:
     if round_ >= 0:
         return f"round {round_}, step {step:g}"
     return "cost-aware widths" if step else "uniform baseline"
-
-
-def slot_name(
-    kind: str, round_: int, replica: int, step: float = 0.0, branch: tuple[int, int, str] | None = None
-) -> str:
-    """A training run: ``round 0 measure 2``, ``budget 1 repeat 0 tpe: round 5 score 0``.
-
-    ``branch``: budget, repeat and arm, in a study of several searches.
-    """
-    where = f"round {round_} " if kind in ("measure", "score") else ""
-    if kind == "score" and step:
-        where = f"{where}step {step:g} " if round_ >= 0 else "cost-aware widths "
-    if kind == "sweep" and branch is not None:
-        where = f"{branch[2]} "
-    elif branch is not None:
-        budget, repeat, arm = branch
-        which = [f"budget {budget}"] if budget >= 0 else []
-        which += [f"repeat {repeat}"] if repeat >= 0 else []
-        which += [arm] if arm != REPORT else []
-        where = f"{' '.join(which)}: {where}"
-    return f"{where}{LABELS[kind]} {replica}"
 
 
 def slug(name: str) -> str:

@@ -11,8 +11,7 @@ from optuna.trial import FrozenTrial
 
 from widthsearch.database import records
 from widthsearch.maths.intervals import Stats, mean_se
-from widthsearch.plans.plan import Branch, Kind, Run
-from widthsearch.plans.words import slot_name
+from widthsearch.plans.plan import Branch, Kind, Run, Slot
 from widthsearch.report.types import Level, SearchSummary, Spent
 
 Source = tuple[str, int, float]  # kind, round, step
@@ -64,7 +63,7 @@ class Trial:
 
     def __str__(self) -> str:
         """What it was for: ``round 0 measure 2``."""
-        return slot_name(self.kind, self.round, self.replica, self.step, self.branch)
+        return str(Slot(self.kind, self.round, self.replica, self.widths, self.step, self.branch))
 
     def flat(self) -> dict[str, Any]:
         """One row of a frame: ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""

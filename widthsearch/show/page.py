@@ -15,7 +15,7 @@ import optuna
 
 from widthsearch.database.connection import Database
 from widthsearch.database.records import load, modules_of
-from widthsearch.report.repeat import Repeat, repeat_of, repeat_of_family
+from widthsearch.report.repeat import Repeat, repeat_of
 from widthsearch.report.summary import name_of
 from widthsearch.report.trials import Trial, trials_of
 from widthsearch.report.types import FamilySummary, SearchSummary, Summary
@@ -83,8 +83,7 @@ def report_page(summary: Summary, database: Database) -> str:
     (The study file is shown if it lies where it did.)  It needs plotly.
     """
     if summary["kind"] == "family":
-        studies = [load(m["study"], database) for m in summary["members"]]
-        repeat = repeat_of_family(summary["family"], studies)
+        repeat = repeat_of(load(summary["members"][0]["study"], database), summary["family"])
         return _page(summary, _family(summary) + _section("To repeat it", _repeat(repeat)))
     study = load(summary["study"], database)
     trials = trials_of(study)

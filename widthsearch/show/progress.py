@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.database.records import KIND, SECONDS, runs_of
-from widthsearch.plans.plan import Slot, StudyPlan
-from widthsearch.plans.words import LABELS
+from widthsearch.plans.plan import LABELS, Slot, StudyPlan
 from widthsearch.show.tensorboard import Board
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from widthsearch.study.study import Study
 class StudyFile:
     """A ``Study`` and where it stands: the absolute path of its file, and its name in there.
 
-    ``changed``: what is not as it was at launch, where that was looked for.
+    ``changes``: the fields of the study that the command line replaced; ``changed``: what is not as it was at
+    launch, where that was looked for.
     """
 
     study: Study
     path: Path
     name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
 
     @property
@@ -31,7 +34,7 @@ class StudyFile:
 
     def with_changes(self, **changes: Any) -> StudyFile:
         """The same file, some fields of its study replaced, as the command line does."""
-        return replace(self, study=replace(self.study, **changes))
+        return replace(self, study=replace(self.study, **changes), changes={**self.changes, **changes})
 
 
 def load_study(reference: str) -> StudyFile:
