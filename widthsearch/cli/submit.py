@@ -18,7 +18,7 @@ def submit_job(
 ) -> None:
     """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
     from widthsearch.cluster import jobs
-    from widthsearch.cluster.environment import prepare_environment, python_files
+    from widthsearch.cluster.environment import prepare_environment
     from widthsearch.study.file import load_study
 
     jobs.check_server(server)
@@ -29,7 +29,7 @@ def submit_job(
     command += ["--verbose"] * where.verbose
     command += words_of({**options, **vars(where), "address": where.address or "auto", "verbose": None})
     prepare_environment(server)
-    job = jobs.Job(server, command, python_files(path))
+    job = jobs.Job(server, command, file.files)
     say(f"job {job.id}\n{job.commands()}")
     listen(interrupt)  # from here on there is something to tell when a signal comes
     try:

@@ -9,7 +9,6 @@ import os
 import secrets
 import socket
 import stat
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,23 +138,6 @@ def _token_is_refused(where: str, client: bool) -> bool:
     except grpc.RpcError as error:
         return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
     return False
-
-
-def python_files(study_file: Path) -> dict[str, bytes]:
-    """What remote workers need of the study file's folder, by relative path: Python code, not data.
-
-    The study file, modules and packages beside it, and whatever else of the folder is imported by now.
-    """
-    folder = study_file.parent
-    found = {study_file, *folder.glob("*.py")}
-    for package in folder.glob("*/__init__.py"):
-        found.update(package.parent.rglob("*.py"))
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file and file.endswith(".py") and Path(file).is_relative_to(folder):
-            found.add(Path(file))
-    inside = {path.relative_to(folder): path for path in found if "site-packages" not in path.parts}
-    return {relative.as_posix(): path.read_bytes() for relative, path in sorted(inside.items())}
 
 
 def unpacked(study_file: str, files: Mapping[str, bytes]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -59,13 +59,14 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
     )
 
 
-def fingerprint_of(file: StudyFile) -> dict[str, str]:
-    """What must not change between launch and resume: settings, code and data, as text by name."""
-    return _fingerprint(file, load_data(file.study))
+def fingerprint_of(file: StudyFile, before: Mapping[str, str]) -> dict[str, str]:
+    """What must not change since ``before``, at launch: settings, code and data, as text by name."""
+    return _fingerprint(file, load_data(file.study), before)
 
 
-def _fingerprint(file: StudyFile, data: Data) -> dict[str, str]:
-    return {**settings_of(file.study), **code_of(file.path), **digests_of(data)}
+def _fingerprint(file: StudyFile, data: Data, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    code = code_of(file.files, file.path.name)
+    return {**settings_of(file.study), **code, **digests_of(data, before)}
 
 
 def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Plan:

@@ -128,7 +128,8 @@ def load_again(study: optuna.Study, file: str | None, *, force: bool) -> StudyFi
     """
     found = study_of(study, file)
     # Unchanged, its plan is that of the database: the network need not be traced again here.
-    changed = changed_fields(study.user_attrs[records.FINGERPRINT], fingerprint_of(found))
+    before = study.user_attrs[records.FINGERPRINT]
+    changed = changed_fields(before, fingerprint_of(found, before))
     if changed and not force:
         raise UsageError(
             f"{found.path} has changed since launch: {'; '.join(changed)}; "

@@ -17,6 +17,7 @@ from widthsearch.study.study import Study
 class StudyFile:
     """A ``Study`` and where it stands: the absolute path of its file, and its name in there.
 
+    ``files``: the study's own code as it was read, which is what workers train (:func:`python_files`).
     ``changes``: the fields of the study that the command line replaced; ``changed``: what is not as it was at
     launch, where that was looked for.
     """
@@ -24,6 +25,7 @@ class StudyFile:
     study: Study
     path: Path
     name: str
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     changes: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
 
@@ -60,7 +62,24 @@ def load_study(reference: str) -> StudyFile:
             f"{file}: several studies ({', '.join(studies)}); say which: {file}:{next(iter(studies))}"
         )
     name = name or ("study" if "study" in studies else next(iter(studies)))
-    return StudyFile(studies[name], path, name)
+    return StudyFile(studies[name], path, name, python_files(path))
+
+
+def python_files(study_file: Path) -> dict[str, bytes]:
+    """What a study is made of in its folder, by relative path: Python code, not data.
+
+    The study file, modules and packages beside it, and whatever else of the folder is imported by now.
+    """
+    folder = study_file.parent
+    found = {study_file, *folder.glob("*.py")}
+    for package in folder.glob("*/__init__.py"):
+        found.update(package.parent.rglob("*.py"))
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and file.endswith(".py") and Path(file).is_relative_to(folder):
+            found.add(Path(file))
+    inside = {path.relative_to(folder): path for path in found if "site-packages" not in path.parts}
+    return {relative.as_posix(): path.read_bytes() for relative, path in sorted(inside.items())}
 
 
 def _existing(file: str) -> Path | None:

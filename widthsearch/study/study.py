@@ -23,6 +23,7 @@ from widthsearch.plans.settings import (
 )
 from widthsearch.study.budget import Budget
 from widthsearch.study.recipe import Recipe
+from widthsearch.study.values import said
 
 #: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs, whose
 #: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
@@ -129,4 +130,4 @@ def settings_of(study: Study) -> dict[str, str]:
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
     # What no result depends on may change between launch and resume.
     skip = ("model", "data", "budget", "recipe", "example", "cpus", "gpus")
-    return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}
+    return {k: said(v) for k, v in values.items() if k not in skip}

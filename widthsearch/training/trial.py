@@ -23,7 +23,8 @@ from widthsearch.errors import CheckpointError, TrainingError, UsageError, descr
 from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.space import WidthSpace, call, trace
-from widthsearch.study.data import example_of
+from widthsearch.study.data import digests_of, example_of
+from widthsearch.study.fingerprint import changed_fields
 from widthsearch.study.patterns import fixed_by
 from widthsearch.study.study import Data, Study
 from widthsearch.training.checkpoint import Checkpoint
@@ -66,15 +67,27 @@ def measure_epochs(study: Study) -> int:
 class TrialRunner:
     """Runs the trials of one study in this process: loads the data and traces the model once.
 
-    ``checkpoints``: the study's folder for them (a path or URL), and its identity.
+    ``checkpoints``: the study's folder for them (a path or URL), and its identity; ``fingerprint``: what the
+    driver knows of the data.  Raises :class:`UsageError` if there is other data here.
     """
 
-    def __init__(self, study: Study, plan: StudyPlan, checkpoints: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        plan: StudyPlan,
+        checkpoints: tuple[str, str] | None = None,
+        fingerprint: Mapping[str, str] | None = None,
+    ) -> None:
         torch.set_num_threads(study.threads)
         self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
         self._identity = checkpoints[1] if checkpoints is not None else ""
         data = study.data()
+        if fingerprint is not None:
+            expected = {k: v for k, v in fingerprint.items() if k.startswith("data.")}
+            if other := changed_fields(expected, digests_of(data, expected)):
+                here = socket.gethostname()
+                raise UsageError(f"the data on {here} is not that of the launch: {'; '.join(other)}")
         self.space = build_space(study, data)
         self.loop: OwnLoop | RecipeLoop
         self.measure_loop: OwnLoop | RecipeLoop
