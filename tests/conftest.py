@@ -30,7 +30,10 @@ settings.register_profile("nightly", max_examples=2000, deadline=None, print_blo
 settings.load_profile("suite")
 
 #: Files that take a minute or more, longest first: one that is begun last keeps one worker waiting for the other.
-LONGEST: tuple[str, ...] = ()
+LONGEST = (
+    "test_faults", "test_cluster", "test_compare", "test_search", "test_docker", "test_fuzz", "test_large_studies",
+    "test_zoo", "test_readme", "test_export", "test_bench", "test_cli", "test_family", "test_comparison",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
