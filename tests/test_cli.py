@@ -286,15 +286,6 @@ def test_a_launch_killed_before_its_plan_was_written_is_repeated(finished: Finis
 # Names ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a b", "größer/2", "[red]x[/nope]", "x" * 300], ids=["a", "b", "c", "d"])
-def test_any_name_will_do(tiny: Path, name: str) -> None:
-    assert command("launch", tiny, "--name", name).code == 0
-    assert "".join(name.split()) in "".join(command("show", name).out.split())
-    assert json.loads(command("show", name, "--json").out)["study"] == name
-    assert "finished" in command("list").out
-    assert_refused(command("launch", tiny, "--name", name), "exists already")
-
-
 def test_the_line_to_resume_can_be_pasted_into_a_shell(tiny: Path, tmp_path: Path) -> None:
     odd = tmp_path / "my study.py"
     tiny.rename(odd)
