@@ -9,7 +9,7 @@ from typing import Any
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES, Cost
 from widthsearch.plans.plan import Plan
-from widthsearch.plans.words import amounts
+from widthsearch.plans.words import as_typed
 from widthsearch.space import WidthSpace
 from widthsearch.speed.calibrate import latency_cost
 from widthsearch.study.budget import Budget
@@ -115,14 +115,14 @@ def check_budget(plan: Plan) -> None:
     """:class:`UsageError` if the plan's budget is too small for its minimum widths or for a measure."""
     if not plan.constraints().allow(smallest := plan.constraints().smallest()):
         least = plan.cost.at(smallest)
-        needed = amounts({r: least[r] for r in plan.budget})
+        needed = as_typed({r: least[r] for r in plan.budget})
         raise UsageError(
-            f"budget {amounts(plan.budget)} is too small: the minimum widths alone cost {needed}"
+            f"budget {as_typed(plan.budget)} is too small: the minimum widths alone cost {needed}"
         )
     over_wide = plan.constraints(plan.over, minimum=2)
     if not over_wide.allow(over_wide.smallest()):
         raise UsageError(
-            f"budget {amounts(plan.budget)} is too small: {plan.over:g} times that (over) does not even pay "
+            f"budget {as_typed(plan.budget)} is too small: {plan.over:g} times that (over) does not even pay "
             "for an over-wide network with two units per variable"
         )
 

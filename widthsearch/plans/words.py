@@ -25,6 +25,11 @@ def amounts(cost: Mapping[str, float | None]) -> str:
     return ", ".join(shown(r, amount, called=UNITS[r]) for r, amount in known)
 
 
+def as_typed(cost: Mapping[str, float]) -> str:
+    """A budget as it is given: ``macs=32752, params=3037``, ``latency=1.2ms``."""
+    return ", ".join(f"{r}={1e3 * v:.4g}ms" if r == "latency" else f"{r}={v}" for r, v in cost.items())
+
+
 def candidate_name(round_: int, step: float) -> str:
     """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``cost-aware widths``."""
     if round_ >= 0:
