@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
-from widthsearch.errors import UsageError, describe_error
+from widthsearch.errors import UsageError
 from widthsearch.space.initialise import isolated_random_numbers
 from widthsearch.study.study import Data, Split, Study
+from widthsearch.study.users_code import users_code
 from widthsearch.study.values import digest
 
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
@@ -38,13 +39,8 @@ def example_of(split: Split) -> tuple[Any, Any]:
 
 def load_data(study: Study) -> Data:
     """The user's splits, checked; :class:`UsageError` in one line where they cannot be used."""
-    try:
-        data = study.data()
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"data() raised {describe_error(error)}") from error
-    return check_data(data, study)
+    with users_code(what="data() raised "):
+        return check_data(study.data(), study)
 
 
 def check_data(data: Any, study: Study) -> Data:
@@ -71,12 +67,10 @@ def check_data(data: Any, study: Study) -> Data:
 
 
 def _check_samples(name: str, split: Dataset[Any]) -> None:
-    try:
+    with users_code(what=f"data(): {name} gives no samples (x, y): "):
         good = size_of(split) < EXAMPLE_SIZE or all(
             isinstance(t, Tensor) for t in tree_leaves(example_of(split))
         )
-    except Exception as error:
-        raise UsageError(f"data(): {name} gives no samples (x, y): {describe_error(error)}") from error
     if not good:
         raise UsageError(f"data(): the samples (x, y) of {name} must become tensors when batched")
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from widthsearch.errors import UsageError, describe_error
+from widthsearch.errors import UsageError
 from widthsearch.study.study import Study
+from widthsearch.study.users_code import users_code
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,6 @@ def import_file(path: Path) -> Any:
         sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their own module up there
-    try:
+    with users_code(what=f"{path}: ", path=path):
         spec.loader.exec_module(module)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{path}: {describe_error(error, path)}") from error
     return module

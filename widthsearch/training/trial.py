@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from widthsearch.database import records
 from widthsearch.database.folder import Folder
-from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
+from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.space import WidthSpace, call, trace
@@ -27,6 +27,7 @@ from widthsearch.study.data import digests_of, example_of
 from widthsearch.study.fingerprint import changed_fields
 from widthsearch.study.patterns import fixed_by
 from widthsearch.study.study import Data, Study
+from widthsearch.study.users_code import time_limit, users_code
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.controller import best_units, cut
 from widthsearch.training.own_loop import OwnLoop
@@ -43,18 +44,15 @@ def build_space(study: Study, data: Data) -> WidthSpace:
     Raises :class:`UsageError` if the model cannot be built or does not run on the data.
     """
     seed_everything(study.seed)
-    try:
+    with users_code(what="model() raised "):
         model = study.model()
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"model() raised {describe_error(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{type(model).__name__} has no parameter to train")
     example = example_of(data[0])[0] if study.example is None else study.example
-    space = trace(model, example, init=study.init, keep_heads=study.keep_heads)
+    with users_code(what=f"{type(model).__name__} cannot be traced: "):
+        space = trace(model, example, init=study.init, keep_heads=study.keep_heads)
     return space.without(fixed_by(study.search, study.fix, space.modules))
 
 
@@ -79,10 +77,12 @@ class TrialRunner:
         fingerprint: Mapping[str, str] | None = None,
     ) -> None:
         torch.set_num_threads(study.threads)
+        self._timeout = study.timeout
         self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
         self._identity = checkpoints[1] if checkpoints is not None else ""
-        data = study.data()
+        with users_code(what="data() raised "):
+            data = study.data()
         if fingerprint is not None:
             expected = {k: v for k, v in fingerprint.items() if k.startswith("data.")}
             if other := changed_fields(expected, digests_of(data, expected)):
@@ -102,8 +102,8 @@ class TrialRunner:
 
         ``trained`` is handed the network of a plain training at its end.  Returns the trial's attributes and
         ``val_loss``; under ``warnings``, if there are any, what a person should know.  Raises
-        :class:`TrainingError` if the run ended without a finite loss, and :class:`CheckpointError` if its
-        checkpoint cannot be written.
+        :class:`TrainingError` if the run ended without a finite loss or took too long, and
+        :class:`UsageError` where no other try would help (a checkpoint cannot be written).
         """
         start = time.perf_counter()
         checkpoint = self._checkpoint(slot)
@@ -112,7 +112,7 @@ class TrialRunner:
         widths = {v: int(slot.widths[v]) for v in plan.widths}
         seed_everything(seed)
         samples: float
-        try:
+        with time_limit(self._timeout), users_code(TrainingError):
             if slot.kind == "measure":
                 outcome, samples = self._measure(plan, widths, seed, checkpoint)
             elif slot.kind == "pruned":
@@ -126,10 +126,6 @@ class TrialRunner:
                 fresh = slot.kind == "report" or slot.replica not in plan.selecting
                 outcome = self._evaluated(net, test=fresh)
                 trained(net)
-        except (TrainingError, CheckpointError):
-            raise
-        except Exception as error:
-            raise TrainingError(describe_error(error)) from error
         cost = plan.cost.at(widths)
         return {
             **outcome,
@@ -216,11 +212,8 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
     splits = dict(zip(("train", "validation", "test"), data, strict=False))
     space.model.eval()
     for name, split in splits.items():
-        try:
-            with torch.no_grad():
-                call(space.model, example_of(split)[0])
-        except Exception as error:
-            raise UsageError(f"data(): the model does not run on {name}: {describe_error(error)}") from error
+        with users_code(what=f"data(): the model does not run on {name}: "), torch.no_grad():
+            call(space.model, example_of(split)[0])
     x, y = example_of(data[0])
     output = call(space.model, x)
     if study.recipe.loss is None and y.dtype == torch.int64 and output.ndim == 2:
@@ -233,10 +226,8 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
                     f"data(): {name} has label {low if low < 0 else high}, "
                     f"but the model has {classes} classes: labels must be 0 to {classes - 1}"
                 )
-    try:
+    with users_code(what="the loss cannot compare output and targets: "):
         loss = loss_function(study.recipe, training=True)(output, y)
-    except Exception as error:
-        raise UsageError(f"the loss cannot compare output and targets: {describe_error(error)}") from error
     if not isinstance(loss, Tensor):
         raise UsageError(f"the loss returned {loss!r:.60}; it must return a scalar tensor")
     if not loss.requires_grad:
