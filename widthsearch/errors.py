@@ -9,6 +9,10 @@ class UsageError(Exception):
     """Wrong use or a bad study.  One line that quotes the bad value and says what would be right."""
 
 
+class DatabaseGoneError(UsageError):
+    """The study under a driver is gone, or another one is in its place: nothing more is written."""
+
+
 class TrainingError(Exception):
     """A training run ended without a usable result (a loss that is not finite, say)."""
 

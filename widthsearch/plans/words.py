@@ -40,3 +40,11 @@ def candidate_name(round_: int, step: float) -> str:
 def slug(name: str) -> str:
     """As much of a study's name as every file system takes; other names may have the same."""
     return "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
+
+
+def named(name: str, *options: str) -> list[str]:
+    """The words of a command line behind its verb: the name of a study, and options.
+
+    A name that looks like an option comes last, behind ``--``.
+    """
+    return [*options, "--", name] if name.startswith("-") else [name, *options]
