@@ -18,7 +18,8 @@ from widthsearch.study.file import StudyFile
 from widthsearch.study.fingerprint import code_of
 from widthsearch.study.patterns import numbers_of
 from widthsearch.study.study import Data, Study, settings_of
-from widthsearch.training.trial import build_space, check_targets, measure_epochs
+from widthsearch.training.targets import check_targets
+from widthsearch.training.trial import build_space, measure_epochs
 
 
 @dataclass(frozen=True)

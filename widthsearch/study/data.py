@@ -21,11 +21,11 @@ def size_of(split: Split) -> int:
     return len(split[0]) if isinstance(split, tuple) else len(split)  # type: ignore[arg-type]
 
 
-def example_of(split: Split) -> tuple[Any, Any]:
-    """The first samples of a split as a batch ``(x, y)``."""
+def example_of(split: Split, size: int = EXAMPLE_SIZE) -> tuple[Any, Any]:
+    """The first samples of a split as a batch ``(x, y)``; fewer where it has no more."""
     if isinstance(split, tuple):
-        return split[0][:EXAMPLE_SIZE], split[1][:EXAMPLE_SIZE]
-    samples = [split[i] for i in range(EXAMPLE_SIZE)]
+        return split[0][:size], split[1][:size]
+    samples = [split[i] for i in range(min(size, size_of(split)))]
     x, y = torch.utils.data.default_collate(samples)
     return x, y
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.utils._pytree import tree_leaves, tree_map
@@ -24,6 +23,7 @@ from widthsearch.study.data import size_of
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
+from widthsearch.training.losses import loss_function, metric_function, share_counted
 
 log = logging.getLogger(__name__)
 
@@ -119,14 +119,6 @@ def batches(split: Split, size: int, generator: torch.Generator | None) -> Itera
         yield (x[part], y[part]) if order is None else (x[order[part]], y[order[part]])
 
 
-def loss_function(recipe: Recipe, *, training: bool) -> Callable[[Any, Any], Tensor]:
-    """The recipe's loss; label smoothing is for training alone."""
-    if recipe.loss is not None:
-        return recipe.loss
-    smoothing = recipe.label_smoothing if training else 0.0
-    return lambda output, target: F.cross_entropy(output, target, label_smoothing=smoothing)
-
-
 def steps_of(split: Split, recipe: Recipe) -> int:
     """Optimizer steps of a training on this split."""
     return recipe.epochs * max(1, size_of(split) // recipe.batch_size)
@@ -217,22 +209,20 @@ def evaluate(net: nn.Module, split: Split, recipe: Recipe) -> Evaluation:
     """Loss and accuracy on a split, in eval mode.  Raises :class:`TrainingError` on a loss not finite."""
     device = device_of(recipe)
     loss_of = loss_function(recipe, training=False)
-    metric = recipe.metric or (accuracy if recipe.loss is None else None)
+    metric = metric_function(recipe)
     net.eval()
-    total, good, n = 0.0, 0.0, 0
+    total, good, n = 0.0, 0.0, 0.0
     for x, y in batches(split, EVALUATION_BATCH, None):
+        count = len(tree_leaves(y)[0]) * share_counted(recipe, y)
+        if not count:
+            continue
         x, y = moved(x, device), moved(y, device)
-        output, count = call(net, x), len(tree_leaves(y)[0])
+        output = call(net, x)
         total += loss_of(output, y).item() * count
         if metric is not None:
             good += float(metric(output, y)) * count
         n += count
+    if not n:
+        raise TrainingError("every label of the split is left out (-100): there is nothing to judge by")
     known = metric is not None and math.isfinite(good)
     return Evaluation(total / n, good / n if known else None)
-
-
-def accuracy(output: Tensor, target: Tensor) -> float:
-    """The share of classes that are right; NaN where the targets are no classes."""
-    if target.is_floating_point() or output.ndim != target.ndim + 1:
-        return math.nan
-    return float((output.argmax(1) == target).double().mean())
