@@ -111,7 +111,7 @@ BAD_STUDIES = {
     ),
     "budget not a Budget": Bad(((BUDGET, "budget='0.5x'"),), ("'0.5x'", "Budget(macs=")),
     "budget without limits": Bad(((BUDGET, "budget=Budget()"),), ("empty", "Budget(macs='0.25x')")),
-    "budget of an unknown resource": Bad(((BUDGET, "budget=Budget(flops='0.5x')"),), ("flops", "line")),
+    "budget of an unknown resource": Bad(((BUDGET, "budget=Budget(flops='0.5x')"),), ("flops", "macs, params")),
     **{
         f"budget amount {amount}": Bad(
             ((BUDGET, f"budget=Budget(params={amount})"),), (f"params={amount}", wanted)
@@ -159,7 +159,7 @@ BAD_STUDIES = {
     "Study(report_seeds=1)": Bad((("report_seeds=2", "report_seeds=1"),), ("Study(report_seeds=1)", "at least 2")),
     "Study(recipe={})": Bad(((RECIPE, "recipe={}"),), ("Study(recipe={})", "Recipe")),
     "Study(model=Net())": Bad((("model=model", "model=5"),), ("Study(model=5)", "function")),
-    "Study(lr=...)": Bad((setting("lr=0.1"),), ("'lr'", "line")),
+    "Study(lr=...)": Bad((setting("lr=0.1"),), ("Study(lr=...)", "Recipe(lr=...)")),
     **{
         f"Recipe({text})": Bad(((RECIPE, f"recipe=Recipe({text})"),), (f"Recipe({text})", wanted))
         for text, wanted in {

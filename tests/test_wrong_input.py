@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import DATA, RECIPE, Edit, assert_refused, command, write_study
+from commands import (
+    BUDGET,
+    DATA,
+    MODEL,
+    RECIPE,
+    STUDY,
+    Edit,
+    assert_refused,
+    command,
+    real_command,
+    setting,
+    write_study,
+)
 from torch import Tensor, nn
 
 from widthsearch import Recipe
+from widthsearch.cluster.environment import python_files, unpacked
 from widthsearch.training.losses import cross_entropy
 from widthsearch.training.recipe_loop import evaluate
 
@@ -40,6 +57,14 @@ def loss(code: str) -> Edit:
     return (RECIPE, f"{RECIPE[:-1]}, loss=lambda output, target: {code})")
 
 
+def budget(code: str) -> Edit:
+    return (BUDGET, f"budget=Budget({code})")
+
+
+STREAM = (
+    "def model():",
+    "class Stream(torch.utils.data.IterableDataset):\n    def __iter__(self): return iter([])\n\n\ndef model():",
+)
 OWN = (
     "def model():",
     "class Own(torch.utils.data.Dataset):\n    def __init__(self, of): self.of = of\n"
@@ -147,3 +172,117 @@ def test_the_default_loss_is_that_of_torch_to_the_last_bit() -> None:
             assert torch.equal(torchs, ours)
             (wanted,), (given,) = torch.autograd.grad(torchs, output), torch.autograd.grad(ours, output)
             assert torch.equal(wanted, given)
+
+
+# Fields, data and modules that are none -------------------------------------------------------------------
+
+KINDS: dict[str, tuple[tuple[Edit, ...], tuple[str, ...]]] = {
+    "a model, not its class": ((("model=model", "model=Net()"),), ("Study(model=Net(", "model=Net, not model=Net()")),
+    "the data, not their function": ((("data=data", "data=data()"),), ("Study(data=", "must be a function")),
+    "a share as a number": ((budget("macs=0.25"),), ("macs=0.25", "did you mean '0.25x'?")),
+    "a share as text": ((budget("params='.5'"),), ("params='.5'", "did you mean '.5x'?")),
+    "a fraction": ((budget("macs='1/4'"),), ("macs='1/4'", "did you mean '1/4x'?")),
+    "a time as a share": ((budget("latency=0.5"),), ("latency=0.5", "'0.5x'")),
+    "Study(epoch)": ((setting("epoch=3"),), ("Study(epoch=...): no such field", "did you mean Recipe(epochs=...)?")),
+    "Study(epochs)": ((setting("epochs=3"),), ("Study(epochs=...): no such field; it belongs to Recipe(epochs=...)",)),
+    "Study(macs)": ((setting("macs='1x'"),), ("Study(macs=...)", "Budget(macs=...)")),
+    "Study(replica)": ((setting("replica=1"),), ("Study(replica=...)", "did you mean replicas?")),
+    "Study(zzz)": ((setting("zzz=1"),), ("Study(zzz=...)", "there are rounds, replicas")),
+    "Recipe(rounds)": (((RECIPE, f"{RECIPE[:-1]}, rounds=2)"),), ("Recipe(rounds=...)", "Study(rounds=...)")),
+    "Recipe(batchsize)": (((RECIPE, f"{RECIPE[:-1]}, batchsize=2)"),), ("Recipe(batchsize=", "mean batch_size?")),
+    "Budget(flops)": ((budget("flops='0.5x'"),), ("Budget(flops=...): no such field", "macs, params")),
+    "Budget(param)": ((budget("param='0.5x'"),), ("Budget(param=...)", "did you mean params?")),
+    "no budget": ((("    budget=Budget(params=\"0.5x\"),\n", ""),), ("Study(...) without budget", "budget=...")),
+    "x and y": (((DATA, "return x, y"),), ("tuple of 2 (Tensor, Tensor)", "(train, validation[, test]), e.g. ((x[:8")),
+    "four tensors": (((DATA, "return x, y, x, y"),), ("tuple of 4 (Tensor", "(train, validation[, test])")),
+    "x, y and a split": (((DATA, "return x, y, (x, y)"),), ("tuple of 3 (Tensor, Tensor, tuple)", "pair inputs")),
+    "NumPy's x and y": (((DATA, "return x.numpy(), y.numpy()"),), ("(ndarray, ndarray)", "e.g. ((x[:8")),
+    "a loader": (((DATA, "return torch.utils.data.DataLoader([(x, y)])"),), ("returned DataLoader", "must return")),
+    "loaders": (((DATA, "a = torch.utils.data.DataLoader(list(zip(x, y))); return a, a"),), ("train is a DataLoader", "loader.dataset")),
+    "a stream": (((DATA, "return Stream(), Stream()"), STREAM), ("train is Stream", "__getitem__ and __len__")),
+    "a generator": (((DATA, "return (s for s in zip(x, y)), (x, y)"),), ("train is generator", "__getitem__")),
+    "three tensors": (((DATA, "return (x, y, y), (x, y)"),), ("train is tuple of 3", "pair of tensors (x, y)")),
+    "samples of three": ((OWN, samples("(x[i], y[i], 1.0)")), ("train are tuple of 3", "(x, (y, weight))")),
+    "samples in dicts": ((OWN, samples("{'x': x[i], 'y': y[i]}")), ("train are dict", "pairs (x, y)")),
+    "samples of inputs alone": ((OWN, samples("x[i]")), ("train are Tensor", "pairs (x, y)")),
+    "a lazy layer": ((("nn.Linear(8, 16)", "nn.LazyLinear(16)"),), ("fc1 is LazyLinear", "first call", "model()")),
+    "a lazy norm": (((MODEL, "return nn.Sequential(Net(), nn.LazyBatchNorm1d())"),), ("1 is LazyBatchNorm1d",)),
+    "scripted": (((MODEL, "return torch.jit.script(Net())"),), ("the model is", "torch.jit", "plain module")),
+    "scripted inside": (((MODEL, "return nn.Sequential(torch.jit.script(Net()))"),), ("Sequential: 0 is", "torch.jit")),
+    "traced": (((MODEL, "return torch.jit.trace(Net(), torch.zeros(2, 8))"),), ("torch.jit", "plain module")),
+    "compiled": (((MODEL, "return torch.compile(Net())"),), ("torch.compile", "plain module")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("edits", "says"), KINDS.values(), ids=KINDS.keys())
+def test_what_it_is_not_is_refused(edits: tuple[Edit, ...], says: tuple[str, ...], tmp_path: Path) -> None:
+    assert_refused(command("launch", write_study(tmp_path, *edits)), *says)
+
+
+def test_a_share_on_the_command_line(tiny: Path) -> None:
+    assert_refused(command("launch", tiny, "--budget", "macs=0.25"), "did you mean '0.25x'?")
+
+
+# Study files that know where they are ---------------------------------------------------------------------
+
+ARGUMENTS: Edit = (
+    "def model():",
+    "import argparse\n_parser = argparse.ArgumentParser()\n_parser.add_argument('--width', type=int, default=16)\n"
+    "_given = _parser.parse_args()\n\n\ndef model():",
+)
+
+
+def package(folder: Path, relative: str = ".net") -> Path:
+    """The tiny study in a package, its network in another file."""
+    (folder / "__init__.py").write_text("")
+    head, net = STUDY.split("class Net")
+    net, rest = net.split("\n\n\ndef model")
+    (folder / "net.py").write_text(f"from torch import nn\nimport torch\n\n\nclass Net{net}\n")
+    where = folder / "inner" if relative.startswith("..") else folder
+    where.mkdir(exist_ok=True)
+    (where / "__init__.py").write_text("")
+    (where / "tiny.py").write_text(f"{head}from {relative} import Net\n\n\ndef model{rest}")
+    return where / "tiny.py"
+
+
+def test_a_file_that_parses_arguments_is_alone_on_the_command_line(tmp_path: Path) -> None:
+    before = list(sys.argv)
+    result = command("widths", write_study(tmp_path, ARGUMENTS), "--json")
+    assert result.code == 0, result.err
+    assert sys.argv == before
+
+
+@pytest.mark.parametrize("relative", [".net", "..net"])
+def test_a_file_in_a_package_imports_relative_to_it(relative: str, tmp_path: Path) -> None:
+    (folder := tmp_path / f"mine{relative.count('.')}").mkdir()
+    result = command("widths", package(folder, relative), "--json")
+    assert result.code == 0, result.err
+
+
+def test_a_file_in_a_folder_with_the_name_of_another_package_says_so(tmp_path: Path) -> None:
+    (folder := tmp_path / "json").mkdir()
+    assert_refused(command("widths", package(folder)), "'json'", "rename")
+
+
+@pytest.mark.parametrize("relative", [".net", "..net"])
+def test_workers_get_the_package_too(relative: str, tmp_path: Path) -> None:
+    (folder := tmp_path / f"sent{relative.count('.')}").mkdir()
+    file = package(folder, relative)
+    files = python_files(file)
+    assert next(iter(files)) == file.relative_to(tmp_path).as_posix()
+    assert unpacked(str(file), files) == str(file)
+    shutil.rmtree(folder)
+    copy = Path(unpacked(str(file), files))
+    assert copy.name == "tiny.py" and copy.is_relative_to(tempfile.gettempdir())
+    script = f"from widthsearch.study.file import load_study; load_study({str(copy)!r}).study.model()"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    shutil.rmtree(copy.parents[len(file.relative_to(tmp_path).parts) - 1])
+
+
+@pytest.mark.slow
+def test_workers_load_such_files(tmp_path: Path) -> None:
+    (folder := tmp_path / "remote").mkdir()
+    file = package(folder)
+    file.write_text(file.read_text().replace(*ARGUMENTS))
+    result = real_command("launch", file, "--workers", "1")
+    assert result.code == 0, result.err

@@ -24,12 +24,13 @@ def submit_job(
     jobs.check_server(server)
     jobs.check_storage(where.storage)
     path, name = (file := load_study(study)).path, file.name
-    here = f"{path.name}:{name}"
+    files = python_files(path)
+    here = f"{next(iter(files))}:{name}"
     command = ["widthsearch", verb, *arguments, *([here] if verb == "launch" else ["--study", here])]
     command += ["--verbose"] * where.verbose
     command += words_of({**options, **vars(where), "address": where.address or "auto", "verbose": None})
     prepare_environment(server)
-    job = jobs.Job(server, command, python_files(path))
+    job = jobs.Job(server, command, files)
     say(f"job {job.id}\n{job.commands()}")
     listen(interrupt)  # from here on there is something to tell when a signal comes
     try:

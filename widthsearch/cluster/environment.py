@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from widthsearch.errors import UsageError
+from widthsearch.study.file import root_of
 
 _ENVIRONMENT = {
     # Nothing is reported to anybody: not even that nothing is reported.
@@ -144,29 +145,36 @@ def _token_is_refused(where: str, client: bool) -> bool:
 def python_files(study_file: Path) -> dict[str, bytes]:
     """What remote workers need of the study file's folder, by relative path: Python code, not data.
 
-    The study file, modules and packages beside it, and whatever else of the folder is imported by now.
+    The study file, first, modules and packages beside it, and whatever else of the folder is imported by now.
+    Where the study is in a package, that is the folder of the package.
     """
-    folder = study_file.parent
-    found = {study_file, *folder.glob("*.py")}
-    for package in folder.glob("*/__init__.py"):
-        found.update(package.parent.rglob("*.py"))
+    folder = root_of(study_file)
+    found = {study_file, *study_file.parent.glob("*.py")}
+    packages = {package.parent for package in study_file.parent.glob("*/__init__.py")}
+    if folder != study_file.parent:
+        packages.add(folder / study_file.relative_to(folder).parts[0])
+    for package in packages:
+        found.update(package.rglob("*.py"))
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if file and file.endswith(".py") and Path(file).is_relative_to(folder):
             found.add(Path(file))
-    inside = {path.relative_to(folder): path for path in found if "site-packages" not in path.parts}
-    return {relative.as_posix(): path.read_bytes() for relative, path in sorted(inside.items())}
+    found.discard(study_file)
+    inside = [path.relative_to(folder) for path in found if "site-packages" not in path.parts]
+    names = [study_file.relative_to(folder), *sorted(inside)]
+    return {name.as_posix(): (folder / name).read_bytes() for name in names}
 
 
 def unpacked(study_file: str, files: Mapping[str, bytes]) -> str:
     """Where the study file is on this host: in its place if it is there as it should be, else in a copy."""
-    path = Path(study_file)
+    path, name = Path(study_file), next(iter(files))
+    folder = path.parents[len(Path(name).parts) - 1]
     try:
-        if all((path.parent / name).read_bytes() == content for name, content in files.items()):
+        if all((folder / other).read_bytes() == content for other, content in files.items()):
             return str(path)
     except OSError:
         pass
-    return str(copied(files) / path.name)
+    return str(copied(files) / name)
 
 
 def copied(files: Mapping[str, bytes]) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -72,18 +74,55 @@ def _existing(file: str) -> Path | None:
 
 
 def import_file(path: Path) -> Any:
-    """Import a file of the user's; :class:`UsageError` with the line number if it raises."""
-    spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
+    """Import a file of the user's; :class:`UsageError` with the line number if it raises.
+
+    To the file, it is alone on the command line; in a package, it may import relative to that.
+    """
+    root = root_of(path)
+    folders = path.parent.relative_to(root).parts
+    name = ".".join((*folders, f"_study_{path.stem}"))
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: not a Python file")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    for folder in (root, path.parent):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their own module up there
+    arguments, sys.argv = sys.argv, [str(path)]
     try:
+        if folders:
+            _import_package(".".join(folders), path)
         spec.loader.exec_module(module)
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
         raise UsageError(f"{path}: {describe_error(error, path)}") from error
+    finally:
+        sys.argv = arguments
     return module
+
+
+def _import_package(name: str, path: Path) -> None:
+    package = importlib.import_module(name)
+    if str(path.parent) not in map(str, getattr(package, "__path__", ())):
+        raise UsageError(
+            f"{path}: its folder has the name of another package, {name!r} "
+            f"({getattr(package, '__file__', 'built in')}), so it cannot import relative to it: rename it"
+        )
+
+
+def root_of(path: Path) -> Path:
+    """The folder that a file of the user's is imported from: its own, or that of its outermost package.
+
+    It is taken as a part of a package only where it imports relative to it.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return path.parent  # whoever imports it will say so
+    levels = max((n.level for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)), default=0)
+    root = path.parent
+    while root != root.parent and (levels > 0 or (root != path.parent and (root / "__init__.py").exists())):
+        root, levels = root.parent, levels - 1
+    return root
