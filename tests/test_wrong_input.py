@@ -286,3 +286,15 @@ def test_workers_load_such_files(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace(*ARGUMENTS))
     result = real_command("launch", file, "--workers", "1")
     assert result.code == 0, result.err
+
+
+# Memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch_size", "largest"), [(1, 8), (4, 32), (128, 1024), (512, 1024), (1500, 1500)])
+def test_an_evaluation_takes_a_few_batches_at_once(batch_size: int, largest: int) -> None:
+    seen = []
+    net = Answers()
+    net.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    evaluate(net, (torch.zeros(2000, 3), torch.zeros(2000, dtype=torch.int64)), Recipe(batch_size=batch_size))
+    assert max(seen) == largest and sum(seen) == 2000

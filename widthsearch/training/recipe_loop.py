@@ -27,7 +27,8 @@ from widthsearch.training.losses import loss_function, metric_function, share_co
 
 log = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 1024
+#: Samples of an evaluation at once, in batches of the training: without gradients they need less memory.
+EVALUATION_BATCHES, EVALUATION_BATCH = 8, 1024
 
 #: What a pruner does to the weights after each step of the optimizer, given its learning rate.
 AfterStep = Callable[[float], None]
@@ -212,7 +213,8 @@ def evaluate(net: nn.Module, split: Split, recipe: Recipe) -> Evaluation:
     metric = metric_function(recipe)
     net.eval()
     total, good, n = 0.0, 0.0, 0.0
-    for x, y in batches(split, EVALUATION_BATCH, None):
+    size = max(recipe.batch_size, min(EVALUATION_BATCH, EVALUATION_BATCHES * recipe.batch_size))
+    for x, y in batches(split, size, None):
         count = len(tree_leaves(y)[0]) * share_counted(recipe, y)
         if not count:
             continue
