@@ -94,9 +94,9 @@ BAD_STUDIES = {
     "test label too high": Bad(((DATA, "return (x, y), (x, y), (x, y + 7)"),), ("test", "label 9", "0 to 2")),
     "label too high": Bad(((DATA, "return (x, y), (x, y + 1)"),), ("validation", "label 3", "3 classes", "0 to 2")),
     "label negative": Bad(((DATA, "return (x, y - 5), (x, y)"),), ("train", "label -5", "0 to 2")),
-    "labels are floats": Bad(((DATA, "return (x, y.float()), (x, y)"),), ("loss", "RuntimeError")),
+    "labels are floats": Bad(((DATA, "return (x, y.float()), (x, y)"),), ("train has float targets", "y.long()")),
     "loss raises": Bad(custom_loss("raise ValueError('bad target')"), ("loss", "ValueError: bad target")),
-    "loss is no scalar": Bad(custom_loss("return output"), ("loss", "(2, 3)", "scalar")),
+    "loss is no scalar": Bad(custom_loss("return output"), ("loss", "(4, 3)", "scalar")),
     "loss is a number": Bad(custom_loss("return 1.0"), ("loss", "1.0", "scalar")),
     "loss is nothing": Bad(custom_loss("return None"), ("loss", "None", "scalar")),
     "loss without gradient": Bad(custom_loss("return output.detach().sum()"), ("loss", "gradient")),
@@ -111,7 +111,7 @@ BAD_STUDIES = {
     ),
     "budget not a Budget": Bad(((BUDGET, "budget='0.5x'"),), ("'0.5x'", "Budget(macs=")),
     "budget without limits": Bad(((BUDGET, "budget=Budget()"),), ("empty", "Budget(macs='0.25x')")),
-    "budget of an unknown resource": Bad(((BUDGET, "budget=Budget(flops='0.5x')"),), ("flops", "line")),
+    "budget of an unknown resource": Bad(((BUDGET, "budget=Budget(flops='0.5x')"),), ("flops", "macs, params")),
     **{
         f"budget amount {amount}": Bad(
             ((BUDGET, f"budget=Budget(params={amount})"),), (f"params={amount}", wanted)
@@ -159,7 +159,7 @@ BAD_STUDIES = {
     "Study(report_seeds=1)": Bad((("report_seeds=2", "report_seeds=1"),), ("Study(report_seeds=1)", "at least 2")),
     "Study(recipe={})": Bad(((RECIPE, "recipe={}"),), ("Study(recipe={})", "Recipe")),
     "Study(model=Net())": Bad((("model=model", "model=5"),), ("Study(model=5)", "function")),
-    "Study(lr=...)": Bad((setting("lr=0.1"),), ("'lr'", "line")),
+    "Study(lr=...)": Bad((setting("lr=0.1"),), ("Study(lr=...)", "Recipe(lr=...)")),
     **{
         f"Recipe({text})": Bad(((RECIPE, f"recipe=Recipe({text})"),), (f"Recipe({text})", wanted))
         for text, wanted in {

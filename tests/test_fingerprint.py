@@ -45,8 +45,8 @@ FILES = {
 
 
 def digests(edits: dict[str, str]) -> dict[str, str]:
-    changed = {**FILES, **{f"{name}.py": text for name, text in edits.items()}}
-    return code_of({name: text.encode() for name, text in changed.items()}, "study.py")
+    changed = {**FILES, **{f"{name}.py": text for name, text in edits.items()}}  # the study first
+    return code_of({name: text.encode() for name, text in changed.items()})
 
 
 def changed(edits: dict[str, str]) -> set[str]:
@@ -98,7 +98,7 @@ def test_relative_imports_and_submodules_are_followed() -> None:
         "pack/sub/__init__.py": "",
         "pack/sub/c.py": "d = 1",
     }
-    found = code_of({name: text.encode() for name, text in files.items()}, "study.py")
+    found = code_of({name: text.encode() for name, text in files.items()})
     assert "code of pack.sub.c.d" in found and "code of pack.a.the top level" in found
 
 

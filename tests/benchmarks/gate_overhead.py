@@ -29,7 +29,8 @@ from widthsearch.study.file import load_study
 from widthsearch.study.recipe import Recipe
 from widthsearch.training.controller import BudgetController
 from widthsearch.training.gates import Gates
-from widthsearch.training.recipe_loop import loss_function, make_optimizer
+from widthsearch.training.losses import loss_function
+from widthsearch.training.recipe_loop import make_optimizer
 from widthsearch.training.trial import build_space
 
 BLOCK_SECONDS = 0.1  # steps are timed in blocks of at least so long

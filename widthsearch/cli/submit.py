@@ -23,8 +23,8 @@ def submit_job(
 
     jobs.check_server(server)
     jobs.check_storage(where.storage)
-    path, name = (file := load_study(study)).path, file.name
-    here = f"{path.name}:{name}"
+    file = load_study(study)
+    here = f"{next(iter(file.files))}:{file.name}"
     command = ["widthsearch", verb, *arguments, *([here] if verb == "launch" else ["--study", here])]
     command += ["--verbose"] * where.verbose
     command += words_of({**options, **vars(where), "address": where.address or "auto", "verbose": None})

@@ -142,13 +142,14 @@ def _token_is_refused(where: str, client: bool) -> bool:
 
 def unpacked(study_file: str, files: Mapping[str, bytes]) -> str:
     """Where the study file is on this host: in its place if it is there as it should be, else in a copy."""
-    path = Path(study_file)
+    path, name = Path(study_file), next(iter(files))
+    folder = path.parents[len(Path(name).parts) - 1]
     try:
-        if all((path.parent / name).read_bytes() == content for name, content in files.items()):
+        if all((folder / other).read_bytes() == content for other, content in files.items()):
             return str(path)
     except OSError:
         pass
-    return str(copied(files) / path.name)
+    return str(copied(files) / name)
 
 
 def copied(files: Mapping[str, bytes]) -> Path:

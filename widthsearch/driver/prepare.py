@@ -18,7 +18,8 @@ from widthsearch.study.file import StudyFile
 from widthsearch.study.fingerprint import code_of
 from widthsearch.study.patterns import numbers_of
 from widthsearch.study.study import Data, Study, settings_of
-from widthsearch.training.trial import build_space, check_targets, measure_epochs
+from widthsearch.training.targets import check_targets
+from widthsearch.training.trial import build_space, measure_epochs
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def fingerprint_of(file: StudyFile, before: Mapping[str, str]) -> dict[str, str]
 
 
 def _fingerprint(file: StudyFile, data: Data, before: Mapping[str, str] | None = None) -> dict[str, str]:
-    code = code_of(file.files, file.path.name)
+    code = code_of(file.files)
     return {**settings_of(file.study), **code, **digests_of(data, before)}
 
 

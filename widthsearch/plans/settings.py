@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple, Self
 
 from widthsearch.errors import UsageError
 
@@ -82,7 +83,42 @@ def check_settings(owner: Any) -> None:
     for f in fields(owner):
         check, value = f.metadata.get("check"), getattr(owner, f.name)
         if check is not None and not check.holds(value):
-            raise UsageError(f"{type(owner).__name__}({f.name}={value!r:.60}): {check.must}")
+            shown = " ".join(repr(value).split())  # of a network, many lines
+            raise UsageError(f"{type(owner).__name__}({f.name}={shown:.60}): {check.must}")
+
+
+class Fields:
+    """A dataclass of the user's whose unknown and missing fields are said in one line, with what is meant."""
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Raise :class:`UsageError` for a field that there is not, and for one that is left out."""
+        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{cls.__name__}({name}=...): no such field; {_meant(cls, name)}")
+        if args or given:  # a copy is made without any
+            positional = [f.name for f in fields(cls) if not f.kw_only][: len(args)]  # type: ignore[arg-type]
+            for f in fields(cls):  # type: ignore[arg-type]
+                needed = f.default is MISSING and f.default_factory is MISSING
+                if needed and f.name not in given and f.name not in positional:
+                    raise UsageError(f"{cls.__name__}(...) without {f.name}: give {f.name}=...")
+        return super().__new__(cls)
+
+
+def _meant(cls: type, name: str) -> str:
+    """What a field of this name may have been meant to be, here or in another class."""
+    own = [f.name for f in fields(cls)]
+    others = {
+        f.name: f"{other.__name__}({f.name}=...)"
+        for other in Fields.__subclasses__()
+        if other is not cls
+        for f in fields(other)  # type: ignore[arg-type]
+    }
+    if name in others:
+        return f"it belongs to {others[name]}"
+    for near in (*get_close_matches(name, own, n=1), *get_close_matches(name, others, n=1, cutoff=0.8)):
+        return f"did you mean {others.get(near, near)}?"
+    return f"there are {', '.join(own)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ def _code_of(study: optuna.Study) -> tuple[str | None, str]:
     fingerprint = study.user_attrs[records.FINGERPRINT]
     try:
         code = path.read_text("utf-8")
-        now = code_of({path.name: code.encode()}, path.name)
+        now = code_of({path.name: code.encode()})
         changed = [name for name, digest in now.items() if fingerprint.get(name) != digest]
     except (OSError, SyntaxError, ValueError) as error:
         return None, f"{path} cannot be read: {error}"

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.maths.cost import Cost
@@ -172,8 +174,9 @@ def trace(
     where attention reads a size as heads x size, keep the number of heads and search their size; default:
     the other way round.  ``verify``: also try resized models, and freeze what breaks.
     The model and all random number generators stay as they are.  Raises UsageError if the model does not
-    run on the example.
+    run on the example, has layers without sizes, or is no plain Python module.
     """
+    _check_module(model)
     inputs = dict(example) if isinstance(example, Mapping) else example
     with isolated_random_numbers():
         traced = _traced(model, inputs, keep_heads=keep_heads)
@@ -181,6 +184,25 @@ def trace(
         _freeze_fixed_tensors(traced, initialisation)
         changes = find_changes(model, inputs, traced, initialisation) if verify else ()
     return WidthSpace(model, inputs, traced, initialisation, changes)
+
+
+def _check_module(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        kind = type(module)
+        what = (
+            f"{type(model).__name__}: {name} is {kind.__name__}" if name else f"the model is {kind.__name__}"
+        )
+        if any(is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values())):
+            raise UsageError(
+                f"{what}, whose sizes are known only after a first call: state them, or let model() call the "
+                "network once before it returns it"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(f"{what}, scripted (torch.jit), and cannot be resized: give the plain module")
+        if kind.__module__.startswith("torch._dynamo"):
+            raise UsageError(
+                f"{what}, compiled (torch.compile), and cannot be resized: give the plain module"
+            )
 
 
 def _traced(model: nn.Module, example: Any, **options: Any) -> Trace:

@@ -11,7 +11,7 @@ from typing import Any
 
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES
-from widthsearch.plans.settings import WHOLE, check_settings, setting
+from widthsearch.plans.settings import WHOLE, Fields, check_settings, setting
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _LARGEST = 10**18  # of any network; beyond that, widths are no longer whole numbers to a computer
@@ -20,7 +20,7 @@ _AMOUNT = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d{1,2})?|\.\d+|\d+/\d+)(
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Fields):
     """A ceiling on the cost of the recommended network, per resource.
 
     Each value is a number (absolute) or a string: ``"0.25x"`` and ``"1/16x"`` are relative to the model as
@@ -91,6 +91,11 @@ def _amount(resource: str, value: str | float, reference: int) -> int:
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
         number = Fraction(0)
     unit = (match["unit"] or "") if match else ""
+    if 0 < number < 1 and not unit:
+        share = match["number"] if match else value
+        raise UsageError(
+            f"budget {resource}={value!r:.60}: did you mean '{share}x'? That is a share of the seed network"
+        )
     limit = math.floor(number * (reference if unit == "x" else _SUFFIX[unit]))
     if number <= 0 or isinstance(value, bool) or limit > _LARGEST:
         raise UsageError(

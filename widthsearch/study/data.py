@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from widthsearch.errors import UsageError
 from widthsearch.space.initialise import isolated_random_numbers
@@ -18,6 +19,7 @@ from widthsearch.study.study import Data, Split, Study
 from widthsearch.study.users_code import users_code
 from widthsearch.study.values import digest
 
+_SPLITS = "(train, validation[, test]), e.g. ((x[:800], y[:800]), (x[800:], y[800:]))"
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
 READING_SECONDS = 3.0  # for a digest of a dataset at launch
 FIRST_SAMPLES = 8  # from which the time of one is known
@@ -28,11 +30,11 @@ def size_of(split: Split) -> int:
     return len(split[0]) if isinstance(split, tuple) else len(split)  # type: ignore[arg-type]
 
 
-def example_of(split: Split) -> tuple[Any, Any]:
-    """The first samples of a split as a batch ``(x, y)``."""
+def example_of(split: Split, size: int = EXAMPLE_SIZE) -> tuple[Any, Any]:
+    """The first samples of a split as a batch ``(x, y)``; fewer where it has no more."""
     if isinstance(split, tuple):
-        return split[0][:EXAMPLE_SIZE], split[1][:EXAMPLE_SIZE]
-    samples = [split[i] for i in range(EXAMPLE_SIZE)]
+        return split[0][:size], split[1][:size]
+    samples = [split[i] for i in range(min(size, size_of(split)))]
     x, y = torch.utils.data.default_collate(samples)
     return x, y
 
@@ -46,30 +48,61 @@ def load_data(study: Study) -> Data:
 def check_data(data: Any, study: Study) -> Data:
     """The splits, checked; :class:`UsageError` where they cannot be trained on."""
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        raise UsageError(f"data() returned {type(data).__name__}; it must return (train, validation[, test])")
+        raise UsageError(f"data() returned {_said(data)}; it must return {_SPLITS}")
     if study.train is not None:  # only its own loop knows what its splits must be like
         if len(data) == 3 and study.evaluate is None:
             raise UsageError("data() gives a test split: Study(evaluate=...) must say how to evaluate on it")
         return tuple(data)
+    if any(isinstance(split, Tensor | np.ndarray) for split in data):
+        raise UsageError(f"data() returned {_said(data)}: pair inputs and targets; it must return {_SPLITS}")
     for name, split in zip(("train", "validation", "test"), data, strict=False):
-        pair = isinstance(split, tuple | list)
-        if pair and not (len(split) == 2 and all(isinstance(t, Tensor) for t in split)):
-            raise UsageError(f"data(): {name} must be a pair of tensors (x, y) or a dataset")
-        if pair and len(split[0]) != len(split[1]):
-            raise UsageError(f"data(): {name} has {len(split[0])} inputs but {len(split[1])} targets")
-        if not pair and not hasattr(split, "__getitem__"):
-            raise UsageError(f"data(): {name} is {type(split).__name__}; give (x, y) tensors or a dataset")
-        if not pair:
-            _check_samples(name, split)
-        if size_of(tuple(split) if pair else split) < EXAMPLE_SIZE:
-            raise UsageError(f"data(): {name} has fewer than {EXAMPLE_SIZE} samples")
+        _check_split(name, split)
     return tuple(tuple(s) if isinstance(s, list) else s for s in data)  # type: ignore[return-value]
+
+
+def _said(data: Any) -> str:
+    kind = type(data).__name__
+    if not isinstance(data, tuple | list):
+        return kind
+    return f"{kind} of {len(data)} ({', '.join(type(part).__name__ for part in data[:4])})"
+
+
+def _check_split(name: str, split: Any) -> None:
+    pair = isinstance(split, tuple | list)
+    if pair and not (len(split) == 2 and all(isinstance(t, Tensor) for t in split)):
+        raise UsageError(
+            f"data(): {name} is {_said(split)}, but must be a pair of tensors (x, y) or a "
+            "dataset of samples (x, y)"
+        )
+    if pair and (size := [len(t) if t.ndim else 0 for t in split])[0] != size[1]:
+        raise UsageError(f"data(): {name} has {size[0]} inputs but {size[1]} targets")
+    if isinstance(split, DataLoader):
+        raise UsageError(
+            f"data(): {name} is a {type(split).__name__}; give its dataset (loader.dataset): "
+            "the recipe makes the batches"
+        )
+    if isinstance(split, IterableDataset) or not (pair or hasattr(split, "__getitem__")):
+        raise UsageError(
+            f"data(): {name} is {type(split).__name__}, without samples by number; give (x, y) tensors or a "
+            "dataset with __getitem__ and __len__"
+        )
+    if not pair:
+        _check_samples(name, split)
+    if size_of(tuple(split) if pair else split) < EXAMPLE_SIZE:
+        raise UsageError(f"data(): {name} has fewer than {EXAMPLE_SIZE} samples")
 
 
 def _check_samples(name: str, split: Dataset[Any]) -> None:
     with users_code(what=f"data(): {name} gives no samples (x, y): "):
-        good = size_of(split) < EXAMPLE_SIZE or all(
-            isinstance(t, Tensor) for t in tree_leaves(example_of(split))
+        if size_of(split) < EXAMPLE_SIZE:
+            return
+        sample = split[0]
+        pair = isinstance(sample, tuple | list) and len(sample) == 2
+        good = pair and all(isinstance(t, Tensor) for t in tree_leaves(example_of(split)))
+    if not pair:
+        raise UsageError(
+            f"data(): the samples of {name} are {_said(sample)}, but must be pairs (x, y): of more, make "
+            "tuples or dicts, e.g. (x, (y, weight)), with a loss that takes them"
         )
     if not good:
         raise UsageError(f"data(): the samples (x, y) of {name} must become tensors when batched")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -69,18 +71,24 @@ def load_study(reference: str) -> StudyFile:
 def python_files(study_file: Path) -> dict[str, bytes]:
     """What a study is made of in its folder, by relative path: Python code, not data.
 
-    The study file, modules and packages beside it, and whatever else of the folder is imported by now.
+    The study file, first, modules and packages beside it, and whatever else of the folder is imported by now.
+    Where the study is in a package, that is the folder of the package.
     """
-    folder = study_file.parent
-    found = {study_file, *folder.glob("*.py")}
-    for package in folder.glob("*/__init__.py"):
-        found.update(package.parent.rglob("*.py"))
+    folder = root_of(study_file)
+    found = {study_file, *study_file.parent.glob("*.py")}
+    packages = {package.parent for package in study_file.parent.glob("*/__init__.py")}
+    if folder != study_file.parent:
+        packages.add(folder / study_file.relative_to(folder).parts[0])
+    for package in packages:
+        found.update(package.rglob("*.py"))
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if file and file.endswith(".py") and Path(file).is_relative_to(folder):
             found.add(Path(file))
-    inside = {path.relative_to(folder): path for path in found if "site-packages" not in path.parts}
-    return {relative.as_posix(): path.read_bytes() for relative, path in sorted(inside.items())}
+    found.discard(study_file)
+    inside = [path.relative_to(folder) for path in found if "site-packages" not in path.parts]
+    names = [study_file.relative_to(folder), *sorted(inside)]
+    return {name.as_posix(): (folder / name).read_bytes() for name in names}
 
 
 def _existing(file: str) -> Path | None:
@@ -92,14 +100,52 @@ def _existing(file: str) -> Path | None:
 
 
 def import_file(path: Path) -> Any:
-    """Import a file of the user's; :class:`UsageError` with the line number if it raises."""
-    spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
+    """Import a file of the user's; :class:`UsageError` with the line number if it raises.
+
+    To the file, it is alone on the command line; in a package, it may import relative to that.
+    """
+    root = root_of(path)
+    folders = path.parent.relative_to(root).parts
+    name = ".".join((*folders, f"_study_{path.stem}"))
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: not a Python file")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    for folder in (root, path.parent):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their own module up there
-    with users_code(what=f"{path}: ", path=path):
-        spec.loader.exec_module(module)
+    arguments, sys.argv = sys.argv, [str(path)]
+    try:
+        with users_code(what=f"{path}: ", path=path):
+            if folders:
+                _import_package(".".join(folders), path)
+            spec.loader.exec_module(module)
+    finally:
+        sys.argv = arguments
     return module
+
+
+def _import_package(name: str, path: Path) -> None:
+    package = importlib.import_module(name)
+    if str(path.parent) not in map(str, getattr(package, "__path__", ())):
+        raise UsageError(
+            f"{path}: its folder has the name of another package, {name!r} "
+            f"({getattr(package, '__file__', 'built in')}), so it cannot import relative to it: rename it"
+        )
+
+
+def root_of(path: Path) -> Path:
+    """The folder that a file of the user's is imported from: its own, or that of its outermost package.
+
+    It is taken as a part of a package only where it imports relative to it.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return path.parent  # whoever imports it will say so
+    levels = max((n.level for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)), default=0)
+    root = path.parent
+    while root != root.parent and (levels > 0 or (root != path.parent and (root / "__init__.py").exists())):
+        root, levels = root.parent, levels - 1
+    return root

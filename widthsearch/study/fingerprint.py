@@ -22,15 +22,15 @@ def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     return changes
 
 
-def code_of(files: Mapping[str, bytes], study: str) -> dict[str, str]:
+def code_of(files: Mapping[str, bytes]) -> dict[str, str]:
     """A digest per function, class and constant of the study file and of what it imports among ``files``.
 
-    ``files``: relative path -> content; ``study``: which of them is the study file.  They are compared as
-    syntax trees: comments, layout and docstrings do not count.  The rest of a file's top level (imports,
-    statements) has one digest.  Of a ``Study(...)`` only what it calls counts: its other settings are
-    compared one by one.
+    ``files``: relative path -> content, the study file first.  They are compared as syntax trees: comments,
+    layout and docstrings do not count.  The rest of a file's top level (imports, statements) has one digest.
+    Of a ``Study(...)`` only what it calls counts: its other settings are compared one by one.
     """
-    digests = {}
+    digests: dict[str, str] = {}
+    study = next(iter(files), "")
     for file in _imported(files, study):
         where = "" if file == study else f"{_module_of(file)}."
         for name, trees in _parts(ast.parse(files[file])).items():
@@ -70,7 +70,8 @@ def _called(study: ast.Call) -> Iterator[ast.AST]:
 
 def _imported(files: Mapping[str, bytes], study: str) -> list[str]:
     """The study file and all that it imports among these files, directly or not, in order of their names."""
-    reached, waiting = {study}, [study]
+    reached = {study} & files.keys()
+    waiting = list(reached)
     while waiting:
         file = waiting.pop()
         for name in _imports(ast.parse(files[file]), file):

@@ -14,6 +14,7 @@ from widthsearch.plans.settings import (
     POSITIVE,
     WHOLE,
     Check,
+    Fields,
     check_settings,
     from_zero,
     one_of,
@@ -26,7 +27,7 @@ _METRIC = Check(callable, "must be a function metric(output, target)")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Fields):
     """How every network of the study is trained, for the usual supervised case.
 
     The loss is ``loss(output, target) -> scalar``, the mean over the batch; ``None`` stands for

@@ -15,6 +15,7 @@ from widthsearch.plans.settings import (
     SWITCH,
     WHOLE,
     Check,
+    Fields,
     Settings,
     check_settings,
     from_zero,
@@ -30,7 +31,10 @@ from widthsearch.study.values import said
 Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
 
-_MADE = Check(callable, "must be a function without arguments")
+_MADE = Check(
+    lambda v: callable(v) and not isinstance(v, nn.Module),
+    "must be a function without arguments, or the class: not what it returns (model=Net, not model=Net())",
+)
 _FUNCTION = optional(Check(callable, "must be a function"))
 _BUDGET = Check(lambda v: isinstance(v, Budget), "must be a Budget, e.g. Budget(macs='0.25x')")
 _RECIPE = Check(lambda v: isinstance(v, Recipe), "must be a Recipe")
@@ -41,7 +45,7 @@ _PATTERNS = Check(
 
 
 @dataclass(frozen=True)
-class Study(Settings):
+class Study(Settings, Fields):
     """A width search: the user's network, data, budget and recipe; the settings say how thorough it is.
 
     ``rounds`` at most, each a measure and a score.  The measure, ``replicas`` gated trainings at ``over``

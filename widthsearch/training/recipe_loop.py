@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.utils._pytree import tree_leaves, tree_map
@@ -24,10 +23,12 @@ from widthsearch.study.data import size_of
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
+from widthsearch.training.losses import loss_function, metric_function, share_counted
 
 log = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 1024
+#: Samples of an evaluation at once, in batches of the training: without gradients they need less memory.
+EVALUATION_BATCHES, EVALUATION_BATCH = 8, 1024
 
 #: What a pruner does to the weights after each step of the optimizer, given its learning rate.
 AfterStep = Callable[[float], None]
@@ -117,14 +118,6 @@ def batches(split: Split, size: int, generator: torch.Generator | None) -> Itera
     for start in range(0, n - size + 1 if whole else n, size):
         part = slice(start, start + size)
         yield (x[part], y[part]) if order is None else (x[order[part]], y[order[part]])
-
-
-def loss_function(recipe: Recipe, *, training: bool) -> Callable[[Any, Any], Tensor]:
-    """The recipe's loss; label smoothing is for training alone."""
-    if recipe.loss is not None:
-        return recipe.loss
-    smoothing = recipe.label_smoothing if training else 0.0
-    return lambda output, target: F.cross_entropy(output, target, label_smoothing=smoothing)
 
 
 def steps_of(split: Split, recipe: Recipe) -> int:
@@ -217,22 +210,21 @@ def evaluate(net: nn.Module, split: Split, recipe: Recipe) -> Evaluation:
     """Loss and accuracy on a split, in eval mode.  Raises :class:`TrainingError` on a loss not finite."""
     device = device_of(recipe)
     loss_of = loss_function(recipe, training=False)
-    metric = recipe.metric or (accuracy if recipe.loss is None else None)
+    metric = metric_function(recipe)
     net.eval()
-    total, good, n = 0.0, 0.0, 0
-    for x, y in batches(split, EVALUATION_BATCH, None):
+    total, good, n = 0.0, 0.0, 0.0
+    size = max(recipe.batch_size, min(EVALUATION_BATCH, EVALUATION_BATCHES * recipe.batch_size))
+    for x, y in batches(split, size, None):
+        count = len(tree_leaves(y)[0]) * share_counted(recipe, y)
+        if not count:
+            continue
         x, y = moved(x, device), moved(y, device)
-        output, count = call(net, x), len(tree_leaves(y)[0])
+        output = call(net, x)
         total += loss_of(output, y).item() * count
         if metric is not None:
             good += float(metric(output, y)) * count
         n += count
+    if not n:
+        raise TrainingError("every label of the split is left out (-100): there is nothing to judge by")
     known = metric is not None and math.isfinite(good)
     return Evaluation(total / n, good / n if known else None)
-
-
-def accuracy(output: Tensor, target: Tensor) -> float:
-    """The share of classes that are right; NaN where the targets are no classes."""
-    if target.is_floating_point() or output.ndim != target.ndim + 1:
-        return math.nan
-    return float((output.argmax(1) == target).double().mean())

@@ -15,14 +15,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from widthsearch.database import records
 from widthsearch.database.folder import Folder
 from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
-from widthsearch.space import WidthSpace, call, trace
+from widthsearch.space import WidthSpace, trace
 from widthsearch.study.data import digests_of, example_of
 from widthsearch.study.fingerprint import changed_fields
 from widthsearch.study.patterns import fixed_by
@@ -33,7 +33,7 @@ from widthsearch.training.controller import best_units, cut
 from widthsearch.training.own_loop import OwnLoop
 from widthsearch.training.pruners.ranking import Aim, gated, train_under
 from widthsearch.training.pruners.sweep import sweep
-from widthsearch.training.recipe_loop import Evaluation, RecipeLoop, loss_function, seed_everything
+from widthsearch.training.recipe_loop import Evaluation, RecipeLoop, seed_everything
 
 log = logging.getLogger(__name__)
 
@@ -199,38 +199,3 @@ def _kept(kept: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Any]:
 
 def _losses(validation: Evaluation) -> dict[str, Any]:
     return {"val_loss": validation.loss, records.ACCURACY: validation.accuracy}
-
-
-def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
-    """Refuse targets that the model's output cannot be compared with.
-
-    For cross-entropy over classes all targets must lie inside the model's classes (datasets are checked
-    through their first batch, and again when they are trained on).
-    """
-    if study.train is not None:
-        return
-    splits = dict(zip(("train", "validation", "test"), data, strict=False))
-    space.model.eval()
-    for name, split in splits.items():
-        with users_code(what=f"data(): the model does not run on {name}: "), torch.no_grad():
-            call(space.model, example_of(split)[0])
-    x, y = example_of(data[0])
-    output = call(space.model, x)
-    if study.recipe.loss is None and y.dtype == torch.int64 and output.ndim == 2:
-        classes = output.shape[1]
-        for name, split in splits.items():
-            targets = split[1] if isinstance(split, tuple) else example_of(split)[1]
-            low, high = int(targets.min()), int(targets.max())
-            if low < 0 or high >= classes:
-                raise UsageError(
-                    f"data(): {name} has label {low if low < 0 else high}, "
-                    f"but the model has {classes} classes: labels must be 0 to {classes - 1}"
-                )
-    with users_code(what="the loss cannot compare output and targets: "):
-        loss = loss_function(study.recipe, training=True)(output, y)
-    if not isinstance(loss, Tensor):
-        raise UsageError(f"the loss returned {loss!r:.60}; it must return a scalar tensor")
-    if not loss.requires_grad:
-        raise UsageError("the loss does not depend on the output (no gradient): is there a detach() in it?")
-    if loss.ndim:
-        raise UsageError(f"the loss returned a tensor of shape {tuple(loss.shape)}; it must return a scalar")

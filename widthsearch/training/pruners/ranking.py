@@ -17,11 +17,12 @@ from widthsearch.space import WidthSpace
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.controller import BudgetController, per_unit
 from widthsearch.training.gates import Gates, Vector
+from widthsearch.training.losses import loss_function
 from widthsearch.training.own_loop import OwnLoop
 from widthsearch.training.pruners.group_l1 import GroupL1
 from widthsearch.training.pruners.groups import Groups
 from widthsearch.training.pruners.saliency import fisher_diagonal, obd, taylor
-from widthsearch.training.recipe_loop import RecipeLoop, batches, loss_function, moved
+from widthsearch.training.recipe_loop import RecipeLoop, batches, moved
 
 #: Batches of the training split that derivatives are taken on.  (They are not counted as trained on.)
 SCORING_BATCHES = 16

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from widthsearch.plans.pruners import OF_WEIGHTS, PrunerPlan
 from widthsearch.space import WidthSpace, call
 from widthsearch.training.controller import cut
+from widthsearch.training.losses import loss_function
 from widthsearch.training.pruners.ranking import Aim, scores, scoring_batches, train_under
 from widthsearch.training.pruners.saliency import fisher_diagonal, obd
-from widthsearch.training.recipe_loop import RecipeLoop, batches, loss_function, moved
+from widthsearch.training.recipe_loop import RecipeLoop, batches, moved
 
 PRUNINGS = 4  # steps from one level to the next
 OUTPUTS_KEEP = 2  # weights of each output of the network, at least; like units of a variable
