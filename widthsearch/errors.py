@@ -31,4 +31,5 @@ def describe_error(error: BaseException, path: Path | None = None) -> str:
     if isinstance(error, SyntaxError):
         line = error.lineno
     text = next((s.strip() for s in str(error).splitlines() if s.strip()), "")
+    text = text.encode(errors="backslashreplace").decode()  # half characters, which no file can hold
     return f"{type(error).__name__}: {text}" + (f" (line {line})" if line else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,20 @@ def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
         if old != new:
             changes.append(name if name.startswith("code of") else f"{name}: {old} -> {new}")
     return changes
+
+
+#: A longer study file is not kept in the database.
+MOST_BYTES = 50_000
+
+
+def text_of(path: Path) -> str:
+    """The text of a Python file, empty if it is long or cannot be read."""
+    try:
+        with tokenize.open(path) as file:
+            text = file.read()
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return text if len(text.encode()) <= MOST_BYTES else ""
 
 
 def code_of(path: Path) -> dict[str, str]:
