@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -21,13 +25,19 @@ from commands import (
     Result,
     assert_refused,
     command,
+    custom_loss,
     interrupt,
+    real_command,
+    setting,
     start,
     trials,
     write_study,
 )
 
 from widthsearch.database.lock import driver_lock, driver_of, is_driven
+from widthsearch.plans.words import in_code
+from widthsearch.show.console import table
+from widthsearch.show.markup import markdown_of
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -209,3 +219,246 @@ def test_at_its_end_the_one_file_has_everything(end: str, tmp_path: Path) -> Non
     Path("copy").mkdir()
     shutil.copy("widthsearch.db", "copy/widthsearch.db")
     assert len(trials("sqlite:///copy/widthsearch.db")) == len(trials()) > 0
+
+
+# What the database says ----------------------------------------------------------------------------------
+
+
+def lie(attribute: str, value: Any, name: str = "tiny") -> None:
+    optuna.load_study(study_name=name, storage=URL).set_user_attr(f"widthsearch:{attribute}", value)
+
+
+def attribute(name: str) -> Any:
+    return optuna.load_study(study_name="tiny", storage=URL).user_attrs[f"widthsearch:{name}"]
+
+
+def test_a_folder_that_the_database_names_is_not_removed(tiny: Path) -> None:
+    assert command("launch", tiny).code == 0
+    thesis = Path("victim/sub/thesis.txt")
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("thesis")
+    lie("checkpoints", str(Path("victim").resolve()))
+    assert_refused(command("export", "-o", "net"), "victim", "--checkpoints")
+    assert_refused(command("resume", "--rounds", "2"), "victim", "--checkpoints")
+    assert thesis.exists()
+    assert command("export", "-o", "net", "--checkpoints", "mine").code == 0
+
+
+@pytest.mark.parametrize("verb", [("export", "-o", "net"), ("resume", "--rounds", "2")])
+def test_of_a_folder_with_the_right_name_only_checkpoints_are_removed(
+    verb: tuple[str, ...], tiny: Path
+) -> None:
+    assert command("launch", tiny).code == 0
+    folder = Path(attribute("checkpoints"))
+    (folder / "sub").mkdir(parents=True)
+    kept = {
+        "thesis.txt": b"thesis",
+        "score-0-7.ckpt": b"not ours",
+        "sub/measure-0-1.ckpt": b'{"widthsearch": 1',
+    }
+    gone = {"score-0-8.ckpt": b'{"widthsearch": 1, ', "score-0-9.ckpt.0123abcd.tmp": b"", "check": b""}
+    for name, content in {**kept, **gone}.items():
+        (folder / name).write_bytes(content)
+    (folder / "measure-0-5.ckpt").symlink_to(folder / "sub/measure-0-1.ckpt")
+    assert command(*verb).code == 0
+    left = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
+    assert left == {*kept, "measure-0-5.ckpt"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "reference::data:x;base64,e30=/{}",
+        "simplecache::file:///tmp/{}",
+        "data:x;base64,e30=/{}",
+        "http://127.0.0.1:1/{}",
+        "ssh://host/{}",
+        "memory://x/{}",
+        "relative/{}",
+        "file:///tmp/../{}",
+        "local:///tmp/{}",
+    ],
+)
+def test_only_plain_urls_are_opened(url: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(tiny, 2)
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_: pytest.fail("opened"))
+    lie("checkpoints", url.format(Path(attribute("checkpoints")).name))
+    assert_refused(command("resume"), "cannot be used", "s3")
+
+
+def test_a_study_file_elsewhere_is_not_imported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert command("launch", tiny).code == 0
+    evil = tmp_path_factory.mktemp("elsewhere") / "evil.py"
+    evil.write_text("open('PWNED', 'w')\n")
+    Path("link.py").symlink_to(evil)
+    up = "/".join([".."] * 20)
+    named = [
+        {"file": str(evil), "name": "study"},
+        {"file": str(Path("link.py").resolve().parent / "link.py"), "name": "study"},
+        {"file": str(tiny.parent / ".." / evil.parent.name / "evil.py"), "name": "study"},
+        {"file": f"{tiny}", "name": f"{up}{evil}"},
+        {"file": f"{tiny.parent}/a:{up}{evil}", "name": "study"},
+    ]
+    for source in named:
+        lie("source", source)
+        for words in (("export", "-o", "net"), ("resume", "--rounds", "2"), ("bench",)):
+            assert_refused(command(*words))
+            assert not Path("PWNED").exists()
+    lie("source", named[0])
+    assert_refused(command("export", "-o", "net"), "outside of the working folder", f"--study {evil}:study")
+    assert command("export", "-o", "net", "--study", tiny).code == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "x"}, {"budget": {"no": 1}}, {"budget": 3}, {"rounds": "x"}, {"__class__": 1}]
+)
+def test_settings_that_no_command_line_changes_are_one_line(tiny: Path, changes: Any) -> None:
+    interrupt(tiny, 2)
+    lie("changes", changes)
+    assert_refused(command("resume"))
+
+
+def test_the_report_shows_the_code_of_the_launch_and_no_file(tiny: Path) -> None:
+    text = tiny.read_text() + "\n# </pre><script>alert(1)</script>\n"
+    tiny.write_text(text)
+    interrupt(tiny, 2)
+    secret = Path("secret.key")
+    secret.write_text("CANARY")
+    lie("source", {"file": str(secret.resolve()), "name": "study"})
+    tiny.unlink()
+    assert command("report", "-o", "page.html").code == 0
+    page = Path("page.html").read_text()
+    assert "CANARY" not in page and "class Net(nn.Module)" in page and "<script>alert" not in page
+    lie("code", "")
+    assert command("report", "-o", "page.html").code == 0
+    assert "class Net" not in Path("page.html").read_text()
+
+
+def test_a_long_study_file_is_not_kept(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text() + "# x\n" * 20_000)
+    interrupt(tiny, 2)
+    assert attribute("code") == ""
+    assert command("report", "-o", "page.html").code == 0
+
+
+ODD = [
+    None,
+    7,
+    -1.5,
+    "paused",
+    "",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    True,
+    "\ud800",
+    [[]],
+    {"file": 1, "name": 2},
+    10**30,
+]
+
+
+@pytest.mark.parametrize(
+    "which",
+    ["status", "plan", "source", "command", "changes", "fingerprint", "code", "versions", "frozen", "modules"]
+    + ["stopped_because", "driver", "identity", "checkpoints", "family"],
+)
+def test_an_odd_attribute_is_one_line_and_hides_no_other_study(which: str, finished: Finished) -> None:
+    shutil.copy(finished.url.removeprefix("sqlite:///"), "widthsearch.db")
+    optuna.copy_study(from_study_name="tiny", from_storage=URL, to_storage=URL, to_study_name="other")
+    looks = [
+        ("show",),
+        ("show", "--json"),
+        ("report", "-o", "p.html"),
+        ("draw", "-o", "d.svg"),
+        ("export", "-o", "n"),
+    ]
+    for value in ODD:
+        lie(which, value)
+        told = command("list")
+        assert told.code == 0 and "other  " in told.out and "Traceback" not in told.err, value
+        for words in looks if value in (None, 7, "paused", [1]) else looks[:1]:
+            result = command(words[0], "tiny", *words[1:])
+            assert result.code == 0 or len(result.err.splitlines()) == 1, (value, result.err)
+        assert command("show", "other").code == 0
+    assert command("report", "other", "-o", "p.html").code == 0
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        "kind",
+        "round",
+        "replica",
+        "step",
+        "prune_ratio",
+        "macs",
+        "training_macs",
+        "seconds",
+        "error",
+        "host",
+        "arm",
+        "levels",
+        "accuracy",
+        "budget",
+        "asked",
+    ],
+)
+def test_an_odd_trial_is_one_line_and_hides_no_other_study(which: str, finished: Finished) -> None:
+    shutil.copy(finished.url.removeprefix("sqlite:///"), "widthsearch.db")
+    optuna.copy_study(from_study_name="tiny", from_storage=URL, to_storage=URL, to_study_name="other")
+    study = optuna.load_study(study_name="tiny", storage=URL)
+    for value in ODD:
+        trial = study.get_trials(deepcopy=False)[0]
+        rewrite(trial._trial_id, which, value)
+        told = command("list")
+        assert told.code == 0 and "other  " in told.out and "Traceback" not in told.err, value
+        for words in (("show",), ("report", "-o", "p.html")):
+            result = command(words[0], "tiny", *words[1:])
+            assert result.code == 0 or len(result.err.splitlines()) == 1, (value, result.err)
+
+
+def rewrite(trial: int, key: str, value: Any) -> None:
+    """As whoever may write into the tables can: Optuna itself changes no trial that has ended."""
+    with sqlite3.connect("widthsearch.db") as connection:
+        connection.execute("DELETE FROM trial_user_attributes WHERE trial_id = ? AND key = ?", (trial, key))
+        connection.execute(
+            "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
+            (trial, key, json.dumps(value)),
+        )
+
+
+# Names and texts -----------------------------------------------------------------------------------------
+
+
+def test_the_commands_for_a_name_like_an_option_can_be_pasted(tiny: Path) -> None:
+    interrupt(tiny, 2, name="-x")
+    hint = command("show", "--", "-x").out.partition("go on with:")[2].strip()
+    assert hint == "widthsearch resume -- -x"
+    assert command(*shlex.split(hint)[1:-2], "--workers", "0", "--", "-x").code == 0
+    shown = command("show").out.splitlines()
+    for line in shown[-2:]:
+        words = shlex.split(line.partition(":")[2])
+        assert command(*words[1:]).code == 0, line
+    page = Path("-x.html").read_text()
+    assert "--name=-x" in page
+    assert "widthsearch resume --rounds N -- -x" in command("resume", "--", "-x").out
+
+
+def test_names_in_markdown_stay_in_their_cells() -> None:
+    assert in_code("a|b") == "`a\\|b`" and in_code("a`b") == "`` a`b ``"
+    cells = table("x")
+    cells.add_row("a|b`c\nd")
+    assert markdown_of([cells]).splitlines()[-1] == "| a\\|b\\`c d |"
+
+
+def test_half_a_character_in_an_error_breaks_no_page(tmp_path: Path) -> None:
+    file = write_study(tmp_path, *custom_loss("raise ValueError('a\\udc80')"), setting("retries=0"))
+    assert command("launch", file).code == 2
+    trial = optuna.load_study(study_name="tiny", storage=URL).get_trials()[0]
+    rewrite(trial._trial_id, "error", "b\udc81")  # of an earlier version
+    assert command("report", "-o", "page.html").code == 0
+    page = Path("page.html").read_text()
+    assert "a\\udc80" in page and "b\\udc81" in page
+    assert real_command("show").code == 0

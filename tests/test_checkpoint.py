@@ -154,6 +154,7 @@ def test_stopped_twice_and_on_any_file_system(monkeypatch: pytest.MonkeyPatch) -
         )
         slot = slot_of("measure", study)
         whole = outcome(runner(study, None).run(slot))
+        monkeypatch.setattr("widthsearch.database.folder.PROTOCOLS", {"memory"})
         url = "memory://somewhere/else"
         run_until(monkeypatch, study, slot, url, 1)
         run_until(monkeypatch, study, slot, url, 2)

@@ -71,7 +71,8 @@ def stop_on_signals(study_name: str) -> Iterator[Stop]:
     ours, watched = socket.socketpair()
     ours.setblocking(False)
     before_fd = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
-    line = f"left at once, nothing is lost; go on with: widthsearch resume {shlex.quote(study_name)}"
+    words = ["widthsearch", "resume", *(["--"] if study_name.startswith("-") else []), study_name]
+    line = f"left at once, nothing is lost; go on with: {shlex.join(words)}"
     threading.Thread(target=_count, args=(watched, line), daemon=True).start()
     stop.listen()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -58,6 +59,9 @@ def main() -> None:
     """Entry point of the ``widthsearch`` command."""
     collect_seldom()
     leave_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what it cannot hold is shown by its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as end:

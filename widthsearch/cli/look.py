@@ -31,18 +31,21 @@ def show(
 
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
+    from widthsearch.database.checks import reading
     from widthsearch.database.records import load, study_names
     from widthsearch.report.summary import summary_of
-    from widthsearch.show.tables import show_list
+    from widthsearch.show.tables import list_row, show_list
 
     database = opened(storage)
-    summaries, unread = [], []
+    rows, unread = [], []
     for name in study_names(database.storage):
         try:
-            summaries.append(summary_of(load(name, database), database.url))
+            summary = summary_of(load(name, database), database.url)
+            with reading(name):
+                rows.append((summary.get("family"), list_row(summary)))
         except UsageError as error:  # another version's: the others are still to be seen
             unread.append(str(error))
-    show_list(out, summaries)
+    show_list(out, rows)
     for line in unread:
         say(line)
 
@@ -101,6 +104,7 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write everything about a study as one HTML page that needs no network."""
+    from widthsearch.database.checks import reading
     from widthsearch.plans.words import slug
     from widthsearch.report.summary import name_of, summary_of_name
     from widthsearch.show.page import report_page
@@ -112,7 +116,9 @@ def report(
     summary = summary_of_name(name, database)
     file = output or f"{slug(name_of(summary))}.html"
     check_figure("-o", file)
-    write_file(report_page(summary, database).encode(), file)
+    with reading(name_of(summary)):
+        page = report_page(summary, database)
+    write_file(page.encode(errors="backslashreplace"), file)
     say(file)
 
 
@@ -124,6 +130,7 @@ def draw(
     storage: Storage = None,
 ) -> None:
     """Draw the network before (seed), over-wide and after (recommended), layer by layer, to scale."""
+    from widthsearch.database.checks import reading
     from widthsearch.database.records import modules_of
     from widthsearch.report.summary import summary_of
     from widthsearch.show import picture
@@ -133,7 +140,9 @@ def draw(
     picture.check(file)
     study, database = open_study(name, storage)
     summary = search_only(summary_of(study, database.url), "draw shows a single search")
-    picture.write(draw_architecture(summary, modules_of(study)), file)
+    with reading(study.study_name):
+        drawn = draw_architecture(summary, modules_of(study))
+    picture.write(drawn, file)
     say(f"drawn into {file}")
 
 

@@ -42,7 +42,8 @@ def open_study(name: str | None, storage: str | None) -> tuple[optuna.Study, Dat
 
 def print_named(name: str | None, database: Database, as_json: bool = False, plot: str | None = None) -> None:
     """Print what is known of a study or a family, of the latest without a name; draw it into ``plot``."""
-    from widthsearch.report.summary import finite, summary_of_name
+    from widthsearch.database.checks import reading
+    from widthsearch.report.summary import finite, name_of, summary_of_name
     from widthsearch.show.pages import figure_of, page_of
     from widthsearch.show.style import write_figure
 
@@ -52,7 +53,9 @@ def print_named(name: str | None, database: Database, as_json: bool = False, plo
     if as_json:
         print(json.dumps(finite(summary), indent=2, allow_nan=False))
         return
-    out.print(page_of(summary, out.width), crop=False)
+    with reading(name_of(summary)):
+        page = page_of(summary, out.width)
+    out.print(page, crop=False)
     for line in _next_lines(summary, database):
         say(line)
 
@@ -83,7 +86,8 @@ def _next_lines(summary: Summary, database: Database) -> list[str]:
     if summary["status"] != "finished" or summary["kind"] != "search":
         return []
     target = slug(name)
+    target = f"./{target}" if target.startswith("-") else target
     return [
-        f"as a page:   {database.command('report', name)} -o {target}.html",
-        f"the network: {database.command('export', name)} -o {target}",
+        f"as a page:   {database.command('report', name, '-o', f'{target}.html')}",
+        f"the network: {database.command('export', name, '-o', target)}",
     ]

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from widthsearch.database import records
+from widthsearch.database.checks import reading
 from widthsearch.database.connection import connection_was_lost, reason
 from widthsearch.database.folder import Folder
 from widthsearch.database.lock import DriverLock
@@ -66,7 +67,9 @@ class Ledger:
     def __init__(self, study: optuna.Study, progress: Progress, lock: DriverLock) -> None:
         self.study, self.progress = study, progress
         self.plan = plan_of(study)
-        self.checkpoints = Folder(study.user_attrs[records.CHECKPOINTS])
+        self.checkpoints = Folder.of_study(
+            study.user_attrs[records.CHECKPOINTS], study.study_name, study.user_attrs[records.IDENTITY]
+        )
         self._study_identity = study.user_attrs[records.IDENTITY]
         # Whose checkpoints they are: this study's, as long as code, data and settings are what they are.
         whose = [self._study_identity, study.user_attrs[records.FINGERPRINT]]
@@ -81,8 +84,10 @@ class Ledger:
         """What the search needs next, from the database alone."""
 
         def look() -> tuple[Step, list[Run]]:
-            runs = runs_of(self.study.get_trials(deepcopy=False))
-            return self.plan.next_step(runs), runs
+            found = self.study.get_trials(deepcopy=False)
+            with reading(self.study.study_name):
+                runs = runs_of(found)
+                return self.plan.next_step(runs), runs
 
         step, runs = self._patiently(look)
         self._log_step(step, runs)

@@ -6,16 +6,31 @@ training run; this file knows what they are called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from widthsearch.database.checks import (
+    Check,
+    check_family,
+    check_run,
+    check_study,
+    check_widths,
+    has,
+    is_list_of,
+    is_map_of,
+    is_pair,
+    is_text,
+    is_whole,
+)
 from widthsearch.database.connection import Database
 from widthsearch.errors import UsageError
 from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Branch, Run, StudyPlan
+from widthsearch.plans.settings import OPTIONS, check_settings
 
 # Attributes of a study
 PLAN = "widthsearch:plan"  # Plan.to_json()
@@ -23,6 +38,7 @@ SOURCE = "widthsearch:source"  # {"file", "name"}: where the Study was loaded fr
 COMMAND = "widthsearch:command"  # [verb, option, ...] that began the study, beside its changes
 CHANGES = "widthsearch:changes"  # field of the Study -> value given on the command line
 FINGERPRINT = "widthsearch:fingerprint"  # name -> text, what must not change between launch and resume
+CODE = "widthsearch:code"  # the study file's text at launch, empty if that is long
 VERSIONS = "widthsearch:versions"  # package -> version at launch: results depend on torch's
 FROZEN = "widthsearch:frozen"  # [{"name", "width", "reason"}]: would-be width variables
 MODULES = "widthsearch:modules"  # [[module, the variable whose units it makes]], in order of execution
@@ -46,6 +62,25 @@ ARM, REPEAT, BUDGET = "arm", "repeat", "budget"  # of a comparison's trials: the
 ASKED = "asked"  # by an arm's sampler: log(width / uniform width) per variable, before they are scaled
 CHECKPOINT = "checkpoint"  # the file's name in the study's folder, as long as the trial runs
 
+#: What the attributes of a study must be, where they are there.
+CHECKS: Mapping[str, Check] = {
+    SOURCE: has(file=is_text, name=is_text),
+    COMMAND: lambda v: is_list_of(is_text)(v) and v[:1] and v[0] in OPTIONS,
+    CHANGES: lambda v: isinstance(v, dict),
+    FINGERPRINT: is_map_of(is_text),
+    CODE: is_text,
+    VERSIONS: is_map_of(is_text),
+    FROZEN: is_list_of(has(name=is_text, width=is_whole, reason=is_text)),
+    MODULES: is_list_of(is_pair),
+    STATUS: lambda v: v in ("running", "finished", "interrupted", "failed"),
+    STOPPED: is_text,
+    DRIVER: is_text,
+    IDENTITY: lambda v: is_text(v) and re.fullmatch("[0-9a-f]{32}", v) is not None,
+    CHECKPOINTS: is_text,
+    FAMILY: check_family,
+}
+NEEDED = {SOURCE, COMMAND, CHANGES, FINGERPRINT, VERSIONS, IDENTITY, CHECKPOINTS}
+
 
 def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     """The names of all widthsearch studies in the database, oldest first."""
@@ -57,13 +92,18 @@ def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
 
 
 def load(name: str | None, database: Database) -> optuna.Study:
-    """Load a widthsearch study; without a name, the latest.  :class:`UsageError` on an unknown name."""
+    """Load a widthsearch study; without a name, the latest.
+
+    Raises :class:`UsageError` for an unknown name, and for a study with attributes that no search writes.
+    """
     names = study_names(database.storage)
     if not names:
         raise UsageError(f"no study in {database.shown!r} yet; launch one first")
     if name is not None and name not in names:
         raise UsageError(f"no study {name!r} in {database.shown!r}; it has {', '.join(names)}")
-    return optuna.load_study(study_name=name or names[-1], storage=database.storage)
+    study = optuna.load_study(study_name=name or names[-1], storage=database.storage)
+    check_study(study.study_name, study.user_attrs, CHECKS, NEEDED)
+    return study
 
 
 class Family(NamedTuple):
@@ -76,7 +116,9 @@ class Family(NamedTuple):
 def family_in(attributes: Mapping[str, Any]) -> Family | None:
     """The family that a study with these attributes belongs to."""
     found = attributes.get(FAMILY)
-    return None if found is None else Family(found["name"], tuple(found["members"]))
+    if found is None or not check_family(found):  # a study that is not in order hides no other
+        return None
+    return Family(found["name"], tuple(found["members"]))
 
 
 def family_of(name: str | None, storage: optuna.storages.BaseStorage) -> Family | None:
@@ -99,8 +141,11 @@ def family_of(name: str | None, storage: optuna.storages.BaseStorage) -> Family 
 def plan_of(study: optuna.Study) -> StudyPlan:
     """The plan written at launch; :class:`UsageError` if another version of this package wrote it."""
     try:
-        return read_plan(study.user_attrs[PLAN])
-    except (KeyError, TypeError, ValueError) as error:
+        plan = read_plan(study.user_attrs[PLAN])
+        check_settings(plan.plan)
+        check_widths(plan.plan.widths, plan.plan.minimum, plan.plan.multiple_of)
+        return plan
+    except Exception as error:  # whatever a plan of any content may lead to
         raise UsageError(
             f"study {study.study_name!r} was written by another version of widthsearch ({error}): read it "
             "with that one, or launch it again under another name"
@@ -113,12 +158,16 @@ def modules_of(study: optuna.Study) -> list[tuple[str, str]]:
 
 
 def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
-    """The training runs among the trials of a study, in the order of their numbers."""
+    """The training runs among the trials of a study, in the order of their numbers.
+
+    Raises ``ValueError`` for one with attributes that no search writes; see :func:`.checks.reading`.
+    """
     runs = []
     for trial in trials:
         attrs = trial.user_attrs
         if KIND not in attrs or trial.state == TrialState.WAITING:
             continue  # not (yet) one of ours: asked for by hand, or orphaned before it got its slot
+        check_run(trial.number, attrs, trial.params)
         states = {TrialState.COMPLETE: "complete", TrialState.RUNNING: "running"}
         ended = "interrupted" if ERROR not in attrs else "died" if attrs.get(DIED) else "failed"
         state = states.get(trial.state, ended)

@@ -18,13 +18,12 @@ from optuna.study import StudyDirection
 from widthsearch.database import records
 from widthsearch.database.connection import Database, sqlite_path
 from widthsearch.database.file_lock import refusal
-from widthsearch.database.folder import OURS, Folder
+from widthsearch.database.folder import OURS, Folder, folder_name
 from widthsearch.database.lock import driver_of
 from widthsearch.database.records import Family
 from widthsearch.driver.prepare import Prepared
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.plans.plan import StudyPlan
-from widthsearch.plans.words import slug
 from widthsearch.study.budget import Budget
 from widthsearch.study.file import StudyFile
 
@@ -68,6 +67,7 @@ def write_plan(study: optuna.Study, prepared: Prepared, plan: StudyPlan) -> None
     study.set_user_attr(records.FROZEN, prepared.frozen)
     study.set_user_attr(records.MODULES, prepared.modules)
     study.set_user_attr(records.FINGERPRINT, prepared.fingerprint)
+    study.set_user_attr(records.CODE, prepared.code)
     study.set_user_attr(records.PLAN, plan.to_json())  # last: it makes the study one of ours
 
 
@@ -83,7 +83,7 @@ def checkpoint_folder(url: str, given: str | None, name: str, identity: str) -> 
             "checkpoints: a URL with a user or password would be kept in the database: leave it out"
         )
     try:
-        folder = f"{base if where else Path(base).expanduser().resolve()}/{slug(name)}-{identity[:8]}"
+        folder = f"{base if where else Path(base).expanduser().resolve()}/{folder_name(name, identity)}"
     except (OSError, ValueError, RuntimeError) as error:  # too long, no text, the home of nobody
         raise UsageError(f"checkpoints {base!r} cannot be used: {describe_error(error)}") from None
     Folder(folder).check()

@@ -15,7 +15,7 @@ from widthsearch.speed.calibrate import latency_cost
 from widthsearch.study.budget import Budget
 from widthsearch.study.data import digests_of, load_data
 from widthsearch.study.file import StudyFile
-from widthsearch.study.fingerprint import code_of
+from widthsearch.study.fingerprint import code_of, text_of
 from widthsearch.study.patterns import numbers_of
 from widthsearch.study.study import Data, Study, settings_of
 from widthsearch.training.targets import check_targets
@@ -26,13 +26,15 @@ from widthsearch.training.trial import build_space, measure_epochs
 class Prepared:
     """A study that can be searched: its plan, its fingerprint, the would-be variables left out.
 
-    ``modules``: which module makes which variable's units, in the order of execution.
+    ``modules``: which module makes which variable's units, in the order of execution; ``code``: the text of
+    the study file, for the report, empty if it is too long to keep.
     """
 
     plan: Plan
     fingerprint: dict[str, str]
     frozen: list[dict[str, str | int]]
     modules: tuple[tuple[str, str], ...]
+    code: str = ""
 
 
 def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
@@ -57,6 +59,7 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
         fingerprint=_fingerprint(file, data),
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
+        code=text_of(next(iter(file.files.values()), b"")),
     )
 
 

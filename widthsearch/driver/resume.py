@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shlex
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 
 from widthsearch.database import records
+from widthsearch.database.checks import reading
 from widthsearch.database.connection import Database
 from widthsearch.database.ledger import Ledger
 from widthsearch.database.lock import driver_lock
@@ -19,9 +23,10 @@ from widthsearch.driver.prepare import fingerprint_of, prepare
 from widthsearch.driver.run import Ended, Session, run
 from widthsearch.errors import UsageError
 from widthsearch.plans.plan import Done, Plan, Run, StudyPlan
+from widthsearch.plans.settings import HELP
 from widthsearch.stopping import stop_on_signals
 from widthsearch.study.budget import Budget
-from widthsearch.study.file import StudyFile, load_study
+from widthsearch.study.file import StudyFile, existing, load_study, study_in
 from widthsearch.study.fingerprint import changed_fields
 
 log = logging.getLogger(__name__)
@@ -88,14 +93,15 @@ def _resume(
     with driver_lock(session.url, name) as lock:
         study = records.load(name, database)
         attrs, plan = study.user_attrs, plan_of(study)
-        runs = runs_of(study.get_trials(deepcopy=False))
+        with reading(name):
+            runs = runs_of(study.get_trials(deepcopy=False))
         if rounds is not None:
             plan = _with_rounds(name, plan, runs, rounds)
         elif attrs.get(records.STATUS) == "finished" and isinstance(plan.next_step(runs), Done):
             # (A status may be older than a plan with more rounds.)
             again = database.command("resume", name, "--rounds", "N")
             session.progress.say(f"study {name!r} is finished; more rounds: {again}")
-            return Ended(name, "finished", attrs[records.STOPPED])
+            return Ended(name, "finished", attrs.get(records.STOPPED, ""))
         found = load_again(study, file, force=force)
         if found.changed:
             _follow_changes(study, found)
@@ -110,15 +116,36 @@ def _resume(
 def study_of(study: optuna.Study, file: str | None) -> StudyFile:
     """What a study's file holds now, with the command line's changes at launch.
 
-    ``file`` says where it is now, if it was moved.
+    ``file`` says where it is now.  Without it, the file that the database names is imported only if it lies
+    in or below the working folder: whoever may write into the database must not choose the code that runs.
+    Raises :class:`UsageError` if it lies elsewhere or is gone.
     """
-    source = study.user_attrs[records.SOURCE]
-    if file is None and not Path(source["file"]).is_file():
-        raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
-    changes = dict(study.user_attrs[records.CHANGES])
+    source, changes = study.user_attrs[records.SOURCE], study.user_attrs[records.CHANGES]
+    if file is not None:
+        found = load_study(file)
+    else:
+        path, whole = existing(source["file"]), f"{source['file']}:{source['name']}"
+        if path is None:
+            raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
+        if not path.is_relative_to(Path.cwd().resolve()):
+            raise UsageError(
+                f"study file {source['file']!r} lies outside of the working folder, and only the database "
+                f"says that it belongs to {study.study_name!r}; if it does, give it: "
+                f"--study {shlex.quote(whole)}"
+            )
+        found = study_in(str(path), source["name"])
+    with reading(study.study_name):
+        return found.with_changes(**_changes(changes))
+
+
+def _changes(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a command line changed, of a database that may hold anything."""
+    if unknown := set(found) - {"budget", *HELP}:
+        raise ValueError(f"no setting of a search: {', '.join(sorted(unknown))}")
+    changes = dict(found)
     if "budget" in changes:
         changes["budget"] = Budget(**changes["budget"])
-    return load_study(file or f"{source['file']}:{source['name']}").with_changes(**changes)
+    return changes
 
 
 def load_again(study: optuna.Study, file: str | None, *, force: bool) -> StudyFile:

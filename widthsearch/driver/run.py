@@ -91,5 +91,5 @@ def run(ledger: Ledger, file: StudyFile, backend: Backend) -> Ended:
         ledger.write(records.STATUS, status)
     log.info("%r is %s: %s", name, status, because)
     if status != "interrupted":
-        ledger.checkpoints.remove()
+        ledger.checkpoints.clear()
     return Ended(name, status, because)

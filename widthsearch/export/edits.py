@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from widthsearch.plans.words import in_code
+
 # What the layers of torch, and classes made from them, register themselves.
 _OF_LAYERS = ("weight", "bias", "running_mean", "running_var")
 
@@ -121,7 +123,7 @@ def markdown(changes: Iterable[Edit]) -> str:
                 "|---|---|---|---:|---:|",
             ]
             lines += [
-                f"| {f'`{r.module}`' if r.module else '(the network)'} | {r.kind} | `{r.name}` "
+                f"| {in_code(r.module) if r.module else '(the network)'} | {r.kind} | {in_code(r.name)} "
                 f"| {_shown(r.old)} | {_shown(r.new)} |"
                 for r in chosen
             ]

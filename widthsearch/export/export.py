@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from rich.text import Text
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -29,10 +30,11 @@ from widthsearch.export.edits import edits, markdown
 from widthsearch.export.onnx_file import NotExportedError, write_onnx
 from widthsearch.plans.plan import Plan, Slot
 from widthsearch.plans.search import SearchPlan
-from widthsearch.plans.words import joined
+from widthsearch.plans.words import in_code, joined
 from widthsearch.report.search import summarise
 from widthsearch.report.summary import finite
 from widthsearch.show.formats import plus_minus
+from widthsearch.show.markup import markdown_of
 from widthsearch.study.file import StudyFile
 from widthsearch.study.study import Study
 from widthsearch.training.trial import TrialRunner
@@ -83,6 +85,8 @@ def export(
     where, identity = study.user_attrs[records.CHECKPOINTS], study.user_attrs[records.IDENTITY]
     if checkpoints is not None:
         where = checkpoint_folder(database.url, checkpoints, study.study_name, identity)
+    elif weights:
+        where = Folder.of_study(where, study.study_name, identity).url
     with _aside(target) as made, _threads_kept():
         runner = TrialRunner(found.study, SearchPlan(plan), (where, identity) if weights else None)
         if set(runner.space.widths) != set(plan.widths):
@@ -94,7 +98,11 @@ def export(
             slot = _slot(best, plan)
             about |= _write_weights(network, slot, best, made, say)
             # Nothing of the training stays; the folder of a search that may go on does.
-            Folder(where).remove(None if summary["status"] == "finished" else slot.file)
+            kept = Folder(where)
+            if summary["status"] == "finished":
+                kept.clear()
+            else:
+                kept.remove(slot.file)
         (made / README).write_text(_readme(network, about))
         _move(made, target)
     return Exported(target, tuple(n for n in FILES if (target / n).exists()), about)
@@ -215,12 +223,17 @@ def _write_widths(network: Network, folder: Path) -> dict[str, str]:
 
 def _table(network: Network) -> str:
     s, modules = network.summary, network.runner.space.modules
-    lines = [f"# {s['study']}: from the seed network to the recommended widths", "", _costs(s), ""]
+    lines = [
+        f"# {markdown_of([Text(s['study'])])}: from the seed network to the recommended widths",
+        "",
+        _costs(s),
+        "",
+    ]
     lines += [f"What the lower tables say, typed into the network's own code, makes it fit `{WEIGHTS}`.", ""]
     lines += ["| width variable | old | new | layers that make its units |", "|---|---:|---:|---|"]
     for variable, width in network.widths.items():
-        made_by = ", ".join(f"`{m}`" for m in modules[variable])
-        lines.append(f"| `{variable}` | {s['seed']['widths'][variable]} | {width} | {made_by} |")
+        made_by = ", ".join(map(in_code, modules[variable]))
+        lines.append(f"| {in_code(variable)} | {s['seed']['widths'][variable]} | {width} | {made_by} |")
     return "\n".join(lines) + "\n"
 
 

@@ -42,6 +42,13 @@ def slug(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
 
+def in_code(text: str) -> str:
+    """As code in a cell of a Markdown table, whatever is in it."""
+    fence = "``" if "`" in text else "`"
+    inner = f" {text} " if "`" in text else text
+    return f"{fence}{inner}{fence}".replace("|", "\\|")
+
+
 def named(name: str, *options: str) -> list[str]:
     """The words of a command line behind its verb: the name of a study, and options.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from widthsearch.database.checks import reading
 from widthsearch.database.connection import Database
 from widthsearch.database.lock import is_driven
 from widthsearch.database.records import Family, family_of, load, plan_of
@@ -28,8 +29,9 @@ SUMMARISE: dict[StudyKind, Callable[[optuna.Study, str], StudySummary]] = {
 
 
 def summary_of(study: optuna.Study, url: str) -> StudySummary:
-    """Everything about a study as one JSON object."""
-    return SUMMARISE[plan_of(study).kind](study, url)
+    """Everything about a study as one JSON object; :class:`UsageError` if it holds what no search writes."""
+    with reading(study.study_name):
+        return SUMMARISE[plan_of(study).kind](study, url)
 
 
 def summary_of_family(family: Family, database: Database) -> FamilySummary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,7 +72,8 @@ def _follow(database: Database, say: Callable[[str], None]) -> None:
     """Keep the notes and figures of all studies up to date."""
     seen: dict[str, object] = {}
     while True:
-        look(database, say, seen)
+        with suppress(Exception):  # a busy database: the next time it is read
+            look(database, say, seen)
         time.sleep(REFRESH_SECONDS)
 
 

@@ -35,7 +35,7 @@ def markdown_of(parts: Iterable[RenderableType]) -> str:
 def _plain(content: RenderableType) -> str:
     """A text without its styles, in which Markdown has no meaning."""
     plain = (Text.from_markup(content) if isinstance(content, str) else content).plain  # type: ignore[union-attr]
-    return re.sub(r"([\\`*_<|\[\]])", r"\\\1", plain)
+    return re.sub(r"([\\`*_<|\[\]])", r"\\\1", " ".join(plain.splitlines()))
 
 
 def _part(part: RenderableType) -> str:

@@ -78,10 +78,7 @@ def summary_html(summary: Summary) -> str:
 
 
 def report_page(summary: Summary, database: Database) -> str:
-    """The whole page of a study or a family with this summary, from the database alone.
-
-    (The study file is shown if it lies where it did.)  It needs plotly.
-    """
+    """The whole page of a study or a family with this summary, from the database alone.  It needs plotly."""
     if summary["kind"] == "family":
         repeat = repeat_of(load(summary["members"][0]["study"], database), summary["family"])
         return _page(summary, _family(summary) + _section("To repeat it", _repeat(repeat)))
@@ -163,7 +160,9 @@ def _repeat(repeat: Repeat) -> str:
     if repeat.settings:
         settings = "\n".join(f"{k} = {v}" for k, v in repeat.settings.items())
         parts.append(f"<details><summary>settings</summary><pre>{escape(settings)}</pre></details>")
-    if repeat.code is not None:
+    if repeat.code:
         code = f"<pre>{escape(repeat.code)}</pre>"
-        parts.append(f"<details><summary>the study file ({escape(repeat.remark)})</summary>{code}</details>")
+        parts.append(f"<details><summary>the study file as it was at launch</summary>{code}</details>")
+    else:
+        parts.append('<p class="note">the study file\'s text was not kept in the database</p>')
     return "".join(parts)

@@ -21,22 +21,28 @@ from widthsearch.show.pages import KINDS
 _BAR = 20  # characters that stand for all MACs
 
 
-def show_list(console: Console, summaries: Sequence[StudySummary]) -> None:
-    """Print one line per study."""
+Row = tuple[Text | str, ...]
+
+
+def list_row(s: StudySummary) -> Row:
+    """A study in a list of them."""
+    name = Text(s["study"] if s.get("family") is None else f"  {s['study']}")
+    searches = s["rounds"] if s["kind"] == "search" else None
+    rounds = "-" if searches is None else str(sum(r["val_loss"] is not None for r in searches))
+    trials = str(sum(s["trials"].values()))
+    return (name, status(s), age(s["last_change"]), rounds, trials, Text(KINDS[s["kind"]].about(s)))
+
+
+def show_list(console: Console, rows: Sequence[tuple[str | None, Row]]) -> None:
+    """Print one line per study, and one above those of a family (the first of each pair)."""
     headers = ("study", "status", "last change", "rounds", "trials", "gain (95 % interval)")
     listed = table(*headers, left=range(len(headers)))
-    family = None
-    for s in summaries:
-        if s.get("family") not in (None, family):
-            listed.add_row(Text(s["family"]), "family")
-        family = s.get("family")
-        name = Text(s["study"] if family is None else f"  {s['study']}")
-        searches = s["rounds"] if s["kind"] == "search" else None
-        rounds = "-" if searches is None else str(sum(r["val_loss"] is not None for r in searches))
-        trials = str(sum(s["trials"].values()))
-        listed.add_row(
-            name, status(s), age(s["last_change"]), rounds, trials, Text(KINDS[s["kind"]].about(s))
-        )
+    before = None
+    for family, row in rows:
+        if family not in (None, before):
+            listed.add_row(Text(family or ""), "family")
+        before = family
+        listed.add_row(*row)
     console.print(listed)
 
 

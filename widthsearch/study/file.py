@@ -51,7 +51,12 @@ def load_study(reference: str) -> StudyFile:
     file, colon, name = reference.rpartition(":")
     if not colon or not file.endswith(".py"):
         file, name = reference, ""
-    path = _existing(file)
+    return study_in(file, name)
+
+
+def study_in(file: str, name: str = "") -> StudyFile:
+    """The ``Study`` called ``name`` of a file; see :func:`load_study`."""
+    path = existing(file)
     if path is None:
         raise UsageError(f"no study file {file!r}; give the path of a Python file that holds a Study")
     module = import_file(path)
@@ -91,7 +96,8 @@ def python_files(study_file: Path) -> dict[str, bytes]:
     return {name.as_posix(): (folder / name).read_bytes() for name in names}
 
 
-def _existing(file: str) -> Path | None:
+def existing(file: str) -> Path | None:
+    """The path without links, if there is such a file."""
     try:
         path = Path(file).expanduser().resolve()
         return path if path.is_file() else None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
+import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 CODE = "code of "  # how the names of code begin
 #: Fields of Study and Recipe that hold code: of a ``Study(...)`` these count, the others are settings.
 _CALLED = ("model", "data", "init", "train", "evaluate", "example", "loss", "metric")
+#: A longer study file is not kept in the database.
+MOST_BYTES = 50_000
 
 
 def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -20,6 +24,15 @@ def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
         if old != new:
             changes.append(name if name.startswith(CODE) else f"{name}: {old} -> {new}")
     return changes
+
+
+def text_of(content: bytes) -> str:
+    """The text of a Python file, empty if it is long or cannot be read."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        return content.decode(encoding) if len(content) <= MOST_BYTES else ""
+    except (SyntaxError, ValueError):
+        return ""
 
 
 def code_of(files: Mapping[str, bytes]) -> dict[str, str]:
