@@ -9,7 +9,7 @@ from typing import Any
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES, Cost
 from widthsearch.plans.plan import Plan
-from widthsearch.plans.words import amounts
+from widthsearch.plans.words import amounts, not_run_lines
 from widthsearch.space import WidthSpace
 from widthsearch.speed.calibrate import latency_cost
 from widthsearch.study.budget import Budget
@@ -26,13 +26,15 @@ from widthsearch.training.trial import build_space, measure_epochs
 class Prepared:
     """A study that can be searched: its plan, its fingerprint, the would-be variables left out.
 
-    ``modules``: which module makes which variable's units, in the order of execution.
+    ``modules``: which module makes which variable's units, in the order of execution; ``notes``: what a
+    person should hear before anything is trained.
     """
 
     plan: Plan
     fingerprint: dict[str, str]
     frozen: list[dict[str, str | int]]
     modules: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
@@ -57,6 +59,7 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
         fingerprint=_fingerprint(file, data),
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
+        notes=tuple(not_run_lines(space.idle)),
     )
 
 
@@ -119,6 +122,14 @@ def check_budget(plan: Plan) -> None:
         raise UsageError(
             f"budget {amounts(plan.budget)} is too small: the minimum widths alone cost {needed}"
         )
+    once = plan.cost.at(plan.widths)
+    for v in plan.widths:
+        wider = plan.cost.at({**plan.widths, v: 2 * plan.widths[v]})
+        if all(r != "latency" and wider[r] == once[r] for r in plan.budget):
+            raise UsageError(
+                f"budget {amounts(plan.budget)} does not limit {v}, whose units cost nothing of it: "
+                "give macs and params"
+            )
     over_wide = plan.constraints(plan.over, minimum=2)
     if not over_wide.allow(over_wide.smallest()):
         raise UsageError(

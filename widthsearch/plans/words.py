@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from widthsearch.maths.cost import shown
 
@@ -35,3 +35,10 @@ def candidate_name(round_: int, step: float) -> str:
 def slug(name: str) -> str:
     """As much of a study's name as every file system takes; other names may have the same."""
     return "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]
+
+
+def not_run_lines(modules: Iterable[str]) -> list[str]:
+    """A line per module that no example runs: it would break where a training runs it at other widths."""
+    return [
+        f"not run by any example: {module} (one that runs it: Study(examples=[...]))" for module in modules
+    ]
