@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from widthsearch import Recipe
 from widthsearch.cluster.environment import python_files, unpacked
+from widthsearch.space import trace
 from widthsearch.training.losses import cross_entropy
 from widthsearch.training.recipe_loop import evaluate
 
@@ -298,3 +300,123 @@ def test_an_evaluation_takes_a_few_batches_at_once(batch_size: int, largest: int
     net.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     evaluate(net, (torch.zeros(2000, 3), torch.zeros(2000, dtype=torch.int64)), Recipe(batch_size=batch_size))
     assert max(seen) == largest and sum(seen) == 2000
+
+
+# Modules that no example runs -----------------------------------------------------------------------------
+
+HEADS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+from widthsearch import Budget, Study
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU())
+        self.heads = nn.ModuleDict({"a": nn.Linear(24, 3), "b": nn.Sequential(nn.Linear(24, 7), nn.Linear(7, 5))})
+
+    def forward(self, x, task="a"):
+        return self.heads[task](self.trunk(x))
+
+
+def data():
+    x = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    split = (x, x[:, :3].argmax(1), x[:, 3:8].argmax(1))
+    return split, split
+
+
+def train(net, data, report):
+    x, ya, yb = data[0]
+    opt = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(8):
+        opt.zero_grad()
+        (F.cross_entropy(net(x, task="a"), ya) + F.cross_entropy(net(x, task="b"), yb)).backward()
+        opt.step()
+    net.eval()
+    with torch.no_grad():
+        report(val_loss=F.cross_entropy(net(x), ya) + F.cross_entropy(net(x, task="b"), yb))
+
+
+x = torch.randn(2, 10)
+study = Study(model=Net, data=data, train=train, steps=16, EXAMPLE, budget=Budget(macs="0.5x"),
+              rounds=1, replicas=1, seeds=1, final_seeds=0, report_seeds=2, step_sizes=[0.6], doublings=0)
+"""
+BOTH = "examples=[x, {'x': x, 'task': 'b'}]"
+
+
+def heads(example: str) -> Path:
+    Path("heads.py").write_text(HEADS.replace("EXAMPLE", example))
+    return Path("heads.py")
+
+
+def test_what_no_example_runs_is_said_and_what_it_may_read_keeps_its_width() -> None:
+    file = heads("example=x")
+    found = json.loads(command("widths", file, "--json").out)
+    assert found["not_run"] == ["heads.b"]
+    assert [v["name"] for v in found["variables"]] == ["trunk.0"]
+    assert [(f["name"], f["width"]) for f in found["frozen"]] == [("trunk.2", 24)]
+    assert "heads.b has the size 24 too" in found["frozen"][0]["reason"]
+    said = "not run by any example: heads.b (one that runs it: Study(examples=[...]))"
+    for verb in ("widths", "launch"):
+        result = command(verb, file)
+        assert result.code == 0, result.err
+        assert said in " ".join((result.out + result.err).split())
+
+
+def test_several_examples_run_every_module() -> None:
+    file = heads(BOTH)
+    found = json.loads(command("widths", file, "--json").out)
+    assert found["not_run"] == found["frozen"] == []
+    assert [v["name"] for v in found["variables"]] == ["trunk.0", "trunk.2", "heads.b.0"]
+    assert found["macs"] == 10 * 32 + 32 * 24 + round((24 * 3 + 24 * 7 + 7 * 5) / 2)  # the mean
+    result = command("launch", file)
+    assert result.code == 0, result.err
+
+
+def test_examples_that_are_none() -> None:
+    for given, said in {
+        "examples=x": "Study(examples=",
+        "examples=[]": "must be a list",
+        "example=x, examples=[x]": "give one",
+        "examples=[x, {'x': x, 'task': 'c'}]": "KeyError",
+    }.items():
+        assert_refused(command("widths", heads(given)), said)
+
+
+class Late(nn.Module):
+    """Reads its units once more, flattened, after a condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last, self.more = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), nn.Linear(8 * 36, 5)
+        self.norm, self.scale = nn.BatchNorm2d(8), nn.Parameter(torch.ones(5))
+
+    def forward(self, x: Tensor, late: bool = False) -> Tensor:
+        x = self.conv(x)
+        return self.more(self.norm(x).flatten(1)) if late else self.last(x.mean((2, 3)))
+
+
+def test_flattened_units_single_parameters_and_widths_that_differ_between_examples() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    space = trace(Late(), x)
+    assert set(space.idle) == {"norm", "scale", "more"} and not space.widths
+    space = trace(Late(), x, more=[(x, True)])
+    assert space.idle == ("scale",) and space.widths == {"conv": 8}
+    resized = space.resize({"conv": 5})
+    assert resized(x).shape == resized(x, True).shape == (2, 5)
+    at = space.at({"conv": 6})
+    assert at.widths == {"conv": 6} and at.idle == ("scale",)
+
+
+def test_a_budget_must_limit_every_variable() -> None:
+    file = heads("example=x")
+    file.write_text(
+        file.read_text()
+        .replace("self.trunk(x))", "(self.trunk(x)))")
+        .replace(
+            "return self.heads", "if self.training: self.heads['b'](self.trunk(x))\n        return self.heads"
+        )
+    )
+    assert_refused(command("launch", file, "--budget", "macs=0.5x"), "heads.b.0", "macs and params")

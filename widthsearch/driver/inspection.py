@@ -93,6 +93,7 @@ def describe(
             for name, width in space.widths.items()
         ],
         "frozen": [{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
+        "not_run": list(space.idle),
         "macs": network["macs"],
         "params": network["params"],
         "coverage": space.cost.share("macs", space.widths, space.widths),

@@ -119,6 +119,8 @@ def _prepared(files: Mapping[str, StudyFile], session: Session) -> dict[str, Pre
     if largest.study.budget.latency is not None:
         session.progress.say("measuring networks around the latency budget, before anything is trained")
     prepared = prepare(largest)
+    for note in prepared.notes:
+        session.progress.say(note)
     if (fitted := Fitted.of(prepared.plan.latency)) is not None:
         session.progress.say(str(fitted))
     return {name: under_budget(prepared, file.study) for name, file in files.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES, Cost
 from widthsearch.plans.plan import Plan
-from widthsearch.plans.words import as_typed
+from widthsearch.plans.words import amounts, as_typed, not_run_lines
 from widthsearch.space import WidthSpace
 from widthsearch.speed.calibrate import latency_cost
 from widthsearch.study.budget import Budget
@@ -27,7 +27,8 @@ class Prepared:
     """A study that can be searched: its plan, its fingerprint, the would-be variables left out.
 
     ``modules``: which module makes which variable's units, in the order of execution; ``code``: the text of
-    the study file, for the report, empty if it is too long to keep.
+    the study file, for the report, empty if it is too long to keep; ``notes``: what a person should hear
+    before anything is trained.
     """
 
     plan: Plan
@@ -35,6 +36,7 @@ class Prepared:
     frozen: list[dict[str, str | int]]
     modules: tuple[tuple[str, str], ...]
     code: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
@@ -60,6 +62,7 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
         code=text_of(next(iter(file.files.values()), b"")),
+        notes=tuple(not_run_lines(space.idle)),
     )
 
 
@@ -123,6 +126,14 @@ def check_budget(plan: Plan) -> None:
         raise UsageError(
             f"budget {as_typed(plan.budget)} is too small: the minimum widths alone cost {needed}"
         )
+    once = plan.cost.at(plan.widths)
+    for v in plan.widths:
+        wider = plan.cost.at({**plan.widths, v: 2 * plan.widths[v]})
+        if all(r != "latency" and wider[r] == once[r] for r in plan.budget):
+            raise UsageError(
+                f"budget {amounts(plan.budget)} does not limit {v}, whose units cost nothing of it: "
+                "give macs and params"
+            )
     over_wide = plan.constraints(plan.over, minimum=2)
     if not over_wide.allow(over_wide.smallest()):
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from widthsearch.maths.cost import shown
 
@@ -55,3 +55,10 @@ def named(name: str, *options: str) -> list[str]:
     A name that looks like an option comes last, behind ``--``.
     """
     return [*options, "--", name] if name.startswith("-") else [name, *options]
+
+
+def not_run_lines(modules: Iterable[str]) -> list[str]:
+    """A line per module that no example runs: it would break where a training runs it at other widths."""
+    return [
+        f"not run by any example: {module} (one that runs it: Study(examples=[...]))" for module in modules
+    ]

@@ -24,6 +24,7 @@ class WidthsFound(TypedDict):
     model: str
     variables: list[Variable]
     frozen: list[NotSearched]
+    not_run: list[str]
     macs: int
     params: int
     coverage: float

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.maths.intervals import mean_se
-from widthsearch.plans.words import amounts, counted, joined
+from widthsearch.plans.words import amounts, counted, joined, not_run_lines
 from widthsearch.report.listings import WidthsFound
 from widthsearch.report.trials import Trial
 from widthsearch.report.types import StudySummary
@@ -111,6 +111,8 @@ def show_widths(console: Console, d: WidthsFound) -> None:
         console.print(f"{name} under {amounts(d['budget'] or {})}: {size(network)}", highlight=False)
     if d["budget_error"]:
         say(d["budget_error"], console)
+    for line in not_run_lines(d["not_run"]):
+        say(line, console)
     by_reason: dict[str, list[str]] = {}
     for f in d["frozen"]:
         by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")

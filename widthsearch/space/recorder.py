@@ -46,6 +46,7 @@ class Trace:
     axes: dict[Axis, Ids] = field(default_factory=dict)  # every parameter and buffer dimension larger than 1
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # every parameter and buffer
     parameters: tuple[str, ...] = ()
+    read: set[str] = field(default_factory=set)  # those of them that an operation reads
     productions: list[Production] = field(default_factory=list)
     consumers: dict[Axis, Reading] = field(default_factory=dict)  # in order of execution
     macs: list[tuple[Factor, ...]] = field(
@@ -141,6 +142,8 @@ class Recorder:
     def use(self, tensor: Tensor) -> None:
         """Something reads this tensor."""
         self.labels.freezes.extend(self.if_used.pop(tensor, ()))
+        if (source := self.label(tensor).source) is not None:
+            self.trace.read.add(source)
 
 
 def is_scale(value: object, size: int) -> bool:

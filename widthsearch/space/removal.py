@@ -20,14 +20,16 @@ from widthsearch.space.variables import Variables
 TOLERANCE = 2e-4  # relative; float32 rounding stays below 5e-5, small wrong alignments are off by 1e-3
 
 
-def inexact(model: nn.Module, example: Any, trace: Trace, variables: Variables) -> list[tuple[str, str]]:
+def inexact(
+    model: nn.Module, examples: Sequence[Any], trace: Trace, variables: Variables
+) -> list[tuple[str, str]]:
     """Variables of which closing units is not the same as removing them, and why they cannot be searched."""
     everyone = range(len(variables.names))
-    if removal_error(model, example, trace, variables, everyone) < TOLERANCE:
+    if removal_error(model, examples, trace, variables, everyone) < TOLERANCE:
         return []
     wrong = []
     for index, name in enumerate(variables.names):
-        error = removal_error(model, example, trace, variables, [index])
+        error = removal_error(model, examples, trace, variables, [index])
         if math.isinf(error):
             wrong.append((name, "without some of its units the network does not run"))
         elif error >= TOLERANCE:
@@ -36,7 +38,7 @@ def inexact(model: nn.Module, example: Any, trace: Trace, variables: Variables) 
 
 
 def removal_error(
-    model: nn.Module, example: Any, trace: Trace, variables: Variables, closing: Sequence[int]
+    model: nn.Module, examples: Sequence[Any], trace: Trace, variables: Variables, closing: Sequence[int]
 ) -> float:
     """How far the network without some units is from that with their gates at 0, relative to its output.
 
@@ -47,7 +49,7 @@ def removal_error(
     for index in closing:  # not the same share of each: equal cuts of two parts hide that the parts are tied
         width = variables.widths[index]
         keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + index % 3)
-    live, inputs = _in_float32(empty_copy(model, "cpu"), to_device(example, "cpu"))
+    live, inputs = _in_float32(empty_copy(model, "cpu"), [to_device(x, "cpu") for x in examples])
     for tensor in live.parameters():
         if tensor.is_floating_point() and bool(tensor.min() == tensor.max()):
             # Zeros (of a fresh head) would hide every difference, ones many.
@@ -57,17 +59,20 @@ def removal_error(
         live, variables.widths, consumers_of(trace, variables, 1), statistics_of(trace, variables)
     )
     z = torch.from_numpy(np.concatenate(keep).astype(np.float32))
+    closed: list[Tensor] = []
+    without: list[Tensor] = []
     with reference_kernels("cpu"):
-        gating.put(z, inputs)
-        try:
-            closed = tensors_in(call(live.eval(), inputs))
-            without = tensors_in(call(removed, inputs))
-        except (
-            Exception
-        ):  # shapes that differ at these widths alone, a masked form that does not cover a call
-            return math.inf
-        finally:
-            gating.take_off()
+        for given in inputs:
+            gating.put(z, given)
+            try:
+                closed += tensors_in(call(live.eval(), given))
+                without += tensors_in(call(removed, given))
+            except (
+                Exception
+            ):  # shapes that differ at these widths alone, a masked form that does not cover a call
+                return math.inf
+            finally:
+                gating.take_off()
     errors = [
         float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
         for a, b in zip(closed, without, strict=True)

@@ -6,6 +6,7 @@ where it cannot (its Python code reads values).  The rules of propagation stand 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,14 +88,15 @@ def _fits(dims: Dims, tensor: Tensor) -> bool:
 
 def run_trace(
     model: nn.Module,
-    example: Any,
+    examples: Sequence[Any],
     device: str,
     *,
     by_groups: Mapping[str, bool] | None = None,
     keep_heads: bool = False,
 ) -> Trace:
-    """Trace a copy of the model on an example (see :func:`call`), in eval and in train mode.
+    """Trace a copy of the model on examples (see :func:`call`), in eval and in train mode.
 
+    What one of them says of a parameter holds for all; the cost is that of all together, in eval mode.
     ``by_groups``: what an earlier trace of the same model at other widths decided on its groups.  Raises what
     the model raises.
     """
@@ -103,7 +105,7 @@ def run_trace(
     trace.keep_heads = keep_heads
     runner = empty_copy(model, device)
     mark_sizes(runner)
-    inputs = to_device(example, device)
+    inputs = [to_device(example, device) for example in examples]
     recorder = Recorder(trace, ModuleStack(runner))
     tracer, reader = Tracer(recorder), SizeReader(recorder)
     for name, tensor in named_tensors(runner).items():
@@ -112,16 +114,16 @@ def run_trace(
     for tensor in tree_flatten(inputs)[0]:
         if isinstance(tensor, Tensor):
             recorder.set_label(tensor, Label(constants(tensor.shape), live=True))
-    # Some layers exist in one mode only (auxiliary heads, masked embeddings); the cost is that of eval.
-    for training in (False, True):
+    # Some layers exist in one mode only (auxiliary heads, masked embeddings).
+    for training, given in itertools.product((False, True), inputs):
         runner.train(training)
         recorder.counts_macs = not training
         with reference_kernels(device), tracer, reader:
-            out = call(runner, inputs)
+            out = call(runner, given)
         outputs = tensors_in(out)
         if not outputs:
             raise TypeError(f"the forward pass returns {type(out).__name__} without any tensor in it")
-        trace.output_shapes[training] = [tuple(tensor.shape) for tensor in outputs]
+        trace.output_shapes.setdefault(training, []).extend(tuple(tensor.shape) for tensor in outputs)
         for tensor in outputs:
             recorder.use(tensor)
             for dim in recorder.label(tensor).dims:

@@ -26,7 +26,7 @@ from widthsearch.space.variables import Frozen, Variables, find_variables
 
 def _failure(
     model: nn.Module,
-    example: Any,
+    examples: Sequence[Any],
     trace: Trace,
     initialisation: Initialisation,
     variables: Variables,
@@ -41,13 +41,13 @@ def _failure(
     if trace.device != "meta":
         initialise(resized, initialisation)  # its Python code reads values
     stack = ModuleStack(resized)
-    inputs = to_device(example, trace.device)
+    inputs = [to_device(example, trace.device) for example in examples]
     for training in modes:
         resized.train(training)
         expected = trace.output_shapes[training]
         try:
             with reference_kernels(trace.device):
-                shapes = [tuple(t.shape) for t in tensors_in(call(resized, inputs))]
+                shapes = [tuple(t.shape) for x in inputs for t in tensors_in(call(resized, x))]
         except Exception as error:
             where = f"in {stack.innermost!r}" if stack.innermost else "in the model's own forward"
             said = f"the forward pass breaks {where}: {describe_error(error)}"
@@ -68,7 +68,9 @@ def _first_difference(shapes: list[tuple[int, ...]], expected: list[tuple[int, .
 Changes = tuple[Sequence[Change], ...]
 
 
-def verify(model: nn.Module, example: Any, trace: Trace, initialisation: Initialisation) -> Changes:
+def verify(
+    model: nn.Module, examples: Sequence[Any], trace: Trace, initialisation: Initialisation
+) -> Changes:
     """Rounds of changes, one after the other, until all that is left resizes freely."""
     numbers = random.Random(0)
     rounds: list[list[Change]] = []
@@ -76,12 +78,12 @@ def verify(model: nn.Module, example: Any, trace: Trace, initialisation: Initial
         variables = apply_changes(trace, rounds)
         if not variables.names:
             return tuple(rounds)
-        test = functools.partial(_failure, model, example, trace, initialisation, variables)
+        test = functools.partial(_failure, model, examples, trace, initialisation, variables)
         failure = joint_failure(test, variables, numbers)
         if failure is not None:
             in_that_mode = functools.partial(test, modes=(failure.training,))
             rounds.append(Tangles(in_that_mode, trace, variables, numbers).changes())
-        elif wrong := inexact(model, example, trace, variables):
+        elif wrong := inexact(model, examples, trace, variables):
             rounds.append(_tie_or_freeze(variables, wrong))
         else:
             return tuple(rounds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from widthsearch.errors import UsageError, describe_error
 from widthsearch.maths.cost import Cost
 from widthsearch.space.copies import batch_size
 from widthsearch.space.gating import ConsumerAxis, Statistics, consumers_of, statistics_of
+from widthsearch.space.idle import idle_modules, kept_for
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
 from widthsearch.space.labels import Report
 from widthsearch.space.recorder import Trace
@@ -28,7 +29,8 @@ from widthsearch.space.verify import verify as find_changes
 class WidthSpace:
     """What :func:`trace` finds in a model.
 
-    ``model``: the user's own; ``example``: what it was called with; ``widths``: variable -> width, in the
+    ``model``: the user's own; ``example``: what it was called with, ``examples`` with others; ``idle``: the
+    modules that none of them runs; ``widths``: variable -> width, in the
     order of execution; ``modules``: variable -> the layers that make its units; ``makers``: these as pairs
     (layer, variable), in the order of execution; ``outputs``: variable -> of each of these layers the
     outputs per unit (one, but of a head many); ``frozen``: what cannot be searched, and why; ``cost``:
@@ -39,7 +41,7 @@ class WidthSpace:
     def __init__(
         self,
         model: nn.Module,
-        example: Any,
+        examples: Sequence[Any],
         traced: Trace,
         initialisation: Initialisation,
         changes: Changes,
@@ -47,7 +49,7 @@ class WidthSpace:
     ) -> None:
         """Not for users: call :func:`trace`."""
         self.model = model
-        self.example, self._trace = example, traced
+        self.example, self.examples, self._trace = examples[0], tuple(examples), traced
         self._initialisation, self._changes, self._fixed = initialisation, changes, dict(fixed or {})
         self._variables: Variables = apply_changes(traced, changes).without(self._fixed)
         self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
@@ -61,14 +63,15 @@ class WidthSpace:
             for name, width in self.widths.items()
         }
         self.frozen: tuple[Frozen, ...] = self._variables.frozen
-        batch = batch_size(example)
-        self.cost: Cost = cost_of(traced, self._variables, batch)
-        self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self._variables, batch)
+        self.idle: tuple[str, ...] = tuple(idle_modules(traced))
+        self._samples = sum(map(batch_size, examples))  # its cost is that of one of these, on average
+        self.cost: Cost = cost_of(traced, self._variables, self._samples)
+        self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self._variables, self._samples)
         self.statistics: tuple[Statistics, ...] = statistics_of(traced, self._variables)
 
     def layer_shapes(self) -> Cost:
         """The cost, with the elements that operations write per sample as a third resource, ``written``."""
-        return cost_of(self._trace, self._variables, batch_size(self.example), written=True)
+        return cost_of(self._trace, self._variables, self._samples, written=True)
 
     def resize(self, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.
@@ -91,8 +94,8 @@ class WidthSpace:
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
             before = self._trace
-            traced = _traced(seen, self.example, by_groups=before.by_groups, keep_heads=before.keep_heads)
-        space = WidthSpace(seen, self.example, traced, self._initialisation, self._changes, self._fixed)
+            traced = _traced(seen, self.examples, by_groups=before.by_groups, keep_heads=before.keep_heads)
+        space = WidthSpace(seen, self.examples, traced, self._initialisation, self._changes, self._fixed)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
         return space
@@ -108,7 +111,7 @@ class WidthSpace:
         if not fixed:  # the usual study: the labels need not be solved again
             return self
         fixed = {**self._fixed, **fixed}
-        return WidthSpace(self.model, self.example, self._trace, self._initialisation, self._changes, fixed)
+        return WidthSpace(self.model, self.examples, self._trace, self._initialisation, self._changes, fixed)
 
     def compact(self, keep: Mapping[str, NDArray[np.bool_]]) -> nn.Module:
         """A copy of the model with only the kept units; their weights and buffers stay.
@@ -162,6 +165,7 @@ def trace(
     model: nn.Module,
     example: Any,
     *,
+    more: Sequence[Any] = (),
     init: Callable[[nn.Module], object] | None = None,
     keep_heads: bool = False,
     verify: bool = True,
@@ -169,21 +173,24 @@ def trace(
     """Find the width variables of a model.
 
     ``example``: what the model is called with (``model(*example)`` for a tuple, ``model(**example)`` for a
-    dict), a batch of two samples is enough.  ``init``: a function that initialises a resized model in place,
-    where the distribution of ``model``'s own weights, which is the default, is not enough.  ``keep_heads``:
-    where attention reads a size as heads x size, keep the number of heads and search their size; default:
-    the other way round.  ``verify``: also try resized models, and freeze what breaks.
+    dict), a batch of two samples is enough.  ``more``: other examples, which run what this one does not (the
+    cost is the mean over them all); variables of the size of what none of them runs keep their width.
+    ``init``: a function that initialises a resized model in place, where the distribution of ``model``'s own
+    weights, which is the default, is not enough.  ``keep_heads``: where attention reads a size as heads x
+    size, keep the number of heads and search their size; default: the other way round.  ``verify``: also try
+    resized models, and freeze what breaks.
     The model and all random number generators stay as they are.  Raises UsageError if the model does not
     run on the example, has layers without sizes, or is no plain Python module.
     """
     _check_module(model)
-    inputs = dict(example) if isinstance(example, Mapping) else example
+    inputs = [dict(x) if isinstance(x, Mapping) else x for x in (example, *more)]
     with isolated_random_numbers():
         traced = _traced(model, inputs, keep_heads=keep_heads)
         initialisation = record(model, init)
         _freeze_fixed_tensors(traced, initialisation)
         changes = find_changes(model, inputs, traced, initialisation) if verify else ()
-    return WidthSpace(model, inputs, traced, initialisation, changes)
+    space = WidthSpace(model, inputs, traced, initialisation, changes)
+    return space.without(kept_for(idle_modules(traced), traced, space.widths))
 
 
 def _check_module(model: nn.Module) -> None:
@@ -205,14 +212,14 @@ def _check_module(model: nn.Module) -> None:
             )
 
 
-def _traced(model: nn.Module, example: Any, **options: Any) -> Trace:
+def _traced(model: nn.Module, examples: Sequence[Any], **options: Any) -> Trace:
     try:
-        return run_trace(model, example, "meta", **options)
+        return run_trace(model, examples, "meta", **options)
     except UsageError:
         raise
     except Exception:  # it reads values, or has tensors of its own: run it for real
         try:
-            return run_trace(model, example, "cpu", **options)
+            return run_trace(model, examples, "cpu", **options)
         except Exception as error:
             said = f"{type(model).__name__} does not run on the example: {describe_error(error)}"
             raise UsageError(said) from error

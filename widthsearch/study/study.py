@@ -38,6 +38,10 @@ _MADE = Check(
 _FUNCTION = optional(Check(callable, "must be a function"))
 _BUDGET = Check(lambda v: isinstance(v, Budget), "must be a Budget, e.g. Budget(macs='0.25x')")
 _RECIPE = Check(lambda v: isinstance(v, Recipe), "must be a Recipe")
+_EXAMPLES = Check(
+    lambda v: isinstance(v, list | tuple) and bool(v),
+    "must be a list of what the model is called with, e.g. [x, {'x': x, 'task': 'b'}]",
+)
 _PATTERNS = Check(
     lambda v: isinstance(v, Sequence) and not isinstance(v, str) and all(isinstance(p, str) for p in v),
     "must be a list of patterns, e.g. ['layer3.*']",
@@ -88,10 +92,12 @@ class Study(Settings, Fields):
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
     ``report(val_loss=..., val_accuracy=...)``, the last call counts.  The gates of a measure are hooks on
     that network: sampled in forward, trained by each backward pass, so the loop needs no change.  ``steps``
-    is the number of backward passes that the loop makes, so that the gates are done when it is.
+    is the number of backward passes that the loop makes (one through several forward passes counts as
+    several), so that the gates are done when it is.
     ``evaluate(model, split)``, returning the loss or ``(loss, accuracy)``, is called after ``train`` if
     given, and needed where there is a test split.  ``example``: what the model is called with, where that is
-    not the first samples of the training split: a tensor, a tuple or a dict.
+    not the first samples of the training split: a tensor, a tuple or a dict.  ``examples``: several of them,
+    where no single one runs every module (the cost is the mean over them).
     """
 
     model: Callable[[], nn.Module] = field(metadata={"check": _MADE})
@@ -103,6 +109,7 @@ class Study(Settings, Fields):
     steps: int | None = None
     evaluate: Callable[[nn.Module, Any], float | tuple[float, float]] | None = setting(None, _FUNCTION)
     example: Any = None
+    examples: Sequence[Any] | None = setting(None, optional(_EXAMPLES))
     search: Sequence[str] | None = setting(None, optional(_PATTERNS))
     fix: Sequence[str] = setting((), _PATTERNS)
     keep_heads: bool = setting(False, SWITCH)
@@ -116,6 +123,8 @@ class Study(Settings, Fields):
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a setting that no search can use."""
         check_settings(self)
+        if self.example is not None and self.examples is not None:
+            raise UsageError("Study(example=..., examples=...): give one, examples has all of them")
         if self.train is None:
             for name in ("steps", "evaluate"):
                 if getattr(self, name) is not None:
@@ -139,5 +148,5 @@ def settings_of(study: Study) -> dict[str, str]:
     for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
     # What no result depends on may change between launch and resume.
-    skip = ("model", "data", "budget", "recipe", "example", "cpus", "gpus", "timeout")
+    skip = ("model", "data", "budget", "recipe", "example", "examples", "cpus", "gpus", "timeout")
     return {k: said(v) for k, v in values.items() if k not in skip}

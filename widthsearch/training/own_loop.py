@@ -74,5 +74,6 @@ class OwnLoop:
         """Raise TrainingError if the loop made another number of backward passes than the study announced."""
         if abs(made - self.steps) > STEPS_MAY_DIFFER * self.steps:
             raise TrainingError(
-                f"train() made {made} backward passes, but the study says {self.steps}: give steps={made}"
+                f"train() made {made} backward passes, but the study says {self.steps}: give steps={made} "
+                "(one through several forward passes counts as several)"
             )

@@ -51,8 +51,9 @@ def build_space(study: Study, data: Data) -> WidthSpace:
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{type(model).__name__} has no parameter to train")
     example = example_of(data[0])[0] if study.example is None else study.example
+    first, *more = study.examples or [example]
     with users_code(what=f"{type(model).__name__} cannot be traced: "):
-        space = trace(model, example, init=study.init, keep_heads=study.keep_heads)
+        space = trace(model, first, more=more, init=study.init, keep_heads=study.keep_heads)
     return space.without(fixed_by(study.search, study.fix, space.modules))
 
 
