@@ -319,12 +319,47 @@ def test_whatever_a_training_raises_is_a_failed_trial(tmp_path: Path, error: str
         assert states.count(("baseline", replica, "FAIL")) == 2  # once, and one retry
 
 
+def test_what_was_given_up_is_tried_again_by_resume(finished: Finished, tmp_path: Path) -> None:
+    """A full GPU after five trainings: one measure is lost, and all scores; later a fresh seed is."""
+    broken = tmp_path / "broken"
+    failing = custom_loss(
+        f"""
+        import pathlib
+        from widthsearch.plans.plan import Slot
+        broken = pathlib.Path({str(broken)!r})
+        last = Slot("report", 0, 3, {{}}).random_seed(0)
+        if len(output) == 32 and output.requires_grad and broken.exists():
+            if broken.read_text() == "all" or torch.initial_seed() == last:
+                raise RuntimeError("CUDA out of memory")
+        """
+    )
+    interrupt(write_study(tmp_path, *failing), 5)
+    broken.write_text("all")
+    assert_refused(command("resume"), "every score of round 0 failed", "CUDA out of memory")
+    given_up = len(trials())
+    result = command("resume")
+    assert "trying 3 given-up trainings again" in result.out and "CUDA out of memory" in result.out
+    assert len(trials()) == given_up + 3 * 3  # as often as at first
+    broken.write_text("last")
+    assert command("resume").code == 0
+    assert parse_strictly(command("show", "--json").out)["gain"] is None
+    broken.unlink()
+    result = command("resume")
+    assert (result.code, "given-up" in result.out) == (0, True)
+    assert {k: v[:2] for k, v in complete(trials()).items()} == {
+        k: v[:2] for k, v in complete(finished.trials).items()
+    }
+    assert "is finished; more rounds" in command("resume").out
+
+
 def test_a_failed_study_stays_failed_and_resume_says_why(tmp_path: Path) -> None:
     file = write_study(tmp_path, *custom_loss("return (output * float('nan')).sum()"))
     command("launch", file)
-    before = trials()
-    assert_refused(command("resume", "tiny"), "training loss is nan")
-    assert trials() == before
+    before = len(trials())
+    result = command("resume", "tiny")
+    assert_refused(result, "training loss is nan")
+    assert "trying 4 given-up trainings again" in result.out
+    assert len(trials()) == 2 * before
     assert "failed" in command("list").out
     shown = parse_strictly(command("show", "--json").out)
     assert "training loss is nan" in shown["stopped_because"]

@@ -198,6 +198,35 @@ def written(folder: Path) -> set[tuple[str, int]]:
     return found
 
 
+def test_kills_in_the_run_off_and_among_the_fresh_seeds(tmp_path: Path) -> None:
+    """Seed 2 is that of the run-off, seeds 3 and 4 are fresh."""
+    file, url = (
+        write_study(tmp_path, LONG, ("final_seeds=0", "final_seeds=1")),
+        f"sqlite:///{tmp_path}/killed.db",
+    )
+    at_home = f"sqlite:///{tmp_path}/undisturbed.db"
+    assert command("launch", file, "--storage", at_home).code == 0
+
+    def trains(seed: int) -> bool:
+        known = "tiny" in study_names(open_storage(url, create=True))
+        return known and any(
+            t.state == TrialState.RUNNING
+            and t.user_attrs.get("replica") == seed
+            and t.user_attrs["kind"] != "measure"
+            for t in trials(url)
+        )
+
+    for seed in (2, 3):
+        log = (tmp_path / "log").open("w")
+        process = start(*go_on(url, file), "--storage", url, "--workers", "0", stdout=log, stderr=log)
+        wait_until(lambda: trains(seed))  # noqa: B023
+        process.kill()
+        process.wait()
+    assert command("resume", "tiny", "--storage", url).code == 0
+    check(found := trials(url), complete(trials(at_home)))
+    assert sum(t.state == TrialState.FAIL for t in found) == 2
+
+
 #: What hits one driver after the other, and what it says; nothing, where it was its end.
 ONE_OF_EACH = (
     {"kill -9 worker": "its worker process died", "kill -9 raylet": "starting Ray again", "SIGTERM": ""},

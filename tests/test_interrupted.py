@@ -20,7 +20,7 @@ import test_run_off
 from widthsearch.driver.questions import make_probe
 from widthsearch.plans.comparison import Comparison
 from widthsearch.plans.kinds import read_plan
-from widthsearch.plans.plan import WORKER_DEATHS, Run, Slot
+from widthsearch.plans.plan import WORKER_DEATHS, Run, Slot, StudyPlan, identity
 from widthsearch.plans.pruners import PRUNERS, PrunerPlan
 from widthsearch.plans.search import SearchPlan
 
@@ -84,6 +84,56 @@ def outcome(
         else:
             runs.append(train(slot))
     raise AssertionError("the study does not end")
+
+
+def resumed(plan: StudyPlan, runs: list[Run]) -> list[Run]:
+    """The runs as they count after `resume`: what was given up is open again where nothing was decided by it."""
+    undecided = {identity(slot) for slot in plan.undecided(runs)}
+    return [
+        replace(run, state="interrupted")
+        if run.state in ("failed", "died") and identity(run) in undecided
+        else run
+        for run in runs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"), [(kind, "failed") for kind in KINDS] + [("search", "died"), ("pruners", "died")]
+)
+def test_whenever_everything_begins_to_fail_resume_goes_on_as_if_it_had_not(kind: str, state: Any) -> None:
+    """A full GPU, a disk that is not there: all trainings fail until the study ends, or its user stops it."""
+    plan, train = KINDS[kind]
+    if kind == "comparison":  # all of its arms take minutes
+        plan = replace(plan, arms=("grow-shrink", "one-shot"), repeats=1)
+    end, trained, _ = outcome(json.loads(json.dumps(plan.to_json())), train, 1, None)
+    every = max(1, len(trained) // 4)
+    for begins in range(every, len(trained), every):
+        runs: list[Run] = []
+        for stops_after in (10**6, 7, 0):  # it fails three times, the second time for some trainings alone
+            broken = 0
+            while isinstance(step := plan.next_step(runs), Slot):
+                if stops_after and sum(run.state == "complete" for run in runs) >= begins:
+                    broken += 1
+                    runs.append(Run(step.key, state, step.widths, error="no room", branch=step.branch))
+                    if broken > stops_after:
+                        break
+                else:
+                    runs.append(train(step))
+            runs = resumed(plan, runs) if stops_after else runs
+        done = [(r.branch, r.key, tuple(r.widths.items()), r.value) for r in runs if r.state == "complete"]
+        assert len(done) == len(set(done))
+        assert (step, set(done)) == (end, trained)
+
+
+def test_what_was_decided_without_a_lost_training_stays_decided() -> None:
+    """A measure and a fresh seed fail for ever: after the end the seed alone is tried again."""
+    plan, runs = SearchPlan(PLAN), []
+    gone = (("measure", 0, 1, 0.0), ("baseline", -1, 3, 0.0))
+    while isinstance(step := plan.next_step(runs), Slot):
+        broken = Run(step.key, "failed", step.widths, error="no room")
+        runs.append(broken if step.key in gone else test_plan.pretend(step))
+    step = plan.next_step(resumed(plan, runs))
+    assert isinstance(step, Slot) and step.key == gone[1]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import (
@@ -25,8 +27,12 @@ from commands import (
     trials,
     write_study,
 )
+from rich.console import Console
 
 from widthsearch.errors import TrainingError, UsageError, describe_error
+from widthsearch.plans.plan import Slot
+from widthsearch.show.progress import Tracker
+from widthsearch.study.file import load_study
 from widthsearch.study.users_code import time_limit, users_code
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -161,3 +167,89 @@ def test_what_takes_too_long_is_ended_whatever_it_catches(
 def test_an_error_in_one_line() -> None:
     assert describe_error(ValueError("\n\n  a\nb")) == "ValueError: a"
     assert os.linesep not in describe_error(RuntimeError("x\ry"))
+
+
+HANGING = """
+    import ctypes, time
+    if len(output) == 32 and torch.initial_seed() == {seed}:
+        {hangs}
+    """
+
+
+@pytest.mark.slow
+def test_a_training_that_hangs_fails_and_the_search_goes_on() -> None:
+    """One fresh seed of each network; in Python, and in a library that holds on to the interpreter."""
+    seed = Slot("report", 0, 3, {}).random_seed(0)
+    inside = "ctypes.PyDLL(None).sleep(600)"  # (PyDLL: nobody else gets the interpreter)
+    for name, hangs, workers in (("python", "time.sleep(600)", "0"), ("library", inside, "2")):
+        body = HANGING.format(seed=seed, hangs=hangs)
+        edits = (*custom_loss(body), setting("timeout=3, retries=0"), ("report_seeds=2", "report_seeds=3"))
+        assert seed != Slot("report", 0, 2, {}).random_seed(0)
+        result = launched(*edits, options=("--workers", workers, "--name", name))
+        assert result.code == 0, result.err
+        failed = [t for t in trials(name=name) if t.state.name == "FAIL"]
+        assert {t.user_attrs["replica"] for t in failed} == {3}
+        assert {t.user_attrs["error"] for t in failed} == {"it took longer than Study(timeout=3) seconds"}
+
+
+@pytest.mark.slow
+def test_what_no_other_try_mends_stops_the_search() -> None:
+    """In a worker as in this process: with the line, exit code 2, and none of the retries used up."""
+    body = "from widthsearch import UsageError\nif len(output) == 32: raise UsageError('no second try helps')"
+    for workers in ("0", "1"):
+        result = launched(*custom_loss(body), options=("--workers", workers, "--name", workers))
+        assert_refused(result, "no second try helps", "can be resumed")
+        assert [t.user_attrs.get("error") for t in trials(name=workers)] == [None]
+
+
+@pytest.mark.slow
+def test_output_that_nobody_reads_stops_the_search_in_one_line() -> None:
+    process = start("launch", write_study(Path.cwd()), "--workers", "0", PYTHONUNBUFFERED="1")
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith("tiny: ")
+    process.stdout.close()
+    assert process.wait(120) == 2
+    assert_refused(Result(2, "", process.stderr.read()), "nothing can be printed any more", "resumed")
+    with Path("/dev/full").open("w") as full:
+        process = start("launch", "tiny.py", "--name", "full", "--workers", "0", stdout=full)
+        _, err = process.communicate(timeout=120)
+    assert_refused(Result(process.returncode, "", err), "No space left on device")
+
+
+def test_a_ray_that_is_slow_to_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray raises on a busy machine is a plain Exception."""
+    from widthsearch.cluster import node
+
+    said: list[str] = []
+    starts: list[int] = []
+
+    def init(**_: object) -> SimpleNamespace:
+        starts.append(1)
+        if len(starts) < 3:
+            raise Exception("The current node timed out during startup. This could happen because...")
+        return SimpleNamespace(dashboard_url="")
+
+    monkeypatch.setattr(node.ray, "init", init)
+    monkeypatch.setattr(node, "PAUSE_BETWEEN_STARTS", 0.0)
+    study = load_study(str(write_study(Path.cwd()))).study
+    node.start_ray(study, 1, None, said.append)
+    assert len(said) == 2 and "timed out during startup" in said[0] and said[0].endswith("trying again")
+    monkeypatch.setattr(node, "STARTS", 1)
+    starts.clear()
+    with pytest.raises(UsageError, match="Ray does not start here: Exception: The current node timed out"):
+        node.start_ray(study, 1, None, said.append)
+
+
+def test_a_training_that_takes_much_longer_than_others_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(Console(quiet=True))
+    tracker.running, tracker.seconds = {}, defaultdict(list)
+    tracker.round = 0
+    tracker.seconds["score"] = [10.0, 40.0]
+    tracker.started(7, Slot("score", 0, 1, {}))
+    tracker.started(8, Slot("measure", 0, 1, {}))
+    now = time.monotonic()
+    for after, notes in ((59, 0), (100, 0), (125, 1)):
+        monkeypatch.setattr(time, "monotonic", lambda after=after: now + after)
+        assert len(tracker.stalled()) == notes
+    assert "trial 7 has run for 2m05s" in tracker.stalled()[0]
+    assert "so far for 40s" in tracker.stalled()[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -21,13 +23,48 @@ log = logging.getLogger(__name__)
 CONNECTIONS = 3
 #: How long to wait before that.
 PAUSE_SECONDS = 0.25
+#: How often a Ray of our own is started that does not come up (in half a minute), and the wait between.
+STARTS, PAUSE_BETWEEN_STARTS = 5, 5.0
 
 
-def start_ray(study: Study, workers: int | None, address: str | None) -> None:
+class _NoRayError(UsageError):
+    """Ray does not start, or answer: another try may help."""
+
+
+def start_ray(
+    study: Study, workers: int | None, address: str | None, say: Callable[[str], None], *, again: bool = False
+) -> None:
     """A Ray for this search alone, on 127.0.0.1; or with an ``address``, a connection to a cluster.
 
-    Raises :class:`UsageError` where there is none to be had, or no GPU that the study asks for.
+    A Ray that does not start is tried again, as a busy machine may be too slow for it; so is a cluster that
+    went away in the middle of a search (``again``): its head may take its time to come back.  Raises
+    :class:`UsageError` where there is none to be had, or no GPU that the study asks for.
     """
+
+    def attempt() -> None:
+        if again and address is not None:
+            check_address(address)
+        _start(study, workers, address)
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        if address is None and state.outcome is not None:
+            say(f"{state.outcome.exception()}; trying again")
+
+    tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(UsageError if again and address is not None else _NoRayError),
+        stop=tenacity.stop_after_attempt(STARTS)
+        if address is None
+        else tenacity.stop_after_delay(PATIENCE_SECONDS if again else 0),
+        wait=tenacity.wait_fixed(PAUSE_BETWEEN_STARTS),
+        before_sleep=tell,
+        reraise=True,
+    )(attempt)
+    if address is None and study.gpus and study.gpus > (gpus := ray.cluster_resources().get("GPU", 0.0)):
+        ray.shutdown()
+        raise UsageError(f"Study(gpus={study.gpus!r}): this machine has {gpus:g} GPUs that Ray can see")
+
+
+def _start(study: Study, workers: int | None, address: str | None) -> None:
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     # Only the driver talks to the database: its address, perhaps with a password, is not for Ray's processes.
     secret = {name: os.environ.pop(name) for name in ("WIDTHSEARCH_STORAGE",) if name in os.environ}
@@ -45,9 +82,11 @@ def start_ray(study: Study, workers: int | None, address: str | None) -> None:
                 object_store_memory=100 * 2**20,
                 **quiet,
             )
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, ImportError) as error:
+    except Exception as error:  # Ray raises plain ones, too: "The current node timed out during startup"
+        with suppress(Exception):
+            ray.shutdown()
         where = "Ray does not start here" if address is None else f"no Ray cluster at {address!r}"
-        raise UsageError(f"{where}: {describe_error(error)}") from None
+        raise _NoRayError(f"{where}: {describe_error(error)}") from error
     except SystemExit:  # what Ray makes of a SIGTERM at this moment
         raise KeyboardInterrupt from None
     finally:
@@ -56,9 +95,6 @@ def start_ray(study: Study, workers: int | None, address: str | None) -> None:
         f"dashboard at http://{context.dashboard_url}" if context.dashboard_url else "without its dashboard"
     )
     log.info("Ray is there after %.1f s, %s", time.monotonic() - start, link)
-    if address is None and study.gpus > (gpus := ray.cluster_resources().get("GPU", 0.0)):
-        ray.shutdown()
-        raise UsageError(f"Study(gpus={study.gpus!r}): this machine has {gpus:g} GPUs that Ray can see")
 
 
 def _connected(address: str, **options: Any) -> Any:
@@ -70,22 +106,6 @@ def _connected(address: str, **options: Any) -> Any:
         reraise=True,
     )
     return retrying(ray.init, address=address, **options)
-
-
-def start_ray_patiently(study: Study, workers: int | None, address: str | None) -> None:
-    """Like :func:`start_ray`, for a cluster whose head may take its time to come back."""
-
-    def attempt() -> None:
-        if address is not None:
-            check_address(address)
-        start_ray(study, workers, address)
-
-    tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(UsageError),
-        stop=tenacity.stop_after_delay(0 if address is None else PATIENCE_SECONDS),
-        wait=tenacity.wait_fixed(5),
-        reraise=True,
-    )(attempt)
 
 
 def cpus_of(study: Study) -> float:

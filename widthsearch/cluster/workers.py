@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -26,21 +27,23 @@ from widthsearch.cluster.node import (
     reason_of,
     room_for,
     start_ray,
-    start_ray_patiently,
 )
 from widthsearch.database import records
 from widthsearch.database.ledger import Ledger
-from widthsearch.errors import CheckpointError, TrainingError, UsageError
+from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Branch, Slot
 from widthsearch.stopping import Stop, interrupt
 from widthsearch.study.file import StudyFile, load_study
+from widthsearch.study.users_code import too_long
 from widthsearch.training.trial import TrialRunner
 
 log = logging.getLogger(__name__)
 
 #: How long an idle worker sleeps before it asks again.
 IDLE_SECONDS = 0.25
+#: How long a training whose time is over may take to notice that.
+HANGING_SECONDS = 10.0
 #: How often in a row Ray may go away without one training having ended between.
 RAY_LOST = 5
 
@@ -53,10 +56,10 @@ def run_on_ray(
     Without a number, as many as the cluster (or this machine) has room for now.  Where Ray itself goes away
     (its daemons are killed, the head of the cluster is restarted) it is started, or connected to, again.
     """
-    start_ray(file.study, workers, address)
+    start_ray(file.study, workers, address, ledger.progress.say)
     lost, ended = 0, 0
     while True:
-        searcher = LedgerSearcher(ledger)
+        searcher = LedgerSearcher(ledger, file.study.timeout)
         try:
             stop.listen()  # Ray's own handler would abort the driver on SIGTERM
             stop.gently = searcher.stop
@@ -66,7 +69,7 @@ def run_on_ray(
         except Exception as error:
             lost, ended = (lost + 1 if ledger.ended == ended else 1), ledger.ended
             if lost > RAY_LOST:
-                raise
+                raise UsageError(f"Ray went away {lost} times in a row: {reason_of(error)}") from error
             what = "starting Ray again" if address is None else f"waiting for the cluster at {address}"
             ledger.progress.say(f"Ray went away ({reason_of(error)}); {what}")
             log.info("lost Ray %d times in a row", lost, exc_info=True)
@@ -74,7 +77,7 @@ def run_on_ray(
             stop.gently = interrupt
             ray.shutdown()
         ledger.close_orphans()
-        start_ray_patiently(file.study, workers, address)
+        start_ray(file.study, workers, address, ledger.progress.say, again=True)
 
 
 def _run_tune(searcher: LedgerSearcher, file: StudyFile, workers: int) -> None:
@@ -135,6 +138,7 @@ def _what_workers_need(ledger: Ledger, file: StudyFile) -> dict[str, Any]:
         "fingerprint": ledger.study.user_attrs[records.FINGERPRINT],
         "plan": ledger.plan.to_json(),
         "checkpoints": (ledger.checkpoints.url, ledger.identity),
+        "timeout": file.study.timeout,
         "log_level": logging.getLogger("widthsearch").getEffectiveLevel(),
     }
 
@@ -170,11 +174,16 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             try:
                 if self._runner is None:
                     self._runner = self._load()
+                if (limit := self._needs["timeout"]) is not None:
+                    # The runner's own limit does not reach into libraries; this one ends the process.
+                    faulthandler.dump_traceback_later(limit + HANGING_SECONDS, exit=True, file=2)
                 outcome = self._runner.run(_slot_of(self._slot))
-            except CheckpointError as error:
-                outcome = {"stop": str(error)}
-            except (TrainingError, UsageError) as error:
+            except UsageError as error:  # no other try would help
+                outcome = {"stop": str(error), "host": socket.gethostname()}
+            except TrainingError as error:
                 outcome = {"error": str(error)}
+            finally:
+                faulthandler.cancel_dump_traceback_later()
         return {"ended": 1, "outcome": json.dumps({**outcome, "log": lines}), "done": True}
 
     def cleanup(self) -> None:
@@ -252,11 +261,11 @@ class _Deaths(FIFOScheduler):  # type: ignore[misc]
 class LedgerSearcher(Searcher):  # type: ignore[misc]
     """Ray Tune's view of the ledger.  All state is in the database; this only remembers who runs what."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, timeout: float | None = None) -> None:
         super().__init__(metric="ended", mode="max")  # Tune insists on a metric in every result
-        self.ledger = ledger
+        self.ledger, self.timeout = ledger, timeout
         self.error: Exception | None = None
-        self._numbers: dict[str, int] = {}  # Tune's trial id -> Optuna's trial number
+        self._numbers: dict[str, tuple[int, float]] = {}  # Tune's trial id -> Optuna's number, since when
         self._waiting = False  # nothing new can start until a training ends
         self.reasons: dict[str, str] = {}  # Tune's trial id -> why its worker died
         self.stopped = False
@@ -273,7 +282,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         try:
             step = self.ledger.next_step()
             if isinstance(step, Slot):
-                self._numbers[trial_id] = self.ledger.ask(step)
+                self._numbers[trial_id] = (self.ledger.ask(step), time.monotonic())
                 return {"slot": {**vars(step), "widths": dict(step.widths)}}
         except Exception as error:  # an exception in here would abort Tune in the middle of something
             self._stop(error)
@@ -289,9 +298,9 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell the ledger how the training ended."""
-        number = self._numbers.pop(trial_id, None)
-        if number is None:
+        if trial_id not in self._numbers:
             return  # an idle worker
+        number, began = self._numbers.pop(trial_id)
         self._waiting = False
         try:
             outcome = json.loads(result["outcome"]) if result and not error else {}
@@ -300,9 +309,12 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
             if "val_loss" in outcome:
                 self.ledger.tell(number, outcome)
             elif "stop" in outcome:  # the trial stays as it is: it can go on once the trouble is mended
-                self._stop(CheckpointError(outcome["stop"]))
+                where = "" if outcome["host"] == socket.gethostname() else f" (on {outcome['host']})"
+                self._stop(UsageError(f"{outcome['stop']}{where}"))
             elif "error" in outcome:
                 self.ledger.fail(number, outcome["error"])
+            elif self.timeout is not None and time.monotonic() - began >= self.timeout + HANGING_SECONDS:
+                self.ledger.fail(number, too_long(self.timeout))
             else:
                 reason = self.reasons.pop(trial_id, "its worker process died")
                 self.ledger.fail(number, reason, worker_died=True)

@@ -19,7 +19,7 @@ from widthsearch.database.checks import reading
 from widthsearch.database.connection import connection_was_lost, reason
 from widthsearch.database.folder import Folder
 from widthsearch.database.lock import DriverLock
-from widthsearch.database.records import plan_of, runs_of
+from widthsearch.database.records import forgiven_in, plan_of, runs_of
 from widthsearch.database.sampler import GivenWidths, search_space
 from widthsearch.errors import DatabaseGoneError, UsageError
 from widthsearch.plans.plan import Run, Slot, Step, StudyPlan, Wait
@@ -75,6 +75,7 @@ class Ledger:
         whose = [self._study_identity, study.user_attrs[records.FINGERPRINT]]
         self.identity = hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()
         self._space = search_space(self.plan.plan)
+        self._forgiven = forgiven_in(study)
         self._lock = lock
         self._live: dict[int, tuple[optuna.Trial, Slot]] = {}
         self._phase: object = None  # what was last handed out, or waited for
@@ -84,9 +85,9 @@ class Ledger:
         """What the search needs next, from the database alone."""
 
         def look() -> tuple[Step, list[Run]]:
-            found = self.study.get_trials(deepcopy=False)
+            trials = self.study.get_trials(deepcopy=False)
             with reading(self.study.study_name):
-                runs = runs_of(found)
+                runs = runs_of(trials, self._forgiven)
                 return self.plan.next_step(runs), runs
 
         step, runs = self._patiently(look)

@@ -7,7 +7,7 @@ training run; this file knows what they are called.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -47,6 +47,7 @@ STOPPED = "widthsearch:stopped_because"
 DRIVER = "widthsearch:driver"  # host and process of the latest driver
 IDENTITY = "widthsearch:identity"  # random, so that no other study's checkpoints are taken for this one's
 CHECKPOINTS = "widthsearch:checkpoints"  # folder or fsspec URL that all workers share
+FORGIVEN = "widthsearch:forgiven"  # numbers of failed trials that count no more: resume tries again
 FAMILY = "widthsearch:family"  # {"name", "members"}: of a study that is one of several, one per budget
 
 # Attributes of a trial
@@ -157,10 +158,16 @@ def modules_of(study: optuna.Study) -> list[tuple[str, str]]:
     return [(module, variable) for module, variable in study.user_attrs.get(MODULES, [])]
 
 
-def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
+def forgiven_in(study: optuna.Study) -> frozenset[int]:
+    """The numbers of the trials whose failures `resume` has taken back."""
+    return frozenset(study.user_attrs.get(FORGIVEN, ()))
+
+
+def runs_of(trials: Sequence[FrozenTrial], forgiven: Collection[int] = ()) -> list[Run]:
     """The training runs among the trials of a study, in the order of their numbers.
 
-    Raises ``ValueError`` for one with attributes that no search writes; see :func:`.checks.reading`.
+    Those ``forgiven`` count as interrupted: see :func:`forgiven_in`.  Raises
+    ``ValueError`` for one with attributes that no search writes; see :func:`.checks.reading`.
     """
     runs = []
     for trial in trials:
@@ -169,7 +176,8 @@ def runs_of(trials: Sequence[FrozenTrial]) -> list[Run]:
             continue  # not (yet) one of ours: asked for by hand, or orphaned before it got its slot
         check_run(trial.number, attrs, trial.params)
         states = {TrialState.COMPLETE: "complete", TrialState.RUNNING: "running"}
-        ended = "interrupted" if ERROR not in attrs else "died" if attrs.get(DIED) else "failed"
+        taken_back = ERROR not in attrs or trial.number in forgiven
+        ended = "interrupted" if taken_back else "died" if attrs.get(DIED) else "failed"
         state = states.get(trial.state, ended)
         runs.append(
             Run(

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from widthsearch.database.records import PLAN, plan_of, runs_of
+from widthsearch.database.records import PLAN, forgiven_in, plan_of, runs_of
 from widthsearch.maths import rule
 from widthsearch.plans.plan import Done, Failed, Plan, Slot, Wait
 from widthsearch.plans.search import History
@@ -79,7 +79,7 @@ class GrowShrinkSampler(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _next_widths(self, study: optuna.Study) -> dict[str, int]:
-        plan, runs = plan_of(study), runs_of(study.get_trials(deepcopy=False))
+        plan, runs = plan_of(study), runs_of(study.get_trials(deepcopy=False), forgiven_in(study))
         match step := plan.next_step(runs):
             case Slot():
                 return dict(step.widths)

@@ -17,12 +17,13 @@ from widthsearch.database.checks import reading
 from widthsearch.database.connection import Database
 from widthsearch.database.ledger import Ledger
 from widthsearch.database.lock import driver_lock
-from widthsearch.database.records import Family, plan_of, runs_of
+from widthsearch.database.records import Family, forgiven_in, plan_of, runs_of
 from widthsearch.driver.create import checkpoint_folder, write_plan
 from widthsearch.driver.prepare import fingerprint_of, prepare
 from widthsearch.driver.run import Ended, Session, run
 from widthsearch.errors import UsageError
-from widthsearch.plans.plan import Done, Plan, Run, StudyPlan
+from widthsearch.plans.plan import Done, Plan, Run, StudyPlan, identity
+from widthsearch.plans.search import state_of
 from widthsearch.plans.settings import HELP
 from widthsearch.stopping import stop_on_signals
 from widthsearch.study.budget import Budget
@@ -94,7 +95,8 @@ def _resume(
         study = records.load(name, database)
         attrs, plan = study.user_attrs, plan_of(study)
         with reading(name):
-            runs = runs_of(study.get_trials(deepcopy=False))
+            forgiven = _forgiven(study, plan, session)
+            runs = runs_of(study.get_trials(deepcopy=False), forgiven)
         if rounds is not None:
             plan = _with_rounds(name, plan, runs, rounds)
         elif attrs.get(records.STATUS) == "finished" and isinstance(plan.next_step(runs), Done):
@@ -107,10 +109,31 @@ def _resume(
             _follow_changes(study, found)
         if rounds is not None:  # one write: a crash leaves the one plan or the other
             study.set_user_attr(records.PLAN, _with_rounds(name, plan_of(study), runs, rounds).to_json())
+        study.set_user_attr(records.FORGIVEN, sorted(forgiven))
         if session.checkpoints is not None:
             folder = checkpoint_folder(session.url, session.checkpoints, name, attrs[records.IDENTITY])
             study.set_user_attr(records.CHECKPOINTS, folder)
         return run(Ledger(study, session.progress, lock), found, session.backend)
+
+
+def _forgiven(study: optuna.Study, plan: StudyPlan, session: Session) -> frozenset[int]:
+    """The failures that count no more: of all trainings by which nothing was decided yet.
+
+    So what was given up is tried again, as often as at first, and the search stays the same: what it went on
+    from without a training that was lost is not looked at again.
+    """
+    before, trials = forgiven_in(study), study.get_trials(deepcopy=False)
+    runs = {t.number: made for t in trials for made in runs_of([t], before)}
+    by_slot: dict[tuple[Any, ...], list[int]] = {identity(slot): [] for slot in plan.undecided(runs.values())}
+    for number, made in runs.items():
+        by_slot.get(identity(made), []).append(number)
+    lost = [of for of in by_slot.values() if state_of([runs[n] for n in of], plan.plan.retries) == "lost"]
+    if lost:
+        many = f"{len(lost)} given-up training{'' if len(lost) == 1 else 's'}"
+        last = runs[max(n for of in lost for n in of if runs[n].error)]
+        session.progress.say(f"trying {many} again; the last one had failed with {last.error}")
+    failed = (n for of in by_slot.values() for n in of if runs[n].state in ("failed", "died"))
+    return before.union(failed)
 
 
 def study_of(study: optuna.Study, file: str | None) -> StudyFile:

@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from widthsearch.maths import rule
 from widthsearch.plans.plan import Branch, Kind, Plan, Run, Slot
-from widthsearch.plans.search import History, rounds_of
+from widthsearch.plans.search import History, rounds_of, split
 
 #: How far `random`, `tpe` and `gp` look from the uniform widths: by this factor each way (before the result
 #: is scaled to the budget).
@@ -94,6 +94,10 @@ class ArmSearch:
             if "open" in states or "running" in states:
                 return Phase(step, states), points
         return None, points
+
+    def split(self, arm: Arm) -> tuple[list[Slot], list[Slot]]:
+        """The slots by which the arm has decided something, and the others that it has come to."""
+        return split((step for step in arm(self) if isinstance(step, list)), self.history.state)
 
     def price(self, widths: Widths) -> float:
         """What a training of the recipe's length costs, in uniform trainings."""

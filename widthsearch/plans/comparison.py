@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, ClassVar, cast
 
 from widthsearch.errors import UsageError
@@ -27,7 +28,7 @@ from widthsearch.plans.plan import (
     Wait,
     by_branch,
 )
-from widthsearch.plans.search import state_of
+from widthsearch.plans.search import state_of, undecided_by_all
 from widthsearch.plans.settings import MEASURES, Pruner
 from widthsearch.plans.words import amounts
 
@@ -98,6 +99,15 @@ class Comparison(StudyPlan):
                 return phase.slots[phase.states.index("open")]
             running = running or "running" in phase.states
         return Wait() if running else Done(-1, 0.0, "every arm is compared")
+
+    def undecided(self, runs: Iterable[Run]) -> list[Slot]:
+        """The slots by which no arm has decided anything yet; fresh seeds decide nothing."""
+        searches, parts, reports = by_branch(runs), [], []
+        for key in product(range(len(self.budgets)), range(self.repeats), self.arms):
+            _, points = self._walk(searches, *key)
+            parts.append(self._searches[Branch(*key)].split(parse_arm(key[2])[0]))
+            reports += [slot for point in points for slot in self.report_slots(key[0], point)]
+        return undecided_by_all(parts) + reports
 
     def outcomes(self, runs: Iterable[Run]) -> list[Outcome]:
         """What the arms recommend, as far as it is known: by budget, repeat and arm."""

@@ -238,6 +238,11 @@ class Run:
     asked: tuple[float, ...] = ()
 
 
+def identity(of: Slot | Run) -> tuple[Any, ...]:
+    """What a slot and its runs have in common."""
+    return (of.branch, of.key, tuple(sorted(of.widths.items())))
+
+
 def by_branch(runs: Iterable[Run]) -> dict[Branch, list[Run]]:
     """The runs of each of a study's searches."""
     searches: dict[Branch, list[Run]] = {}
@@ -286,6 +291,10 @@ class StudyPlan(ABC):
     @abstractmethod
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
+
+    @abstractmethod
+    def undecided(self, runs: Iterable[Run]) -> list[Slot]:
+        """The slots by which nothing was decided yet: those among them that were lost may be tried again."""
 
     @abstractmethod
     def plan_of(self, slot: Slot) -> Plan:

@@ -26,7 +26,7 @@ from widthsearch.plans.plan import (
     Wait,
     by_branch,
 )
-from widthsearch.plans.search import History, step_after
+from widthsearch.plans.search import History, phases_of, split, step_after, undecided_by_all
 
 PLAIN = "plain"  # the start from the seed network as given
 #: A width has come back when it is within this factor of what the plain search recommends for it.
@@ -55,6 +55,10 @@ class Owners(NamedTuple):
         if kind == "baseline":
             return self.baseline
         return self.cost_aware if kind == "score" and round_ < 0 else self.rounds
+
+    def marked(self, slot: Slot) -> Slot:
+        """A slot of the search, with the branch that its training runs have."""
+        return replace(slot, branch=branch_of(self.of(slot.kind, slot.round)))
 
     def chosen(self, found: Mapping[str, Sequence[T]], key: Callable[[T], tuple[str, int]]) -> list[T]:
         """Out of what each start has, what belongs to this search; ``key``: the kind and round of each."""
@@ -122,12 +126,23 @@ class Probe(StudyPlan):
             if isinstance(step, Slot) and (begun or not known.begun):
                 # Nearly always its own: but one of those that share a round may have no use for a proposal,
                 # whose widths are those of its baseline.
-                return replace(step, branch=branch_of(owners[start].of(step.kind, step.round)))
+                return owners[start].marked(step)
             steps.append(step)
         if not begun or any(isinstance(step, Wait) for step in steps):
             return Wait()
         failed = [step for step in steps if isinstance(step, Failed)]
         return failed[0] if len(failed) == len(steps) else Done(-1, 0.0, "every start is searched")
+
+    def undecided(self, runs: Iterable[Run]) -> list[Slot]:
+        """The slots by which no start's search has decided anything yet."""
+        found = {branch.arm: of for branch, of in by_branch(runs).items()}
+        owners = self.owners(found)
+        parts = []
+        for start, known in self._histories(found, owners).items():
+            decided, others = split(phases_of(known), known.state)
+            own = owners[start]
+            parts.append(([own.marked(slot) for slot in decided], [own.marked(slot) for slot in others]))
+        return undecided_by_all(parts)
 
     def histories(self, runs: Iterable[Run]) -> dict[str, History]:
         """Every start's search, from the trainings that it goes by."""

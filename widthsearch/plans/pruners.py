@@ -79,6 +79,10 @@ class PrunerPlan(StudyPlan):
             return Failed(f"every run failed: {[run.error for of in by_slot.values() for run in of][-1]}")
         return Done(-1, 0.0, "every pruner has been at every level")
 
+    def undecided(self, runs: Iterable[Run]) -> list[Slot]:
+        """All slots: no run depends on another."""
+        return self.slots()
+
     def expected(self) -> dict[str, int]:
         """Trials per kind."""
         return {"sweep": len(self.pruners) * self.plan.seeds}

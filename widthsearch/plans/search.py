@@ -6,7 +6,7 @@ one fixed order; how many workers there are never changes it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, ClassVar, Literal
@@ -28,6 +28,7 @@ from widthsearch.plans.plan import (
     StudyKind,
     StudyPlan,
     Wait,
+    identity,
 )
 
 #: Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed.
@@ -328,12 +329,42 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None,
             lost = [c.slot(k) for c in candidates for k in range(plan.seeds)]
             return None, f"every score of round {round_} failed: {history.last_error(lost)}"
         # A round that has another one after it did not end the search (and need not be judged again).
-        another = round_ + 1 < plan.rounds and ("measure", round_ + 1, 0, 0.0) in history.runs
+        next_ = history.runs.get(("measure", round_ + 1, 0, 0.0), [])
+        another = round_ + 1 < plan.rounds and any(run.state != "interrupted" for run in next_)
         because = None if another else history.stop_reason(round_)
         if because is not None:
             break
     assert because is not None  # the last round has its limit
     return round_ + 1, because
+
+
+def phases_of(history: History) -> Iterator[list[Slot]]:
+    """The phases of a search, as far as its runs say what they are."""
+    return (step for step in _phases(history) if isinstance(step, list))
+
+
+def split(phases: Iterable[list[Slot]], state: Callable[[Slot], State]) -> tuple[list[Slot], list[Slot]]:
+    """The slots by which something was decided, and the others.
+
+    These are the slots of the last phase in which a training came to its end, and of those after it.
+    """
+    decided: list[Slot] = []
+    others: list[Slot] = []
+    for phase in phases:
+        states = [state(slot) for slot in phase]
+        if "complete" in states:
+            decided, others = decided + others, []
+        others = others + phase
+        if "open" in states or "running" in states:
+            break
+    return decided, others
+
+
+def undecided_by_all(parts: Iterable[tuple[list[Slot], list[Slot]]]) -> list[Slot]:
+    """The slots by which none of several searches has decided anything; each as :func:`split` has it."""
+    parts = list(parts)
+    decided = {identity(slot) for of, _ in parts for slot in of}
+    return [slot for _, others in parts for slot in others if identity(slot) not in decided]
 
 
 @dataclass(frozen=True)
@@ -345,6 +376,11 @@ class SearchPlan(StudyPlan):
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
         return next_step(self.plan, runs)
+
+    def undecided(self, runs: Iterable[Run]) -> list[Slot]:
+        """The slots by which nothing was decided yet."""
+        history = History(self.plan, runs)
+        return split(phases_of(history), history.state)[1]
 
     def plan_of(self, slot: Slot) -> Plan:
         """The plan of the search: there is one."""

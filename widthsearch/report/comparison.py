@@ -25,7 +25,7 @@ Fresh = Mapping[FreshKey, Trial]  # the trainings on fresh seeds
 def summarise_comparison(study: optuna.Study, url: str) -> ComparisonSummary:
     """Everything about a comparison as one JSON object."""
     plan, frozen = plan_as(Comparison, study), study.get_trials(deepcopy=False)
-    trials = read(frozen)
+    trials = read(frozen, study)
     fresh = {
         fresh_key(t.branch.budget, t.kind, t.replica, t.widths): t
         for t in completed(trials)

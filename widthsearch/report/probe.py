@@ -18,7 +18,7 @@ from widthsearch.report.types import Apart, CameBack, Findings, ProbeSummary, Sp
 def summarise_probe(study: optuna.Study, url: str) -> ProbeSummary:
     """Everything about a probe as one JSON object; each start holds what ``show --json`` says of a search."""
     plan, frozen = plan_as(Probe, study), study.get_trials(deepcopy=False)
-    trials = read(frozen)
+    trials = read(frozen, study)
     made: dict[str, list[Trial]] = {start: [] for start in plan.searches}
     for trial in trials:
         if trial.arm is not None:

@@ -24,7 +24,7 @@ Runs = Mapping[str, Mapping[int, Levels]]  # by pruner and seed
 def summarise_pruners(study: optuna.Study, url: str) -> PrunersSummary:
     """Everything about a comparison of pruners as one JSON object."""
     plan, frozen = plan_as(PrunerPlan, study), study.get_trials(deepcopy=False)
-    trials = read(frozen)
+    trials = read(frozen, study)
     runs: dict[str, dict[int, Levels]] = {pruner: {} for pruner in plan.pruners}
     for t in completed(trials):
         if t.arm is not None:

@@ -108,7 +108,7 @@ def summarise(study: optuna.Study, url: str) -> SearchSummary:
         "kind": "search",
         **start,
         "budget": limits(plan.budget),
-        **summarise_search(plan, read(trials)),
+        **summarise_search(plan, read(trials, study)),
         **tail(study, start["status"], trials),
     }
 

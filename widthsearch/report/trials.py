@@ -77,12 +77,13 @@ class Trial:
 
 def trials_of(study: optuna.Study) -> list[Trial]:
     """The training runs of a study, in the order of their numbers."""
-    return read(study.get_trials(deepcopy=False))
+    return read(study.get_trials(deepcopy=False), study)
 
 
-def read(found: Iterable[FrozenTrial]) -> list[Trial]:
-    """The training runs among Optuna's trials: none that somebody asked for by hand."""
-    return [_read(trial, run) for trial in found for run in records.runs_of([trial])]
+def read(found: Iterable[FrozenTrial], study: optuna.Study) -> list[Trial]:
+    """The training runs among Optuna's trials of a study: none that somebody asked for by hand."""
+    forgiven = records.forgiven_in(study)
+    return [_read(trial, run) for trial in found for run in records.runs_of([trial], forgiven)]
 
 
 def _read(trial: FrozenTrial, run: Run) -> Trial:

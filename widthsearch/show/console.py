@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Container
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+for _name in ("stdout", "stderr"):
+    if getattr(sys, _name) is None:  # closed before we were started: `>&-`
+        setattr(sys, _name, Path(os.devnull).open("w"))  # noqa: SIM115
 
 # Tables in a log file or pipe need not be squeezed into 80 columns.
 out = Console(width=None if sys.stdout.isatty() else 120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,9 +15,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.database.records import KIND, SECONDS, runs_of
+from widthsearch.database.records import KIND, SECONDS, forgiven_in, runs_of
+from widthsearch.errors import UsageError, describe_error
 from widthsearch.plans.plan import LABELS, Slot, StudyPlan
+from widthsearch.show.console import say
 from widthsearch.show.tensorboard import Board
+
+#: A training stalls that takes so many times as long as the longest of its kind, and so long at least.
+STALLED, STALLED_SECONDS = 3, 60.0
 
 
 def duration(seconds: float) -> str:
@@ -42,7 +48,7 @@ class Tracker:
         """Start, or go on from the trials that are there."""
         self.plan, self.study = plan, study
         self.start = time.monotonic()
-        self.running: dict[int, Slot] = {}
+        self.running: dict[int, tuple[Slot, float]] = {}  # and since when
         self.done: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.round, self.failures = 0, 0
@@ -57,12 +63,18 @@ class Tracker:
             self.say(f"going on after {total} finished trials")
 
     def say(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print one line; :class:`UsageError` where that cannot be: the search stops, and can be resumed."""
+        try:
+            say(text, self.console)
+        except (SystemExit, OSError, ValueError) as error:  # Rich ends a process whose pipe was closed
+            why = "it was closed" if isinstance(error, SystemExit) else describe_error(error)
+            raise UsageError(
+                f"nothing can be printed any more ({why}); let a search write into a file: > search.log"
+            ) from error
 
     def started(self, number: int, slot: Slot) -> None:
         """A trial was handed to a worker."""
-        self.running[number] = slot
+        self.running[number] = (slot, time.monotonic())
         self.round = max(self.round, slot.round)
 
     def finished(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
@@ -112,6 +124,18 @@ class Tracker:
             left += max(0, n - self.done[kind]) * sum(known) / len(known)
         return left / self.workers
 
+    def stalled(self) -> list[str]:
+        """A note on each training that runs much longer than any of its kind did so far."""
+        notes = []
+        for number, (slot, since) in self.running.items():
+            took, longest = time.monotonic() - since, max(self.seconds[slot.kind], default=math.inf)
+            if took > max(STALLED_SECONDS, STALLED * longest):
+                notes.append(
+                    f"trial {number} has run for {duration(took)}, the longest {LABELS[slot.kind]} so far "
+                    f"for {duration(longest)}: does it hang?  Study(timeout=...) ends those that do"
+                )
+        return notes
+
     def state(self) -> str:
         """One phrase: how far, best gain so far, time left."""
         parts = [f"{sum(self.done.values())} of at most {sum(self.plan.expected().values())}"]
@@ -123,7 +147,8 @@ class Tracker:
 
     def _gain(self) -> float | None:
         """Best round against the baseline, on the seeds that select (optimistic; the verdict is not)."""
-        return self.plan.gain_so_far(runs_of(self.study.get_trials(deepcopy=False)))
+        runs = runs_of(self.study.get_trials(deepcopy=False), forgiven_in(self.study))
+        return self.plan.gain_so_far(runs)
 
 
 class LiveTracker(Tracker):
@@ -156,7 +181,7 @@ class LiveTracker(Tracker):
             bar = ProgressBar(total=expected[kind], completed=self.done[kind], width=30)
             grid.add_row(label, bar, f"{self.done[kind]} / {expected[kind]}")
         idle = "ending" if sum(self.done.values()) else "starting workers"
-        running = ", ".join(str(s) for s in self.running.values()) or idle
+        running = ", ".join(str(s) for s, _ in self.running.values()) or idle
         elapsed = duration(time.monotonic() - self.start)
         failures = f", {self.failures} failed" if self.failures else ""
         where: str = self.plan.kind
@@ -166,4 +191,5 @@ class LiveTracker(Tracker):
             Text(f"{where}   {elapsed}   {self.state()}{failures}"),
             grid,
             Text(f"running: {running}", style="dim"),
+            *(Text(note, style="yellow") for note in self.stalled()),
         )
