@@ -24,13 +24,16 @@ for _number in (signal.SIGINT, signal.SIGHUP):
 
 
 # A deadline per example would be a test of the machine.  `.ci/run` takes the profile ci: the same examples each time.
-settings.register_profile("suite", max_examples=25, deadline=None)
-settings.register_profile("ci", settings.get_profile("ci"), max_examples=25, deadline=None)
-settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
+settings.register_profile("suite", max_examples=100, deadline=None)
+settings.register_profile("ci", settings.get_profile("ci"), max_examples=100, deadline=None)
+settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("suite")
 
 #: Files that take a minute or more, longest first: one that is begun last keeps one worker waiting for the other.
-LONGEST: tuple[str, ...] = ()
+LONGEST = (
+    "test_faults", "test_cluster", "test_compare", "test_search", "test_docker", "test_fuzz", "test_large_studies",
+    "test_zoo", "test_readme", "test_export", "test_bench", "test_cli", "test_family", "test_comparison",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,7 +95,12 @@ def test_all_public_names_are_there() -> None:
 
 @pytest.mark.slow
 def test_the_walkthrough_runs() -> None:
-    file = Path(__file__).parents[1] / "studies" / "walkthrough.py"
+    """With fewer epochs."""
+    studies = Path(__file__).parents[1] / "studies"
+    file = shutil.copy(studies / "walkthrough.py", "walkthrough.py")
+    study = (studies / "digits_mlp.py").read_text()
+    assert study.count("epochs=15") == 1
+    Path("digits_mlp.py").write_text(study.replace("epochs=15", "epochs=3"))
     done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "recommended: {" in done.stdout and "Linear(in_features=64, out_features=" in done.stdout

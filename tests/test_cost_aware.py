@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import dear
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import NETWORKS, ResNet, images
 from scipy.optimize import minimize
@@ -70,6 +71,7 @@ def least_sum(
     return float(solved.fun)
 
 
+@dear
 @given(cost=chains, share=st.floats(0.1, 1), other=st.floats(0.1, 1), data=st.data())
 def test_no_other_widths_at_the_budget_have_a_smaller_sum(cost, share, other, data):
     outputs = {v: data.draw(st.sampled_from([[1.0], [1.0, 1.0, 1.0], [8.0, 1.0]])) for v in cost.variables}
@@ -80,6 +82,7 @@ def test_no_other_widths_at_the_budget_have_a_smaller_sum(cost, share, other, da
     assert sum_of(outputs, found) <= (1 + 0.6 / min(found.values())) * best
 
 
+@dear
 @given(positions=st.lists(st.floats(1, 100), min_size=2, max_size=2), share=st.floats(0.1, 1))
 def test_two_narrow_layers_are_nearly_the_best_of_all_whole_widths(positions, share):
     cost = chain(positions)
@@ -92,7 +95,7 @@ def test_two_narrow_layers_are_nearly_the_best_of_all_whole_widths(positions, sh
     assert sum_of(outputs, found) <= 1.1 * (1 / grid[fits]).sum(axis=1).min()
 
 
-@settings(max_examples=40)
+@dear
 @given(cost=chains, share=shares, step=st.sampled_from([1, 2, 4]), minimum=st.sampled_from([1, 3]))
 def test_they_fit_the_budget_and_nothing_more_does(cost, share, step, minimum):
     constraints = constraints_of(cost, budget_of(cost, share, share), step, minimum)

@@ -116,8 +116,8 @@ def test_the_page_has_both_networks_of_every_member_and_its_gain(whole):
 def test_json_holds_what_show_prints_of_each_member(whole):
     url, _ = whole
     summary = json.loads(command("show", "tiny", "--json", "--storage", url).out)
-    assert summary.keys() == {"family", "status", "members"}
-    assert (summary["family"], summary["status"]) == ("tiny", "finished")
+    assert summary.keys() == {"kind", "family", "status", "members"}
+    assert (summary["kind"], summary["family"], summary["status"]) == ("family", "tiny", "finished")
     alone = [json.loads(command("show", name, "--json", "--storage", url).out) for name in MEMBERS]
     assert summary["members"] == alone
     assert [m["budget"]["macs"] for m in alone] == [356 // 4, 356 // 2, 356]

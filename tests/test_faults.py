@@ -18,6 +18,7 @@ import pytest
 from commands import (
     RECIPE,
     TRIALS,
+    Edit,
     assert_refused,
     command,
     complete,
@@ -39,19 +40,30 @@ EPOCHS = 1000  # one to two seconds
 LONG = (RECIPE, f"recipe=Recipe(epochs={EPOCHS}, batch_size=32, lr=0.1)")
 # Ten trials although these trainings recommend the uniform widths, which are trained but once.
 SEARCH = (setting("seed=3"), ("report_seeds=2", "report_seeds=4"))
+BRIEF = (RECIPE, "recipe=Recipe(epochs=50, batch_size=32, lr=0.1)")
 LONGER = (RECIPE, f"recipe=Recipe(epochs={4 * EPOCHS}, batch_size=32, lr=0.1)")
 FAULTS = 20
+Found = dict[tuple[Any, ...], Any]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, int], Any]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the study finds when nothing happens to it (without Ray, one trial after the other)."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    return found_in(tmp_path_factory.mktemp("undisturbed"), LONG)
+
+
+@pytest.fixture(scope="module")
+def briefly(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """The same with trainings that take no time."""
+    return found_in(tmp_path_factory.mktemp("briefly"), BRIEF)
+
+
+def found_in(folder: Path, recipe: Edit) -> Found:
     url = f"sqlite:///{folder / 'widthsearch.db'}"
-    result = command("launch", write_study(folder, LONG, *SEARCH), "--storage", url)
+    result = command("launch", write_study(folder, recipe, *SEARCH), "--storage", url)
     assert result.code == 0, result.err
     found = complete(trials(url))
-    assert len(found) == TRIALS
+    assert len(found) >= TRIALS
     return found
 
 
@@ -151,7 +163,7 @@ def go_on(url: str, file: Path) -> tuple[str | Path, ...]:
     return ("resume", "tiny") if "tiny" in study_names(open_storage(url, create=True)) else ("launch", file)
 
 
-def check(found: list[FrozenTrial], undisturbed: dict[Any, Any]) -> None:
+def check(found: list[FrozenTrial], undisturbed: Found) -> None:
     """The same completed trials, none twice; whatever else there is was cut short by a fault."""
     assert complete(found) == undisturbed  # (complete() refuses a slot completed twice)
     for trial in found:
@@ -177,6 +189,15 @@ def test_a_storm_on_both_databases(server: Postgres, tmp_path: Path) -> None:
         assert len(hits) >= FAULTS
 
 
+def written(folder: Path) -> set[tuple[str, int]]:
+    """All checkpoints, with the moment at which they were written."""
+    found = set()
+    for file in (folder / "widthsearch.db.checkpoints").rglob("*.ckpt"):
+        with suppress(FileNotFoundError):  # its training has ended meanwhile
+            found.add((file.name, file.stat().st_mtime_ns))
+    return found
+
+
 #: What hits one driver after the other, and what it says; nothing, where it was its end.
 ONE_OF_EACH = (
     {"kill -9 worker": "its worker process died", "kill -9 raylet": "starting Ray again", "SIGTERM": ""},
@@ -185,20 +206,21 @@ ONE_OF_EACH = (
 ENDS = {"SIGTERM": 130, "kill -9 driver": -signal.SIGKILL}
 
 
-def test_one_fault_of_each_kind(undisturbed: dict[Any, Any], tmp_path: Path) -> None:
+def test_one_fault_of_each_kind(undisturbed: Found, tmp_path: Path) -> None:
     """In trainings that run, one after the other; at the end there is peace, and no Ray."""
     url, moments = f"sqlite:///{tmp_path / 'widthsearch.db'}", random.Random(1)
     file = write_study(tmp_path, LONG, *SEARCH)
     for faults in ONE_OF_EACH:
-        log = tmp_path / f"{len(faults)}.log"
+        log, before = tmp_path / f"{len(faults)}.log", written(tmp_path)
         with log.open("w") as out:
             process = start(
                 *go_on(url, file), "--workers", "2", stdout=out, stderr=out, WIDTHSEARCH_STORAGE=url
             )
         for fault, says in faults.items():
-            wait_until(lambda: is_training(process))  # noqa: B023
-            time.sleep(moments.uniform(0.1, 0.5))
+            wait_until(lambda: is_training(process) and written(tmp_path) - before)  # noqa: B023
+            time.sleep(moments.uniform(0, 0.4))
             assert process.poll() is None and FAULT[fault](process), log.read_text()
+            before = written(tmp_path)
             if says:
                 wait_until(lambda: says in log.read_text())  # noqa: B023
             else:
@@ -211,7 +233,7 @@ def test_one_fault_of_each_kind(undisturbed: dict[Any, Any], tmp_path: Path) -> 
 
 
 def test_a_database_server_that_is_restarted_is_waited_for(
-    undisturbed: dict[Any, Any], server: Postgres, tmp_path: Path
+    undisturbed: Found, server: Postgres, tmp_path: Path
 ) -> None:
     url = server.new_database()
     log = tmp_path / "log"
@@ -240,7 +262,7 @@ def test_a_database_server_that_is_restarted_is_waited_for(
     check(trials(url), undisturbed)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
     """Only against hanging: how long it takes depends on what else the machine does."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -316,26 +338,26 @@ def small_disk(folder: Path, size: str) -> Iterator[Callable[[], None]]:
 
 
 def test_a_disk_full_of_checkpoints_stops_the_search_until_there_is_room(
-    undisturbed: dict[Any, Any], tmp_path: Path
+    briefly: Found, tmp_path: Path
 ) -> None:
-    with small_disk(disk := tmp_path / "disk", "24k") as make_room:
+    with small_disk(disk := tmp_path / "disk", "8k") as make_room:
         result = real_command(
-            "launch", write_study(tmp_path, LONG, *SEARCH), "--workers", "2", "--checkpoints", disk
+            "launch", write_study(tmp_path, BRIEF, *SEARCH), "--workers", "2", "--checkpoints", disk
         )
         assert_refused(result, "No space left on device", str(disk))
         assert not complete(trials())
         assert "interrupted" in command("show", "tiny").out
         make_room()
         assert command("resume", "tiny").code == 0
-        check(trials(), undisturbed)
+        check(trials(), briefly)
         assert not list(disk.iterdir())  # nothing is left of a finished study
 
 
-def test_a_disk_full_of_the_database_itself(undisturbed: dict[Any, Any], tmp_path: Path) -> None:
+def test_a_disk_full_of_the_database_itself(briefly: Found, tmp_path: Path) -> None:
     with small_disk(disk := tmp_path / "disk", "512k") as make_room:
         url = f"sqlite:///{disk / 'widthsearch.db'}"
         where = ("--storage", url, "--checkpoints", tmp_path / "checkpoints")
-        assert_refused(command("launch", write_study(tmp_path, LONG, *SEARCH), *where), "disk is full")
+        assert_refused(command("launch", write_study(tmp_path, BRIEF, *SEARCH), *where), "disk is full")
         make_room()
         assert command("resume", "tiny", *where).code == 0
-        check(trials(url), undisturbed)
+        check(trials(url), briefly)

@@ -30,7 +30,8 @@ from commands import (
     setting,
     write_study,
 )
-from hypothesis import HealthCheck, example, given, settings
+from examples import fuzz
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 from torch import nn
@@ -44,15 +45,8 @@ from widthsearch.study.file import StudyFile
 pytestmark = pytest.mark.usefixtures("working_folder")
 
 
-def fuzz(examples: int) -> Callable[[Any], Any]:
-    """The same inputs every time: a test that fails once a month helps nobody."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
+#: Where an input costs no more than a call.
+cheap = settings(fuzz, max_examples=3 * settings.default.max_examples)
 
 
 def strictly(text: str) -> Any:
@@ -143,7 +137,7 @@ BUDGETS = st.one_of(
 )
 
 
-@fuzz(120)
+@fuzz
 @given(text=BUDGETS)
 @example("macs=" + "9" * 400)
 @example("params=1e99")
@@ -161,7 +155,7 @@ def understood(amount: str, reference: int) -> int:
     return math.floor(Fraction(digits if scale is None else digits[:-1]) * (1 if scale is None else scale))
 
 
-@fuzz(300)
+@cheap
 @given(
     macs=st.one_of(st.none(), AMOUNTS, st.integers(-10, 10**400), st.floats()),
     params=st.one_of(st.none(), AMOUNTS, st.fractions(), st.booleans(), st.lists(st.integers(), max_size=2)),
@@ -224,18 +218,25 @@ def test_every_odd_name_is_found_again(many_names: tuple[str, list[str]]) -> Non
     """Among all the others: those that differ only in case, normalisation or blanks at the end, too."""
     url, names = many_names
     listed = "".join(command("list", "--storage", url).out.split())
+    resumed = (
+        "tiny ",
+        "e\u0301",
+        "--help",
+    )  # their names are looked up as those of `show`, but they are trained
+    for name in resumed:
+        result = command("resume", "--workers", "0", "--storage", url, "--", name)
+        assert result.code == 0, result.err
     for name in names:
         result = command("show", "--json", "--storage", url, "--", name)
         assert result.code == 0, result.err
-        assert strictly(result.out)["study"] == name
-        again = command("resume", "--workers", "0", "--storage", url, "--", name)
-        assert again.code == 0, again.err
-        assert "finished" in again.out
+        shown = strictly(result.out)
+        assert shown["study"] == name
+        assert bool(shown["trials"]) == (name in resumed)
         if len(name) < 20 and name.isprintable():
             assert "".join(name.split()) in listed
 
 
-@fuzz(30)
+@fuzz
 @given(name=NAMES)
 def test_a_name_that_is_not_there_is_refused_everywhere(finished: Finished, name: str) -> None:
     for verb in ("show", "resume"):
@@ -244,7 +245,7 @@ def test_a_name_that_is_not_there_is_refused_everywhere(finished: Finished, name
         assert_refused(result, "no study", "tiny")
 
 
-@fuzz(60)
+@fuzz
 @given(name=NAMES)
 def test_a_launch_takes_any_name_as_far_as_the_model(refused_study: Path, name: str) -> None:
     before = files(refused_study.parent)
@@ -259,7 +260,9 @@ def test_names_that_no_database_can_keep_are_refused(tiny: Path, name: str) -> N
     assert not Path("widthsearch.db").exists()
 
 
-@pytest.mark.parametrize("name", ["-x", "a'b\n c", "😀" * 128, "𝒜" * 128, "../../x"], ids=short)
+@pytest.mark.parametrize(
+    "name", ["-x", "a'b\n c", "𝒜" * 128, "../../x größer", "[red]x[/nope]", "x" * 300], ids=short
+)
 def test_an_odd_name_from_launch_to_the_end(tiny: Path, name: str) -> None:
     result = command("launch", tiny, f"--name={name}", "--replicas=1", "--seeds=1")
     if result.code:
@@ -267,12 +270,15 @@ def test_an_odd_name_from_launch_to_the_end(tiny: Path, name: str) -> None:
         assert not Path("widthsearch.db").exists()
         return
     assert strictly(command("show", "--json", "--", name).out)["study"] == name
+    assert "finished" in command("list").out
+    page = command("show", "--", name).out
+    assert "".join(name.split()) in "".join(page.split()) or not name.isprintable()
     assert_refused(command("launch", tiny, f"--name={name}"), "exists already")
     assert optuna.get_all_study_names(URL) == [name]
     assert not (Path.cwd().parent / "x").exists()
 
 
-@fuzz(100)
+@fuzz
 @given(names=st.lists(st.one_of(NAMES, st.text("aA_. é", max_size=4)), min_size=2, max_size=2, unique=True))
 @example(["Tiny", "tiny"])
 @example(["é", "e\u0301"])
@@ -333,7 +339,7 @@ def no_secret(result: Result) -> None:
     assert SECRET not in result.out + result.err
 
 
-@fuzz(120)
+@fuzz
 @given(url=st.one_of(ANY, ANY.map("sqlite:///".__add__), mangled([*URLS, "sqlite:///no/x.db"])), name=NAMES)
 @example(url="sqlite:///" + "x" * 300, name="x")
 @example(url="sqlite:///\ud800", name="x")
@@ -355,7 +361,7 @@ def test_any_storage_url(no_network: None, refused_study: Path, url: str, name: 
 PASSWORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 
-@fuzz(80)
+@fuzz
 @given(before=PASSWORDS, after=PASSWORDS, quoted=st.booleans())
 @example(before="p@", after="", quoted=False)
 @example(before="p@h/", after="", quoted=False)
@@ -399,7 +405,7 @@ def test_an_sqlite_uri_is_refused_before_the_search(tiny: Path) -> None:
 # Paths ---------------------------------------------------------------------------------------------------
 
 
-@fuzz(100)
+@fuzz
 @given(
     path=st.one_of(ANY, ANY.map("~".__add__), ANY.map(lambda s: f"{s}.py"), ANY.map(lambda s: f"x.py:{s}"))
 )
@@ -417,7 +423,7 @@ def launch_of(path: str) -> Result:
     return command("launch", "--workers", "0", "--", path)
 
 
-@fuzz(25)
+@fuzz
 @given(
     folder=st.one_of(
         ANY.map("/dev/null/".__add__),
@@ -465,7 +471,7 @@ def addresses(draw: st.DrawFn, schemes: list[str]) -> str:
     return draw(st.sampled_from(schemes)) + host + ":" + port
 
 
-@fuzz(100)
+@fuzz
 @given(address=addresses(["", "ray://", "http://"]))
 def test_any_ray_address(no_network: None, closed_port: int, tiny: Path, address: str) -> None:
     address = address.replace("{port}", str(closed_port))
@@ -475,7 +481,7 @@ def test_any_ray_address(no_network: None, closed_port: int, tiny: Path, address
     assert not Path("widthsearch.db").exists()
 
 
-@fuzz(100)
+@fuzz
 @given(server=addresses(["http://", "https://", "", "nope://", "ray://", "json://"]))
 @example("")
 @example("127.0.0.1:1")
@@ -506,7 +512,7 @@ def data() -> Any:
     return (x, x[:, :3]), (x, x[:, :3])
 
 
-STUDY = Study(model=model, data=data, budget=Budget(params="0.5x"))
+STUDY = Study(model=model, data=data, budget=Budget(params="0.5x", macs="any"))
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 10), st.integers(), st.sampled_from([10**400, -(10**400)]),
     st.floats(), st.complex_numbers(), ANY, st.binary(max_size=5), st.decimals(), st.fractions(),
@@ -517,7 +523,7 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-@fuzz(600)
+@cheap
 @given(name=st.sampled_from(sorted(f for f in STUDY.__dataclass_fields__)), value=ANYTHING)
 @example("search", 5)
 @example("fix", None)
@@ -529,7 +535,7 @@ def test_any_setting_of_a_study(name: str, value: Any) -> None:
         replace(STUDY, **{name: value})
 
 
-@fuzz(400)
+@cheap
 @given(name=st.sampled_from(sorted(f for f in Recipe.__dataclass_fields__)), value=ANYTHING)
 def test_any_setting_of_a_recipe(name: str, value: Any) -> None:
     with suppress(UsageError):
@@ -546,7 +552,7 @@ PATTERNS = st.one_of(
 )  # fmt: skip
 
 
-@fuzz(120)
+@fuzz
 @given(search=PATTERNS, fix=PATTERNS, minimum=NUMBERS, multiple_of=NUMBERS)
 @example(None, (), 10**400, 1)
 @example(None, (), {1: 4}, 1)
@@ -607,7 +613,7 @@ WIDTHS = st.one_of(
 )  # fmt: skip
 
 
-@fuzz(250)
+@fuzz
 @given(
     widths=st.one_of(
         st.fixed_dictionaries(dict.fromkeys(SPACE.widths, WIDTHS)),
@@ -637,7 +643,7 @@ def test_any_widths(widths: Any) -> None:
         assert net(torch.zeros(2, 8)).shape == (2, 3)
 
 
-@fuzz(150)
+@fuzz
 @given(
     text=st.one_of(
         ANY,
@@ -653,7 +659,7 @@ def test_any_input_shape(text: str) -> None:
         strictly(result.out)
 
 
-@fuzz(100)
+@fuzz
 @given(text=st.one_of(ANY, ANY.map("torch.nn:".__add__), mangled(["torch.nn:Linear(8, 3)"])))
 def test_any_model(text: str) -> None:
     result = command("widths", f"--model={text}", "--input=2,8", "--json")

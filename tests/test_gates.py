@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import dear
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import NETWORKS, outputs, randomise
 from sklearn.datasets import load_digits
@@ -256,7 +257,7 @@ def chain(widths):
     return {"macs": sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))}
 
 
-@settings(max_examples=60, deadline=None)
+@dear
 @given(st.lists(st.integers(2, 12), min_size=1, max_size=4), st.floats(0.05, 1.2), st.integers(0, 10**6))
 def test_the_cut_is_the_longest_prefix_by_rank_within_the_budget(counts, share, seed):
     widths = {f"v{i}": n for i, n in enumerate(counts)}

@@ -287,7 +287,7 @@ def test_a_latency_out_of_reach_is_refused(latency: str, says: tuple[str, ...], 
     assert not Path("widthsearch.db").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("batch", [1, 32])
 def test_the_model_is_near_real_timings(batch: int) -> None:
     """On held-out networks; the bound is wide, for machines that others use too."""

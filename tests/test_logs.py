@@ -14,7 +14,6 @@ from commands import (
     command,
     custom_loss,
     interrupt,
-    real_command,
     start,
     trials,
     write_study,
@@ -83,20 +82,6 @@ def test_a_failure_is_told_with_its_reason(tmp_path: Path):
     err = command("launch", raising_once(tmp_path, "OSError('lost it')", 1), "-v").err
     assert "trial 0: failed: OSError: lost it" in err
     assert "baseline 0: again, after failed OSError: lost it" in err
-
-
-@pytest.mark.slow
-def test_with_ray_the_workers_lines_arrive(tiny: Path):
-    result = real_command("launch", tiny, "--workers", "2", "-v")
-    assert result.code == 0
-    assert re.search(
-        r"widthsearch.cluster.node: Ray is there after [\d.]+ s, without its dashboard", result.err
-    )
-    assert "2 workers with 1 CPUs and 0 GPUs each" in result.err
-    assert len(re.findall(r"trial \d+, in its worker: gates: price", result.err)) == 2
-    assert "in its worker: study loaded on" in result.err
-    assert re.search(r"waiting for \d trainings before the next phase", result.err)
-    assert "log" not in trials()[0].user_attrs
 
 
 def test_the_password_of_a_database_is_never_logged(server: Postgres, tiny: Path):

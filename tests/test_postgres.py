@@ -183,16 +183,12 @@ def test_a_second_driver_is_refused_and_the_first_one_named(url: str, tmp_path: 
     with another_process_holds_the_lock(url) as holder:
         assert is_driven(url, "tiny")
         assert not is_driven(url, "other")
-        began = time.monotonic()
         assert_refused(command("resume", "--storage", url), f"process {holder.pid}", "widthsearch show tiny")
-        assert time.monotonic() - began < 5
         with driver_lock(url, "other"):
             pass
         holder.kill()  # -9
         holder.wait()
-        died = time.monotonic()
-        while is_driven(url, "tiny"):
-            assert time.monotonic() - died < 1
+        while is_driven(url, "tiny"):  # the server notices soon; nothing of ours has to
             time.sleep(0.02)
     with driver_lock(url, "tiny"):
         pass
@@ -276,13 +272,14 @@ def test_a_patient_storage_waits_for_the_server(
     assert "Traceback" not in caplog.text
 
 
-def test_patience_ends(server: Postgres, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "PATIENCE_SECONDS", 0.5)
+def test_patience_ends(
+    server: Postgres, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 1.0)
     opened = open_storage(url, create=True, patient=True)
     server.stop()
-    began = time.monotonic()
     assert connection_was_lost(error_of(opened.get_all_studies))
-    assert 0.5 < time.monotonic() - began < 5
+    assert "does not answer; waiting" in caplog.text and "answers again" not in caplog.text
 
 
 def test_what_was_under_way_is_worth_another_try(server: Postgres, url: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import dear
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import NETWORKS, outputs, randomise
 from scipy.linalg import hadamard
@@ -213,7 +214,7 @@ def test_groups_are_norm_scales_where_units_have_them_and_what_reads_them_elsewh
 # Group-L1 ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@dear
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=4), st.floats(0.01, 4))
 def test_the_proximal_step_minimises_what_it_should(values, threshold):
     v = np.array(values)
@@ -253,7 +254,7 @@ def study_of(model=network, **settings):
     recipe = settings.pop("recipe", Recipe(epochs=4, batch_size=32, lr=0.1))
     return Study(
         model=model, data=lambda: ((x[:400], y[:400]), (x[400:], y[400:])), recipe=recipe,
-        **{"budget": Budget(macs="0.5x"), "over": 2.0, **settings},
+        **{"budget": Budget(macs="0.5x", params="any"), "over": 2.0, **settings},
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exactness import counted_macs, parameter_count, random_widths, removal
-from hypothesis import HealthCheck, given, settings
+from examples import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import images, randomise, vectors
 from torch import Tensor, nn
@@ -350,12 +351,7 @@ def check(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> WidthSpac
     return space
 
 
-quickly = settings(
-    max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-
-
-@quickly
+@fuzz
 @given(lists_of(MAPS), st.integers(0, 3), st.integers(0, 99))
 def test_a_random_network_over_images_is_whole(blocks: list[Block], head: int, seed: int) -> None:
     torch.manual_seed(0)
@@ -363,7 +359,7 @@ def test_a_random_network_over_images_is_whole(blocks: list[Block], head: int, s
     assert space.frozen == ()
 
 
-@quickly
+@fuzz
 @given(lists_of(SEQUENCES), st.integers(0, 2), st.integers(0, 99))
 def test_a_random_network_over_sequences_is_whole(blocks: list[Block], head: int, seed: int) -> None:
     torch.manual_seed(0)

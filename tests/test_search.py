@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,19 @@ def digits(tmp_path_factory):
     return found
 
 
-def test_two_ray_workers_find_it_to_the_last_bit(digits):
-    result = real_command("launch", *DIGITS, "--workers", "2")
+def test_two_ray_workers_find_it_to_the_last_bit_and_their_lines_arrive(digits):
+    result = real_command("launch", *DIGITS, "--workers", "2", "-v")
     assert result.code == 0, result.err
-    assert complete(trials(name="digits_mlp")) == digits
+    found = trials(name="digits_mlp")
+    assert complete(found) == digits
+    assert re.search(
+        r"widthsearch.cluster.node: Ray is there after [\d.]+ s, without its dashboard", result.err
+    )
+    assert "2 workers with 1 CPUs and 0 GPUs each" in result.err
+    assert len(re.findall(r"trial \d+, in its worker: gates: price", result.err)) == 2
+    assert "in its worker: study loaded on" in result.err
+    assert re.search(r"waiting for \d trainings before the next phase", result.err)
+    assert "log" not in found[0].user_attrs
 
 
 def test_an_unreachable_cluster_is_refused():
@@ -58,7 +68,7 @@ def model():
 study = Study(
     model=model,
     data=data,
-    budget=Budget(params=12_000),
+    budget=Budget(params=12_000, macs="any"),
     recipe=Recipe(epochs=8, batch_size=64, lr=0.1),
     rounds=1,
     replicas=2,

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -335,9 +334,7 @@ def test_checkpoints_go_where_they_are_told_and_away_at_the_end(tmp_path: Path) 
 def test_a_second_driver_is_refused_at_once_and_the_first_one_named(tiny: Path) -> None:
     interrupt(tiny, 3)
     with driver_lock(URL, "tiny"):
-        started = time.monotonic()
         assert_refused(real_command("resume", "tiny", "--workers", "0"), f"process {os.getpid()}")
-        assert time.monotonic() - started < 30
     assert command("resume").code == 0
 
 

@@ -28,6 +28,7 @@ from widthsearch.show.drawing import draw_architecture
 from widthsearch.show.page import report_page, summary_html
 from widthsearch.show.pages import figure_of, search_only
 from widthsearch.study.budget import Budget
+from widthsearch.study.data import load_data
 from widthsearch.study.study import Study
 from widthsearch.training.trial import build_space
 
@@ -112,7 +113,7 @@ class Result:
         has changed since launch.
         """
         study = resuming.load_again(self.optuna_study, file, force=False).study
-        return build_space(study, study.data()).resize(self.widths)
+        return build_space(study, load_data(study)).resize(self.widths)
 
     def to_html(self) -> str:
         """The page that ``widthsearch report`` writes."""

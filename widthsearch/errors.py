@@ -9,6 +9,10 @@ class UsageError(Exception):
     """Wrong use or a bad study.  One line that quotes the bad value and says what would be right."""
 
 
+class DatabaseGoneError(UsageError):
+    """The study under a driver is gone, or another one is in its place: nothing more is written."""
+
+
 class TrainingError(Exception):
     """A training run ended without a usable result (a loss that is not finite, say)."""
 
@@ -26,5 +30,10 @@ def describe_error(error: BaseException, path: Path | None = None) -> str:
         tb = tb.tb_next
     if isinstance(error, SyntaxError):
         line = error.lineno
-    text = next((s.strip() for s in str(error).splitlines() if s.strip()), "")
-    return f"{type(error).__name__}: {text}" + (f" (line {line})" if line else "")
+    try:
+        lines = str(error).splitlines()
+    except BaseException as failure:  # whatever it is, of the user's code as well
+        lines = [f"(its text cannot be had: str() raises {type(failure).__name__})"]
+    text = next((s.strip() for s in lines if s.strip()), "")
+    text = "".join(c if c.isprintable() else "?" for c in text)  # half characters, a terminal's commands
+    return type(error).__name__ + (f": {text}" if text else "") + (f" (line {line})" if line else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,12 +87,12 @@ def resume(
 
 def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:
     """Print what was found, or how to go on; the exit code says how the search ended."""
-    from widthsearch.database.connection import Database
+    from widthsearch.database.connection import Database, database_command
 
     if ended.status == "failed":
         raise UsageError(f"{ended.name!r} cannot go on: {ended.because}")
-    database = Database.open(url, patient=True)
     if ended.status == "interrupted":
-        say(f"interrupted; nothing is lost.  Go on with: {database.command('resume', ended.name)}", err)
+        say(f"interrupted; nothing is lost.  Go on with: {database_command(url, 'resume', ended.name)}", err)
         raise typer.Exit(INTERRUPTED)
-    print_named(ended.name, database, as_json, plot)
+    with closing(Database.open(url, patient=True)) as database:
+        print_named(ended.name, database, as_json, plot)

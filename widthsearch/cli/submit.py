@@ -18,19 +18,18 @@ def submit_job(
 ) -> None:
     """Run ``widthsearch VERB ...`` as a Ray job, and show what it prints."""
     from widthsearch.cluster import jobs
-    from widthsearch.cluster.environment import prepare_environment, python_files
+    from widthsearch.cluster.environment import prepare_environment
     from widthsearch.study.file import load_study
 
     jobs.check_server(server)
     jobs.check_storage(where.storage)
-    path, name = (file := load_study(study)).path, file.name
-    files = python_files(path)
-    here = f"{next(iter(files))}:{name}"
+    file = load_study(study)
+    here = f"{next(iter(file.files))}:{file.name}"
     command = ["widthsearch", verb, *arguments, *([here] if verb == "launch" else ["--study", here])]
     command += ["--verbose"] * where.verbose
     command += words_of({**options, **vars(where), "address": where.address or "auto", "verbose": None})
     prepare_environment(server)
-    job = jobs.Job(server, command, files)
+    job = jobs.Job(server, command, file.files)
     say(f"job {job.id}\n{job.commands()}")
     listen(interrupt)  # from here on there is something to tell when a signal comes
     try:

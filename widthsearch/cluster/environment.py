@@ -9,13 +9,11 @@ import os
 import secrets
 import socket
 import stat
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from widthsearch.errors import UsageError
-from widthsearch.study.file import root_of
 
 _ENVIRONMENT = {
     # Nothing is reported to anybody: not even that nothing is reported.
@@ -140,29 +138,6 @@ def _token_is_refused(where: str, client: bool) -> bool:
     except grpc.RpcError as error:
         return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
     return False
-
-
-def python_files(study_file: Path) -> dict[str, bytes]:
-    """What remote workers need of the study file's folder, by relative path: Python code, not data.
-
-    The study file, first, modules and packages beside it, and whatever else of the folder is imported by now.
-    Where the study is in a package, that is the folder of the package.
-    """
-    folder = root_of(study_file)
-    found = {study_file, *study_file.parent.glob("*.py")}
-    packages = {package.parent for package in study_file.parent.glob("*/__init__.py")}
-    if folder != study_file.parent:
-        packages.add(folder / study_file.relative_to(folder).parts[0])
-    for package in packages:
-        found.update(package.rglob("*.py"))
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file and file.endswith(".py") and Path(file).is_relative_to(folder):
-            found.add(Path(file))
-    found.discard(study_file)
-    inside = [path.relative_to(folder) for path in found if "site-packages" not in path.parts]
-    names = [study_file.relative_to(folder), *sorted(inside)]
-    return {name.as_posix(): (folder / name).read_bytes() for name in names}
 
 
 def unpacked(study_file: str, files: Mapping[str, bytes]) -> str:

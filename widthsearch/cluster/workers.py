@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from widthsearch.cluster.environment import python_files, unpacked
+from widthsearch.cluster.environment import unpacked
 from widthsearch.cluster.node import (
     cpus_of,
     daemons_live,
@@ -28,6 +28,7 @@ from widthsearch.cluster.node import (
     start_ray,
     start_ray_patiently,
 )
+from widthsearch.database import records
 from widthsearch.database.ledger import Ledger
 from widthsearch.errors import CheckpointError, TrainingError, UsageError
 from widthsearch.plans.kinds import read_plan
@@ -130,7 +131,8 @@ def _what_workers_need(ledger: Ledger, file: StudyFile) -> dict[str, Any]:
     return {
         "file": str(file.path),
         "attribute": file.name,
-        "files": python_files(file.path),
+        "files": file.files,
+        "fingerprint": ledger.study.user_attrs[records.FINGERPRINT],
         "plan": ledger.plan.to_json(),
         "checkpoints": (ledger.checkpoints.url, ledger.identity),
         "log_level": logging.getLogger("widthsearch").getEffectiveLevel(),
@@ -185,7 +187,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._copy = None if file == self._needs["file"] else Path(file).parent
         start = time.monotonic()
         study = load_study(f"{file}:{self._needs['attribute']}").study
-        runner = TrialRunner(study, read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"]))
+        plan, checkpoints = read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"])
+        runner = TrialRunner(study, plan, checkpoints, self._needs["fingerprint"])
         log.info("study loaded on %s in %.1f s", socket.gethostname(), time.monotonic() - start)
         return runner
 

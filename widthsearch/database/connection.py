@@ -1,5 +1,10 @@
 """Opening the Optuna database: any URL, one line where it cannot be, patience where it goes away.
 
+While a driver runs on an SQLite file, its latest trials are in a write-ahead log beside it: copy it then with
+``sqlite3 widthsearch.db ".backup copy.db"`` (or ``VACUUM INTO``), never the ``.db`` file alone.  Once the
+driver has ended, by itself or by one Ctrl-C, the ``.db`` file has everything; after a kill or a second Ctrl-C
+copy ``widthsearch.db-wal`` with it.
+
 No torch and no Ray here: `widthsearch show` starts fast.
 """
 
@@ -23,6 +28,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
 from widthsearch.errors import UsageError
+from widthsearch.plans.words import named
 
 DEFAULT_URL = "sqlite:///widthsearch.db"
 PATIENCE_SECONDS = 3600.0  # how long a driver waits for a database server that went away
@@ -114,10 +120,33 @@ class Database:
         """The URL without its password."""
         return hide_password(self.url)
 
-    def command(self, verb: str, name: str) -> str:
-        """The command line that does ``verb`` to a study; names the storage unless it is found without."""
-        where = "" if self.url == url_from(None) else f" --storage {shlex.quote(self.shown)}"
-        return f"widthsearch {verb} {shlex.quote(name)}{where}"
+    def command(self, verb: str, name: str, *options: str) -> str:
+        """The command line that does ``verb`` to a study; see :func:`database_command`."""
+        return database_command(self.url, verb, name, *options)
+
+    def close(self) -> None:
+        """Close all connections; of an SQLite file, fold its write-ahead log into it first, if nobody reads.
+
+        Then a copy of that one file has all there is.  (The storage opens new connections if it is used.)
+        """
+        if not isinstance(self.storage, optuna.storages.RDBStorage):
+            return
+        path = sqlite_path(self.url)
+        if path is not None and path.exists():
+            try:
+                with self.storage.engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA busy_timeout = 5000")
+                    connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlalchemy.exc.SQLAlchemyError as error:  # a full disk: the log stays, and holds it all
+                log.warning("the write-ahead log of %s stays beside it: %s", self.shown, reason(error))
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+
+def database_command(url: str, verb: str, name: str, *options: str) -> str:
+    """The command line that does ``verb`` to a study; names the storage unless it is found without."""
+    where = [] if url == url_from(None) else ["--storage", hide_password(url)]
+    return shlex.join(["widthsearch", verb, *named(name, *where, *options)])
 
 
 @contextmanager

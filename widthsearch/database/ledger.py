@@ -20,7 +20,7 @@ from widthsearch.database.folder import Folder
 from widthsearch.database.lock import DriverLock
 from widthsearch.database.records import plan_of, runs_of
 from widthsearch.database.sampler import GivenWidths, search_space
-from widthsearch.errors import UsageError
+from widthsearch.errors import DatabaseGoneError, UsageError
 from widthsearch.plans.plan import Run, Slot, Step, StudyPlan, Wait
 from widthsearch.plans.words import joined
 
@@ -67,8 +67,9 @@ class Ledger:
         self.study, self.progress = study, progress
         self.plan = plan_of(study)
         self.checkpoints = Folder(study.user_attrs[records.CHECKPOINTS])
+        self._study_identity = study.user_attrs[records.IDENTITY]
         # Whose checkpoints they are: this study's, as long as code, data and settings are what they are.
-        whose = [study.user_attrs[records.IDENTITY], study.user_attrs[records.FINGERPRINT]]
+        whose = [self._study_identity, study.user_attrs[records.FINGERPRINT]]
         self.identity = hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()
         self._space = search_space(self.plan.plan)
         self._lock = lock
@@ -188,6 +189,18 @@ class Ledger:
             if trial.number not in self._live:
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
+    def _confirm_study(self) -> None:
+        """:class:`DatabaseGoneError` if the study was deleted, or another database copied over it."""
+        try:
+            found = self.study._storage.get_study_user_attrs(self.study._study_id)
+        except KeyError:
+            found = {}
+        if found.get(records.IDENTITY) != self._study_identity:
+            raise DatabaseGoneError(
+                f"study {self.study.study_name!r} was deleted or replaced in its database while it ran; the "
+                "search stops, its checkpoints are kept: put the database back, then resume"
+            )
+
     def _patiently(self, operation: Callable[[], T], first: Callable[[], None] | None = None) -> T:
         """Do it, under the lock; and again (``first`` cleaning up) if the database went away meanwhile.
 
@@ -203,6 +216,7 @@ class Ledger:
 
         def attempt() -> T:
             self._lock.confirm()
+            self._confirm_study()
             if retrying.statistics["attempt_number"] > 1 and first is not None:
                 first()
             return operation()

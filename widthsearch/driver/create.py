@@ -6,6 +6,7 @@ import os
 import unicodedata
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,9 @@ from optuna.study import StudyDirection
 
 from widthsearch.database import records
 from widthsearch.database.connection import Database, sqlite_path
+from widthsearch.database.file_lock import refusal
 from widthsearch.database.folder import OURS, Folder
+from widthsearch.database.lock import driver_of
 from widthsearch.database.records import Family
 from widthsearch.driver.prepare import Prepared
 from widthsearch.errors import UsageError, describe_error
@@ -97,7 +100,11 @@ def check_names(url: str, wanted: set[str], family: Family | None) -> None:
             )
     file = sqlite_path(url)
     if file is None or file.exists():
-        refuse_taken(Database.open(url), wanted, family)
+        for name in sorted(wanted):
+            if (driver := driver_of(url, name)) is not None:
+                raise refusal(url, name, driver)
+        with closing(Database.open(url)) as database:
+            refuse_taken(database, wanted, family)
 
 
 def refuse_taken(database: Database, wanted: set[str], family: Family | None) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from widthsearch.driver.prepare import make_plan
-from widthsearch.errors import UsageError, describe_error
+from widthsearch.errors import UsageError
 from widthsearch.plans.plan import Plan
 from widthsearch.report.listings import WidthsFound
 from widthsearch.report.types import network_of
@@ -23,6 +23,7 @@ from widthsearch.study.data import load_data
 from widthsearch.study.file import import_file
 from widthsearch.study.patterns import numbers_of
 from widthsearch.study.study import Study
+from widthsearch.study.users_code import users_code
 from widthsearch.training.trial import build_space
 
 
@@ -113,22 +114,16 @@ def load_model(reference: str) -> nn.Module:
         raise UsageError(f"--model {reference!r}: give module:function, e.g. torchvision.models:resnet18")
     name, args, kwargs = _parse_call(reference, expression)
     sys.path.insert(0, str(Path.cwd()))
-    try:
+    with users_code(what=f"--model {reference!r}: "):
         found: Any = _home(home)
         for part in name.split("."):
             found = getattr(found, part)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"--model {reference!r}: {describe_error(error)}") from error
     if not isinstance(found, nn.Module):
         if not callable(found):
             raise UsageError(f"--model {reference!r}: {name} is neither a function nor a network")
-        try:
+        with users_code(what=f"--model {reference!r}: {name}() raised "):
             torch.manual_seed(0)
             found = found(*args, **kwargs)
-        except (Exception, SystemExit) as error:
-            raise UsageError(f"--model {reference!r}: {name}() raised {describe_error(error)}") from error
     if not isinstance(found, nn.Module):
         raise UsageError(f"--model {reference!r}: {name}() returned {found!r:.60}, not a torch.nn.Module")
     return found

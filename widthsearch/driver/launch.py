@@ -7,7 +7,7 @@ before the first one starts, so that to resume a family is to resume its members
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -76,8 +76,10 @@ def launch(
     check_names(session.url, {name, *files}, family)
     prepared = _prepared(files, session)
     plans = {member: question.make(file.study, p.plan) for member, p in prepared.items()}
-    database = Database.open(session.url, create=True, patient=True)
-    with driver_lock(session.url, name) as lock:
+    with (
+        closing(Database.open(session.url, create=True, patient=True)) as database,
+        driver_lock(session.url, name) as lock,
+    ):
         refuse_taken(database, {name, *files}, family)  # again: somebody may have been faster
         for member, plan in plans.items():
             with driver_lock(session.url, member) if family is not None else nullcontext():
@@ -93,7 +95,7 @@ def launch(
                 )
         if family is None:
             return run(Ledger(study, session.progress, lock), file, session.backend)
-        return run_members(family, session)
+        return run_members(family, database, session)
 
 
 def _members(family: str, file: StudyFile, shares: Sequence[str]) -> dict[str, StudyFile]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES, Cost
 from widthsearch.plans.plan import Plan
-from widthsearch.plans.words import amounts, not_run_lines
+from widthsearch.plans.words import as_typed, not_run_lines
 from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
 from widthsearch.report.types import network_of
 from widthsearch.space import WidthSpace
@@ -68,13 +68,14 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
     )
 
 
-def fingerprint_of(file: StudyFile) -> dict[str, str]:
-    """What must not change between launch and resume: settings, code and data, as text by name."""
-    return _fingerprint(file, load_data(file.study))
+def fingerprint_of(file: StudyFile, before: Mapping[str, str]) -> dict[str, str]:
+    """What must not change since ``before``, at launch: settings, code and data, as text by name."""
+    return _fingerprint(file, load_data(file.study), before)
 
 
-def _fingerprint(file: StudyFile, data: Data) -> dict[str, str]:
-    return {**settings_of(file.study), **code_of(file.path), **digests_of(data)}
+def _fingerprint(file: StudyFile, data: Data, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    code = code_of(file.files)
+    return {**settings_of(file.study), **code, **digests_of(data, before)}
 
 
 def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Plan:
@@ -123,22 +124,22 @@ def check_budget(plan: Plan) -> None:
     """:class:`UsageError` if the plan's budget is too small for its minimum widths or for a measure."""
     if not plan.constraints().allow(smallest := plan.constraints().smallest()):
         least = plan.cost.at(smallest)
-        needed = amounts({r: least[r] for r in plan.budget})
+        needed = as_typed({r: least[r] for r in plan.budget})
         raise UsageError(
-            f"budget {amounts(plan.budget)} is too small: the minimum widths alone cost {needed}"
+            f"budget {as_typed(plan.budget)} is too small: the minimum widths alone cost {needed}"
         )
     once = plan.cost.at(plan.widths)
     for v in plan.widths:
         wider = plan.cost.at({**plan.widths, v: 2 * plan.widths[v]})
         if all(r != "latency" and wider[r] == once[r] for r in plan.budget):
             raise UsageError(
-                f"budget {amounts(plan.budget)} does not limit {v}, whose units cost nothing of it: "
+                f"budget {as_typed(plan.budget)} does not limit {v}, whose units cost nothing of it: "
                 "give macs and params"
             )
     over_wide = plan.constraints(plan.over, minimum=2)
     if not over_wide.allow(over_wide.smallest()):
         raise UsageError(
-            f"budget {amounts(plan.budget)} is too small: {plan.over:g} times that (over) does not even pay "
+            f"budget {as_typed(plan.budget)} is too small: {plan.over:g} times that (over) does not even pay "
             "for an over-wide network with two units per variable"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,25 +41,25 @@ def resume(
     until there are so many, whatever had stopped the search.  Raises :class:`UsageError` if what the file
     holds has changed since launch; ``force`` goes on with the file as it is.
     """
-    database = Database.open(session.url, patient=True)
-    family = records.family_of(name, database.storage)
-    if family is None:
-        return _resume(name, database, session, file=file, force=force, rounds=rounds)
-    if rounds is not None:
-        raise UsageError(
-            f"--rounds: {family.name!r} is a family; give more rounds to one of {', '.join(family.members)}"
-        )
-    with driver_lock(session.url, family.name):
-        return run_members(family, session, file=file, force=force)
+    with closing(Database.open(session.url, patient=True)) as database:
+        family = records.family_of(name, database.storage)
+        if family is None:
+            return _resume(name, database, session, file=file, force=force, rounds=rounds)
+        if rounds is not None:
+            several = ", ".join(family.members)
+            raise UsageError(f"--rounds: {family.name!r} is a family; give more rounds to one of {several}")
+        with driver_lock(session.url, family.name):
+            return run_members(family, database, session, file=file, force=force)
 
 
-def run_members(family: Family, session: Session, *, file: str | None = None, force: bool = False) -> Ended:
+def run_members(
+    family: Family, database: Database, session: Session, *, file: str | None = None, force: bool = False
+) -> Ended:
     """Run the members of a family one after the other; finished ones stay as they are.
 
     One that fails does not keep the others from their verdict.  Called under the family's driver lock.
     """
     failed: Ended | None = None
-    database = Database.open(session.url, patient=True)
     with stop_on_signals(family.name):  # between two members; each has its own while it runs
         try:
             for number, member in enumerate(family.members, start=1):
@@ -92,7 +93,7 @@ def _resume(
             plan = _with_rounds(name, plan, runs, rounds)
         elif attrs.get(records.STATUS) == "finished" and isinstance(plan.next_step(runs), Done):
             # (A status may be older than a plan with more rounds.)
-            again = f"{database.command('resume', name)} --rounds N"
+            again = database.command("resume", name, "--rounds", "N")
             session.progress.say(f"study {name!r} is finished; more rounds: {again}")
             return Ended(name, "finished", attrs[records.STOPPED])
         found = load_again(study, file, force=force)
@@ -128,7 +129,8 @@ def load_again(study: optuna.Study, file: str | None, *, force: bool) -> StudyFi
     """
     found = study_of(study, file)
     # Unchanged, its plan is that of the database: the network need not be traced again here.
-    changed = changed_fields(study.user_attrs[records.FINGERPRINT], fingerprint_of(found))
+    before = study.user_attrs[records.FINGERPRINT]
+    changed = changed_fields(before, fingerprint_of(found, before))
     if changed and not force:
         raise UsageError(
             f"{found.path} has changed since launch: {'; '.join(changed)}; "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from widthsearch.database import records
 from widthsearch.database.ledger import Ledger, Progress
-from widthsearch.errors import TrainingError, UsageError
+from widthsearch.errors import DatabaseGoneError, TrainingError, UsageError
 from widthsearch.plans.plan import Done, Failed, Slot
 from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.study.file import StudyFile
@@ -76,7 +76,7 @@ def run(ledger: Ledger, file: StudyFile, backend: Backend) -> Ended:
             with suppress(Exception):  # if the database is what failed, the next driver does this
                 ledger.close_orphans()
                 ledger.write(records.STATUS, "interrupted")
-            if isinstance(error, UsageError):
+            if isinstance(error, UsageError) and not isinstance(error, DatabaseGoneError):
                 raise UsageError(f"{error} (study {name!r} is kept and can be resumed)") from error
             raise
         ledger.close_orphans()

@@ -58,7 +58,8 @@ SHARE = Check(
     lambda v: _is_number(v) and 0 < v <= 1, "must be a share of the recipe's epochs, above 0 and at most 1"
 )
 OVER = Check(
-    lambda v: _is_number(v) and 1 < v <= 1000, "must be above 1, or there is nothing to prune; at most 1000"
+    lambda v: _is_number(v) and 1 < v <= 1000,
+    "must be a finite number above 1, or there is nothing to prune; at most 1000",
 )
 STEPS = Check(
     lambda v: isinstance(v, Sequence) and bool(v) and all(_is_number(s) and 0 < s <= 2 for s in v),

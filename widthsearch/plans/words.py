@@ -25,6 +25,11 @@ def amounts(cost: Mapping[str, float | None]) -> str:
     return ", ".join(shown(r, amount, called=UNITS[r]) for r, amount in known)
 
 
+def as_typed(cost: Mapping[str, float]) -> str:
+    """A budget as it is given: ``macs=32752, params=3037``, ``latency=1.2ms``."""
+    return ", ".join(f"{r}={1e3 * v:.4g}ms" if r == "latency" else f"{r}={v}" for r, v in cost.items())
+
+
 def candidate_name(round_: int, step: float) -> str:
     """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``cost-aware widths``."""
     if round_ >= 0:
@@ -42,3 +47,11 @@ def not_run_lines(modules: Iterable[str]) -> list[str]:
     return [
         f"not run by any example: {module} (one that runs it: Study(examples=[...]))" for module in modules
     ]
+
+
+def named(name: str, *options: str) -> list[str]:
+    """The words of a command line behind its verb: the name of a study, and options.
+
+    A name that looks like an option comes last, behind ``--``.
+    """
+    return [*options, "--", name] if name.startswith("-") else [name, *options]

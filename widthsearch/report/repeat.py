@@ -11,7 +11,7 @@ import optuna
 
 from widthsearch.database import records
 from widthsearch.plans.settings import OPTIONS
-from widthsearch.study.fingerprint import changed_fields, code_of
+from widthsearch.study.fingerprint import code_of
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ def _code_of(study: optuna.Study) -> tuple[str | None, str]:
     """The study file's text, if it is still there, and whether it was changed since launch."""
     path = Path(study.user_attrs[records.SOURCE]["file"])
     fingerprint = study.user_attrs[records.FINGERPRINT]
-    before = {k: v for k, v in fingerprint.items() if k.startswith("code of ")}
     try:
         code = path.read_text("utf-8")
-        changed = changed_fields(before, code_of(path))
+        now = code_of({path.name: code.encode()})
+        changed = [name for name, digest in now.items() if fingerprint.get(name) != digest]
     except (OSError, SyntaxError, ValueError) as error:
         return None, f"{path} cannot be read: {error}"
     return code, f"changed since launch: {', '.join(changed)}" if changed else "unchanged since launch"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,16 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from widthsearch.errors import UsageError, describe_error
+from widthsearch.errors import UsageError
+from widthsearch.space.initialise import isolated_random_numbers
 from widthsearch.study.study import Data, Split, Study
+from widthsearch.study.users_code import users_code
+from widthsearch.study.values import digest
 
 _SPLITS = "(train, validation[, test]), e.g. ((x[:800], y[:800]), (x[800:], y[800:]))"
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
+READING_SECONDS = 3.0  # for a digest of a dataset at launch
+FIRST_SAMPLES = 8  # from which the time of one is known
 
 
 def size_of(split: Split) -> int:
@@ -34,13 +41,8 @@ def example_of(split: Split, size: int = EXAMPLE_SIZE) -> tuple[Any, Any]:
 
 def load_data(study: Study) -> Data:
     """The user's splits, checked; :class:`UsageError` in one line where they cannot be used."""
-    try:
-        data = study.data()
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"data() raised {describe_error(error)}") from error
-    return check_data(data, study)
+    with users_code(what="data() raised "):
+        return check_data(study.data(), study)
 
 
 def check_data(data: Any, study: Study) -> Data:
@@ -91,15 +93,13 @@ def _check_split(name: str, split: Any) -> None:
 
 
 def _check_samples(name: str, split: Dataset[Any]) -> None:
-    try:
+    with users_code(what=f"data(): {name} gives no samples (x, y): "):
         if size_of(split) < EXAMPLE_SIZE:
             return
         sample = split[0]
-        if isinstance(sample, tuple | list) and len(sample) == 2:
-            good = all(isinstance(t, Tensor) for t in tree_leaves(example_of(split)))
-    except Exception as error:
-        raise UsageError(f"data(): {name} gives no samples (x, y): {describe_error(error)}") from error
-    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        pair = isinstance(sample, tuple | list) and len(sample) == 2
+        good = pair and all(isinstance(t, Tensor) for t in tree_leaves(example_of(split)))
+    if not pair:
         raise UsageError(
             f"data(): the samples of {name} are {_said(sample)}, but must be pairs (x, y): of more, make "
             "tuples or dicts, e.g. (x, (y, weight)), with a loss that takes them"
@@ -108,18 +108,40 @@ def _check_samples(name: str, split: Dataset[Any]) -> None:
         raise UsageError(f"data(): the samples (x, y) of {name} must become tensors when batched")
 
 
-def digests_of(data: Data) -> dict[str, str]:
-    """A digest of every split by name: what resume compares."""
-    names = ("data.train", "data.validation", "data.test")
-    return {name: _split_digest(split) for name, split in zip(names, data, strict=False)}
+def digests_of(data: Data, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A digest of every split by name: what resume compares.
+
+    Tensors are read whole.  Of a dataset all samples are, where that takes seconds, else as many as it takes,
+    from the first to the last at equal distances; the text says how many, and with ``before``, the digests at
+    launch, so many are read again.  Random numbers are the same each time, so that augmentation by torch's,
+    numpy's or Python's generator does not matter.
+    """
+    names, known = ("data.train", "data.validation", "data.test"), before or {}
+    return {name: _digest_of(split, known.get(name, "")) for name, split in zip(names, data, strict=False)}
 
 
-def _split_digest(split: Split) -> str:
-    if not isinstance(split, tuple) or not all(isinstance(t, Tensor) for t in split):
-        size = f" of {len(split)}" if hasattr(split, "__len__") else ""
-        return f"{type(split).__name__}{size}"
-    sample = hashlib.sha256()
-    stride = max(1, len(split[0]) // 256)
-    for tensor in split:  # a sample of rows: enough to notice other data, cheap for large ones
-        sample.update(tensor[::stride].cpu().to(torch.float64).numpy().tobytes())
-    return f"{'x'.join(map(str, split[0].shape))} {sample.hexdigest()[:12]}"
+def _digest_of(split: Any, before: str) -> str:
+    if isinstance(split, tuple | list | dict):
+        leaves = tree_leaves(split)
+        shapes = " and ".join("x".join(map(str, t.shape)) for t in leaves if isinstance(t, Tensor))
+        return f"{shapes or type(split).__name__} {digest(leaves)}"
+    kind, size = type(split).__name__, len(split) if hasattr(split, "__len__") else None
+    if size is None or not hasattr(split, "__getitem__"):
+        return kind if size is None else f"{kind} of {size}"
+    first = range(min(FIRST_SAMPLES, size))
+    began = time.monotonic()
+    tried = _samples(split, first)
+    each = (time.monotonic() - began) / max(1, len(first))
+    if tried != _samples(split, first):
+        return f"{kind} of {size}, each time other samples"
+    noted = re.search(r", (\d+) of them", before)
+    many = int(noted[1]) if noted else max(len(first), min(size, int(READING_SECONDS / max(each, 1e-9))))
+    if many >= size:
+        return f"{kind} of {size} {_samples(split, range(size))}"
+    return f"{kind} of {size}, {many} of them {_samples(split, [k * size // many for k in range(many)])}"
+
+
+def _samples(split: Any, indices: Iterable[int]) -> str:
+    """The digest of these samples, read with the same random numbers each time."""
+    with isolated_random_numbers():
+        return digest(leaf for i in indices for leaf in tree_leaves(split[i]))

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from widthsearch.errors import UsageError, describe_error
+from widthsearch.errors import UsageError
 from widthsearch.study.study import Study
+from widthsearch.study.users_code import users_code
 
 
 @dataclass(frozen=True)
 class StudyFile:
     """A ``Study`` and where it stands: the absolute path of its file, and its name in there.
 
+    ``files``: the study's own code as it was read, which is what workers train (:func:`python_files`).
     ``changes``: the fields of the study that the command line replaced; ``changed``: what is not as it was at
     launch, where that was looked for.
     """
@@ -26,6 +28,7 @@ class StudyFile:
     study: Study
     path: Path
     name: str
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     changes: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
 
@@ -62,7 +65,30 @@ def load_study(reference: str) -> StudyFile:
             f"{file}: several studies ({', '.join(studies)}); say which: {file}:{next(iter(studies))}"
         )
     name = name or ("study" if "study" in studies else next(iter(studies)))
-    return StudyFile(studies[name], path, name)
+    return StudyFile(studies[name], path, name, python_files(path))
+
+
+def python_files(study_file: Path) -> dict[str, bytes]:
+    """What a study is made of in its folder, by relative path: Python code, not data.
+
+    The study file, first, modules and packages beside it, and whatever else of the folder is imported by now.
+    Where the study is in a package, that is the folder of the package.
+    """
+    folder = root_of(study_file)
+    found = {study_file, *study_file.parent.glob("*.py")}
+    packages = {package.parent for package in study_file.parent.glob("*/__init__.py")}
+    if folder != study_file.parent:
+        packages.add(folder / study_file.relative_to(folder).parts[0])
+    for package in packages:
+        found.update(package.rglob("*.py"))
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and file.endswith(".py") and Path(file).is_relative_to(folder):
+            found.add(Path(file))
+    found.discard(study_file)
+    inside = [path.relative_to(folder) for path in found if "site-packages" not in path.parts]
+    names = [study_file.relative_to(folder), *sorted(inside)]
+    return {name.as_posix(): (folder / name).read_bytes() for name in names}
 
 
 def _existing(file: str) -> Path | None:
@@ -91,13 +117,10 @@ def import_file(path: Path) -> Any:
     sys.modules[module.__name__] = module  # dataclasses look their own module up there
     arguments, sys.argv = sys.argv, [str(path)]
     try:
-        if folders:
-            _import_package(".".join(folders), path)
-        spec.loader.exec_module(module)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{path}: {describe_error(error, path)}") from error
+        with users_code(what=f"{path}: ", path=path):
+            if folders:
+                _import_package(".".join(folders), path)
+            spec.loader.exec_module(module)
     finally:
         sys.argv = arguments
     return module

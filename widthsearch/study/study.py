@@ -24,6 +24,7 @@ from widthsearch.plans.settings import (
 )
 from widthsearch.study.budget import Budget
 from widthsearch.study.recipe import Recipe
+from widthsearch.study.values import said
 
 #: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs, whose
 #: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
@@ -82,6 +83,11 @@ class Study(Settings, Fields):
     training; with shares such as ``gpus=0.5`` several use one GPU.  (With ``gpus=0`` they see all GPUs of
     the machine, and use the first.)
 
+    ``timeout``: a training that takes longer, in seconds, has failed (and is tried again, from its last
+    checkpoint), so that one that hangs does not hold up the search.  No result depends on it: it may be
+    changed before ``resume``.  With ``--workers 0`` only Python code is ended; what hangs inside of a library
+    is ended with its worker.
+
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
     ``report(val_loss=..., val_accuracy=...)``, the last call counts.  The gates of a measure are hooks on
@@ -112,6 +118,7 @@ class Study(Settings, Fields):
     threads: int = setting(1, WHOLE)
     cpus: float | None = setting(None, optional(POSITIVE))
     gpus: float = setting(0, from_zero())
+    timeout: float | None = setting(None, optional(POSITIVE), "Seconds after which a training is given up.")
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a setting that no search can use."""
@@ -141,5 +148,5 @@ def settings_of(study: Study) -> dict[str, str]:
     for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
     # What no result depends on may change between launch and resume.
-    skip = ("model", "data", "budget", "recipe", "example", "examples", "cpus", "gpus")
-    return {k: getattr(v, "__qualname__", repr(v)) for k, v in values.items() if k not in skip}
+    skip = ("model", "data", "budget", "recipe", "example", "examples", "cpus", "gpus", "timeout")
+    return {k: said(v) for k, v in values.items() if k not in skip}

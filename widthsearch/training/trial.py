@@ -19,13 +19,15 @@ from torch import nn
 
 from widthsearch.database import records
 from widthsearch.database.folder import Folder
-from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
+from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.space import WidthSpace, trace
-from widthsearch.study.data import example_of
+from widthsearch.study.data import digests_of, example_of
+from widthsearch.study.fingerprint import changed_fields
 from widthsearch.study.patterns import fixed_by
 from widthsearch.study.study import Data, Study
+from widthsearch.study.users_code import time_limit, users_code
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.controller import best_units, cut
 from widthsearch.training.own_loop import OwnLoop
@@ -42,19 +44,16 @@ def build_space(study: Study, data: Data) -> WidthSpace:
     Raises :class:`UsageError` if the model cannot be built or does not run on the data.
     """
     seed_everything(study.seed)
-    try:
+    with users_code(what="model() raised "):
         model = study.model()
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"model() raised {describe_error(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{type(model).__name__} has no parameter to train")
     example = example_of(data[0])[0] if study.example is None else study.example
     first, *more = study.examples or [example]
-    space = trace(model, first, more=more, init=study.init, keep_heads=study.keep_heads)
+    with users_code(what=f"{type(model).__name__} cannot be traced: "):
+        space = trace(model, first, more=more, init=study.init, keep_heads=study.keep_heads)
     return space.without(fixed_by(study.search, study.fix, space.modules))
 
 
@@ -67,15 +66,29 @@ def measure_epochs(study: Study) -> int:
 class TrialRunner:
     """Runs the trials of one study in this process: loads the data and traces the model once.
 
-    ``checkpoints``: the study's folder for them (a path or URL), and its identity.
+    ``checkpoints``: the study's folder for them (a path or URL), and its identity; ``fingerprint``: what the
+    driver knows of the data.  Raises :class:`UsageError` if there is other data here.
     """
 
-    def __init__(self, study: Study, plan: StudyPlan, checkpoints: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        plan: StudyPlan,
+        checkpoints: tuple[str, str] | None = None,
+        fingerprint: Mapping[str, str] | None = None,
+    ) -> None:
         torch.set_num_threads(study.threads)
+        self._timeout = study.timeout
         self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
         self._identity = checkpoints[1] if checkpoints is not None else ""
-        data = study.data()
+        with users_code(what="data() raised "):
+            data = study.data()
+        if fingerprint is not None:
+            expected = {k: v for k, v in fingerprint.items() if k.startswith("data.")}
+            if other := changed_fields(expected, digests_of(data, expected)):
+                here = socket.gethostname()
+                raise UsageError(f"the data on {here} is not that of the launch: {'; '.join(other)}")
         self.space = build_space(study, data)
         self.loop: OwnLoop | RecipeLoop
         self.measure_loop: OwnLoop | RecipeLoop
@@ -90,8 +103,8 @@ class TrialRunner:
 
         ``trained`` is handed the network of a plain training at its end.  Returns the trial's attributes and
         ``val_loss``; under ``warnings``, if there are any, what a person should know.  Raises
-        :class:`TrainingError` if the run ended without a finite loss, and :class:`CheckpointError` if its
-        checkpoint cannot be written.
+        :class:`TrainingError` if the run ended without a finite loss or took too long, and
+        :class:`UsageError` where no other try would help (a checkpoint cannot be written).
         """
         start = time.perf_counter()
         checkpoint = self._checkpoint(slot)
@@ -100,7 +113,7 @@ class TrialRunner:
         widths = {v: int(slot.widths[v]) for v in plan.widths}
         seed_everything(seed)
         samples: float
-        try:
+        with time_limit(self._timeout), users_code(TrainingError):
             if slot.kind == "measure":
                 outcome, samples = self._measure(plan, widths, seed, checkpoint)
             elif slot.kind == "pruned":
@@ -114,10 +127,6 @@ class TrialRunner:
                 fresh = slot.kind == "report" or slot.replica not in plan.selecting
                 outcome = self._evaluated(net, test=fresh)
                 trained(net)
-        except (TrainingError, CheckpointError):
-            raise
-        except Exception as error:
-            raise TrainingError(describe_error(error)) from error
         cost = plan.cost.at(widths)
         return {
             **outcome,

@@ -1,0 +1,163 @@
+"""Whatever the user's code raises, changes or hangs in: a failed training or one line, and a clean process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import (
+    DATA,
+    HEADER,
+    MODEL,
+    Result,
+    assert_refused,
+    command,
+    complete,
+    custom_loss,
+    interrupt,
+    real_command,
+    setting,
+    start,
+    trials,
+    write_study,
+)
+
+from widthsearch.errors import TrainingError, UsageError, describe_error
+from widthsearch.study.users_code import time_limit, users_code
+
+pytestmark = pytest.mark.usefixtures("working_folder")
+
+STRANGE = {
+    "exit": ("raise SystemExit(0)", "SystemExit: 0"),
+    "exit without a word": ("raise SystemExit", "SystemExit"),
+    "generator": ("raise GeneratorExit", "GeneratorExit"),
+    "stop iteration": ("raise StopIteration(3)", "StopIteration: 3"),
+    "keyboard": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "no text": ("raise Mute", "Mute: (its text cannot be had: str() raises ZeroDivisionError)"),
+    "half a character": (r"raise ValueError('\udc80\x1b[2J')", "ValueError: ??[2J"),
+    "an own base": ("raise type('Odd', (BaseException,), {})('x')", "Odd: x"),
+}
+MUTE = (HEADER, f"class Mute(Exception):\n    def __str__(self):\n        return 1 / 0\n\n\n{HEADER}")
+PLACES = {
+    "model()": lambda raising: (MODEL, f"{raising}"),
+    "data()": lambda raising: (DATA, f"{raising}"),
+    "forward()": lambda raising: ("return self.out(", f"{raising}\n        return self.out("),
+    "import": lambda raising: ("def model():", f"{raising}\n\n\ndef model():"),
+}
+
+
+def launched(*edits: tuple[str, str], options: tuple[str, ...] = ("--workers", "0")) -> Result:
+    return real_command("launch", write_study(Path.cwd(), *edits), *options)
+
+
+@pytest.mark.parametrize("raising", STRANGE)
+def test_a_training_that_raises_anything_at_all_has_failed(raising: str) -> None:
+    code, said = STRANGE[raising]
+    edits = (MUTE, *custom_loss(f"if len(output) > 2: {code}"), setting("retries=0"))
+    # What comes from a signal is told from what does not by our handlers, which are set while a search runs.
+    result = command("launch", write_study(Path.cwd(), *edits))
+    assert_refused(result, "no training at the start came to its end", said)
+    assert [t.user_attrs["error"] for t in trials()] == [said] * 4
+
+
+@pytest.mark.parametrize("raising", STRANGE)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_study_that_raises_anything_at_all_is_refused(place: str, raising: str) -> None:
+    if raising == "keyboard":
+        pytest.skip("in this process nobody but Python handles Ctrl-C: see below")
+    code, said = STRANGE[raising]
+    assert_refused(
+        command("launch", write_study(Path.cwd(), MUTE, PLACES[place](code))), said.partition(":")[0]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_a_keyboard_interrupt_of_the_studys_own_is_no_ctrl_c(place: str) -> None:
+    assert_refused(launched(PLACES[place]("raise KeyboardInterrupt")), "KeyboardInterrupt")
+
+
+@pytest.mark.slow
+def test_workers_outlive_what_a_training_raises() -> None:
+    for code, said in (STRANGE["exit"], STRANGE["keyboard"], STRANGE["no text"]):
+        edits = (MUTE, *custom_loss(f"if len(output) > 2: {code}"), setting("retries=0"))
+        name = said.partition(":")[0]
+        result = launched(*edits, options=("--workers", "1", "--name", name))
+        assert_refused(result, "no training at the start came to its end", said)
+        assert [t.user_attrs["error"] for t in trials(name=name)] == [said] * 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_interrupts_a_training_that_catches_it() -> None:
+    body = """
+        print("training", flush=True)
+        try:
+            import time; time.sleep(600 * (len(output) > 2))
+        except BaseException:
+            pass
+        """
+    file = write_study(Path.cwd(), *custom_loss(body))
+    process = start("launch", file, "--workers", "0", stderr=subprocess.STDOUT, PYTHONUNBUFFERED="1")
+    assert process.stdout is not None
+    while "tiny: " not in process.stdout.readline():
+        pass
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "widthsearch resume tiny" in out and "Traceback" not in out
+    assert [t.user_attrs.get("error") for t in trials()] == [None]
+
+
+def test_a_study_that_changes_the_folder_finds_itself_and_the_database() -> None:
+    """The functions of a file that changes it when it is imported run there, every time."""
+    Path("there").mkdir()
+    Path("there", "size").write_text("96")
+    leaving = custom_loss("import os; os.chdir('/')")
+    moving = (HEADER, f"import os\nos.chdir('there')\n\n\n{HEADER}")
+    reading = ("torch.randn(96,", "torch.randn(int(open('size').read()),")
+    interrupt(write_study(Path.cwd(), moving, reading, *leaving), 3)
+    assert command("resume", "tiny").code == 0
+    assert len(complete(trials())) > 3
+    assert sorted(p.name for p in Path("there").iterdir()) == ["size"]
+
+
+def test_handlers_are_put_back_and_a_signal_is_no_failure() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with users_code():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(KeyboardInterrupt), users_code():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise SystemExit(0) from None
+    with pytest.raises(UsageError, match="it raised KeyboardInterrupt"), users_code(what="it raised "):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("caught", ["Exception", "BaseException"])
+def test_what_takes_too_long_is_ended_whatever_it_catches(
+    caught: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("widthsearch.study.users_code.AGAIN_SECONDS", 0.05)
+    kind = {"Exception": Exception, "BaseException": BaseException}[caught]
+    with pytest.raises(TrainingError, match=r"longer than Study\(timeout=0.1\) seconds"), time_limit(0.1):
+        for _ in range(3):
+            try:
+                time.sleep(60)
+            except kind:
+                continue
+    time.sleep(0.2)  # and it is over
+    with time_limit(60), users_code():
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_error_in_one_line() -> None:
+    assert describe_error(ValueError("\n\n  a\nb")) == "ValueError: a"
+    assert os.linesep not in describe_error(RuntimeError("x\ry"))
