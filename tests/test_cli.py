@@ -309,7 +309,7 @@ def test_two_studies_whose_names_look_alike_do_not_block_each_other(tiny: Path) 
     "error", ["KeyError('[/x] boom')", "AssertionError('[/x] boom')", "OSError('[/x] boom')"]
 )
 def test_whatever_a_training_raises_is_a_failed_trial(tmp_path: Path, error: str) -> None:
-    file = write_study(tmp_path, *custom_loss(f"if len(output) > 2: raise {error}"), setting("retries=1"))
+    file = write_study(tmp_path, *custom_loss(f"if len(output) > 4: raise {error}"), setting("retries=1"))
     result = command("launch", file)
     assert_refused(result, "no training at the start came to its end", "[/x] boom")
     assert "[/x] boom" in result.out
