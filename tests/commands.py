@@ -54,7 +54,7 @@ def data():
 study = Study(
     model=model,
     data=data,
-    budget=Budget(params="0.5x"),
+    budget=Budget(params="0.5x", macs="any"),
     recipe=Recipe(epochs=1, batch_size=32, lr=0.1),
     rounds=1,
     replicas=2,
@@ -84,7 +84,7 @@ def write_study(folder: Path, *edits: Edit, name: str = "tiny") -> Path:
 # Edits of the study file
 HEADER = "class Net(nn.Module):"
 BUDGET, RECIPE, ROUNDS = (
-    'budget=Budget(params="0.5x")',
+    'budget=Budget(params="0.5x", macs="any")',
     "recipe=Recipe(epochs=1, batch_size=32, lr=0.1)",
     "rounds=1",
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Finished, command, interrupt, trials, write_study
+from commands import BUDGET, Finished, command, interrupt, trials, write_study
 
 import widthsearch
 from widthsearch import UsageError, launch, load, resume
@@ -107,7 +107,7 @@ def test_the_walkthrough_runs() -> None:
 
 
 def test_a_family_in_python(tmp_path: Path) -> None:
-    file = write_study(tmp_path, ('params="0.5x"', 'macs="0.5x", params="0.5x"'))
+    file = write_study(tmp_path, (BUDGET, 'budget=Budget(macs="0.5x", params="0.5x")'))
     found = launch(file, budgets=["1/2", "1/4"], pruner="taylor", workers=0)
     assert [m["study"] for m in found.members] == ["tiny-1-4", "tiny-1-2"]
     assert found.status == "finished" and found.plot().data

@@ -82,7 +82,9 @@ class Killed(BaseException):
 @pytest.fixture(params=RECIPES)
 def study(request: pytest.FixtureRequest) -> Study:
     data, recipe = RECIPES[request.param]
-    return Study(model=network, data=data, budget=Budget(params="0.5x"), recipe=recipe, measure_length=1)
+    return Study(
+        model=network, data=data, budget=Budget(params="0.5x", macs="any"), recipe=recipe, measure_length=1
+    )
 
 
 def plan_for(study: Study) -> Plan:
@@ -148,7 +150,7 @@ def test_stopped_twice_and_on_any_file_system(monkeypatch: pytest.MonkeyPatch) -
         study = Study(
             model=network,
             data=tensors,
-            budget=Budget(params="0.5x"),
+            budget=Budget(params="0.5x", macs="any"),
             recipe=RECIPES["one-cycle"][1],
             measure_length=1,
         )
@@ -172,7 +174,7 @@ def test_what_is_not_whole_or_not_ours_is_named_and_not_used(
         study = Study(
             model=network,
             data=tensors,
-            budget=Budget(params="0.5x"),
+            budget=Budget(params="0.5x", macs="any"),
             recipe=RECIPES["one-cycle"][1],
             measure_length=1,
         )
@@ -310,7 +312,9 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_measure_takes_its_share_of_the_epochs_and_says_what_it_cost() -> None:
-    whole = Study(model=network, data=tensors, budget=Budget(params="0.5x"), recipe=RECIPES["one-cycle"][1])
+    whole = Study(
+        model=network, data=tensors, budget=Budget(params="0.5x", macs="any"), recipe=RECIPES["one-cycle"][1]
+    )
     for share, epochs in ((1, 5), (0.5, 2), (0.01, 1)):
         study = replace(whole, measure_length=share, recipe=replace(whole.recipe, epochs=5))
         plan = plan_for(study)

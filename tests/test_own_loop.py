@@ -180,7 +180,7 @@ LOOPS: dict[str, tuple[Callable[..., None], Callable[[], nn.Module], Any]] = {
 
 
 def study_of(train: Any, model: Any = mlp, example: Any = None, **settings: Any) -> Study:
-    settings = {"steps": STEPS, "budget": Budget(macs="0.3x")} | settings
+    settings = {"steps": STEPS, "budget": Budget(macs="0.3x", params="any")} | settings
     return Study(model=model, data=lambda: DATA, train=train, example=example, **settings)
 
 
@@ -220,7 +220,7 @@ def test_an_own_loop_gives_the_same_study_as_the_recipe_it_repeats() -> None:
         report(val_loss=found.loss, val_accuracy=found.accuracy)
 
     steps = 3 * (len(DATA[0][1]) // BATCH)
-    by_recipe = Study(model=mlp, data=lambda: DATA, budget=Budget(macs="0.3x"), recipe=recipe)
+    by_recipe = Study(model=mlp, data=lambda: DATA, budget=Budget(macs="0.3x", params="any"), recipe=recipe)
     by_loop = study_of(same, steps=steps, evaluate=lambda model, split: evaluate(model, split, recipe).loss)
     outcomes = []
     for study in (by_recipe, by_loop):
@@ -315,12 +315,16 @@ def test_nothing_reported_is_refused() -> None:
 )
 def test_settings_of_own_loops_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Study(model=mlp, data=lambda: DATA, budget=Budget(macs="0.3x"), **settings)
+        Study(model=mlp, data=lambda: DATA, budget=Budget(macs="0.3x", params="any"), **settings)
 
 
 def test_a_test_split_needs_evaluate() -> None:
     study = Study(
-        model=mlp, data=lambda: (*DATA, DATA[1]), budget=Budget(macs="0.3x"), train=plain_loop, steps=STEPS
+        model=mlp,
+        data=lambda: (*DATA, DATA[1]),
+        budget=Budget(macs="0.3x", params="any"),
+        train=plain_loop,
+        steps=STEPS,
     )
     with pytest.raises(UsageError, match="evaluate"):
         prepare(StudyFile(study, Path(__file__), "study"))
@@ -355,7 +359,7 @@ def test_several_inputs_a_regression_loss_and_a_metric(kind: str) -> None:
     study = Study(
         model=TwoInputs,
         data=lambda: (Pairs(), Pairs()),
-        budget=Budget(macs="0.5x"),
+        budget=Budget(macs="0.5x", params="any"),
         recipe=Recipe(epochs=4, batch_size=16, lr=0.05, loss=F.mse_loss, metric=error),
     )
     plan = prepare(StudyFile(study, Path(__file__), "study")).plan

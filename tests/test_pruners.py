@@ -254,7 +254,7 @@ def study_of(model=network, **settings):
     recipe = settings.pop("recipe", Recipe(epochs=4, batch_size=32, lr=0.1))
     return Study(
         model=model, data=lambda: ((x[:400], y[:400]), (x[400:], y[400:])), recipe=recipe,
-        **{"budget": Budget(macs="0.5x"), "over": 2.0, **settings},
+        **{"budget": Budget(macs="0.5x", params="any"), "over": 2.0, **settings},
     )  # fmt: skip
 
 

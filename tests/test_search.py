@@ -68,7 +68,7 @@ def model():
 study = Study(
     model=model,
     data=data,
-    budget=Budget(params=12_000),
+    budget=Budget(params=12_000, macs="any"),
     recipe=Recipe(epochs=8, batch_size=64, lr=0.1),
     rounds=1,
     replicas=2,

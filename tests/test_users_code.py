@@ -63,7 +63,7 @@ def launched(*edits: tuple[str, str], options: tuple[str, ...] = ("--workers", "
 @pytest.mark.parametrize("raising", STRANGE)
 def test_a_training_that_raises_anything_at_all_has_failed(raising: str) -> None:
     code, said = STRANGE[raising]
-    edits = (MUTE, *custom_loss(f"if len(output) > 2: {code}"), setting("retries=0"))
+    edits = (MUTE, *custom_loss(f"if len(output) > 4: {code}"), setting("retries=0"))
     # What comes from a signal is told from what does not by our handlers, which are set while a search runs.
     result = command("launch", write_study(Path.cwd(), *edits))
     assert_refused(result, "no training at the start came to its end", said)
@@ -90,7 +90,7 @@ def test_a_keyboard_interrupt_of_the_studys_own_is_no_ctrl_c(place: str) -> None
 @pytest.mark.slow
 def test_workers_outlive_what_a_training_raises() -> None:
     for code, said in (STRANGE["exit"], STRANGE["keyboard"], STRANGE["no text"]):
-        edits = (MUTE, *custom_loss(f"if len(output) > 2: {code}"), setting("retries=0"))
+        edits = (MUTE, *custom_loss(f"if len(output) > 4: {code}"), setting("retries=0"))
         name = said.partition(":")[0]
         result = launched(*edits, options=("--workers", "1", "--name", name))
         assert_refused(result, "no training at the start came to its end", said)
@@ -102,7 +102,7 @@ def test_ctrl_c_interrupts_a_training_that_catches_it() -> None:
     body = """
         print("training", flush=True)
         try:
-            import time; time.sleep(600 * (len(output) > 2))
+            import time; time.sleep(600 * (len(output) > 4))
         except BaseException:
             pass
         """

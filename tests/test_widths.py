@@ -202,7 +202,7 @@ def test_a_class_of_an_installed_package() -> None:
 
 
 def test_a_network_under_a_budget(models: Path) -> None:
-    shown = described("--model", "models.py:mlp(40)", "--input", "2,8", "--budget", "macs=110")
+    shown = described("--model", "models.py:mlp(40)", "--input", "2,8", "--budget", "macs=110,params=any")
     assert shown["uniform"] == shown["cost_aware"] == {"widths": {"0": 10}, "macs": 110, "params": 123}
     assert described("--model", "models.py:mlp(40)", "--input", "2,8")["budget"] is None
 

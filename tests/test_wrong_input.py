@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,9 +29,11 @@ from commands import (
 )
 from torch import Tensor, nn
 
-from widthsearch import Recipe
-from widthsearch.cluster.environment import python_files, unpacked
+from widthsearch import Budget, Recipe
+from widthsearch.cluster.environment import unpacked
+from widthsearch.report.shares import removed, removed_line, side_cost_lines, side_costs
 from widthsearch.space import trace
+from widthsearch.study.file import python_files
 from widthsearch.training.losses import cross_entropy
 from widthsearch.training.recipe_loop import evaluate
 
@@ -194,7 +197,7 @@ KINDS: dict[str, tuple[tuple[Edit, ...], tuple[str, ...]]] = {
     "Recipe(batchsize)": (((RECIPE, f"{RECIPE[:-1]}, batchsize=2)"),), ("Recipe(batchsize=", "mean batch_size?")),
     "Budget(flops)": ((budget("flops='0.5x'"),), ("Budget(flops=...): no such field", "macs, params")),
     "Budget(param)": ((budget("param='0.5x'"),), ("Budget(param=...)", "did you mean params?")),
-    "no budget": ((("    budget=Budget(params=\"0.5x\"),\n", ""),), ("Study(...) without budget", "budget=...")),
+    "no budget": (((f"    {BUDGET},\n", ""),), ("Study(...) without budget", "budget=...")),
     "x and y": (((DATA, "return x, y"),), ("tuple of 2 (Tensor, Tensor)", "(train, validation[, test]), e.g. ((x[:8")),
     "four tensors": (((DATA, "return x, y, x, y"),), ("tuple of 4 (Tensor", "(train, validation[, test])")),
     "x, y and a split": (((DATA, "return x, y, (x, y)"),), ("tuple of 3 (Tensor, Tensor, tuple)", "pair inputs")),
@@ -419,4 +422,75 @@ def test_a_budget_must_limit_every_variable() -> None:
             "return self.heads", "if self.training: self.heads['b'](self.trunk(x))\n        return self.heads"
         )
     )
-    assert_refused(command("launch", file, "--budget", "macs=0.5x"), "heads.b.0", "macs and params")
+    assert_refused(
+        command("launch", file, "--budget", "macs=0.5x,params=any"), "heads.b.0", "macs and params"
+    )
+
+
+# What a budget does not limit -----------------------------------------------------------------------------
+
+SEED = {"macs": 1000, "params": 401, "latency": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    {
+        "macs=0.25x": {"macs": 250, "params": 100},
+        "params=1/4x": {"macs": 250, "params": 100},
+        "macs=500": {"macs": 500, "params": 200},
+        "params=802": {"macs": 2000, "params": 802},
+        "macs=1": {"macs": 1, "params": 1},
+        "macs=0.25x,params=any": {"macs": 250},
+        "params=100,macs=any": {"params": 100},
+        "macs=0.25x,params=2x": {"macs": 250, "params": 802},
+        "latency=0.5x": {"latency": 0.005},
+        "latency=0.5x,macs=0.25x": {"macs": 250, "params": 100, "latency": 0.005},
+    }.items(),
+)
+def test_one_of_macs_and_parameters_limits_the_other(text: str, limits: dict[str, float]) -> None:
+    found = Budget.parse(text).absolute(SEED)
+    assert found == limits and list(found) == [r for r in SEED if r in found]
+
+
+@pytest.mark.parametrize("text", ["macs=any", "macs=any,params=any"])
+def test_a_budget_without_any_limit(text: str, tiny: Path) -> None:
+    assert_refused(command("launch", tiny, "--budget", text), "budget is empty")
+
+
+WIDE_END: tuple[Edit, ...] = (  # its last hidden layer costs many weights and few MACs
+    (OUTPUT, "return self.out(torch.relu(self.fc2(torch.relu(self.fc1(x.view(-1, 8, 1).expand(-1, 8, 16).transpose(1, 2))).mean(1))))"),
+    ("nn.Linear(12, 3)", "nn.Linear(12, 5)"),
+)  # fmt: skip
+
+
+def test_side_costs_are_named(tmp_path: Path) -> None:
+    file = write_study(tmp_path, *WIDE_END)
+    shown = json.loads(command("widths", file, "--budget", "macs=0.5x,params=any", "--json").out)
+    ratio = shown["cost_aware"]["params"] / shown["uniform"]["params"]
+    assert ratio > 1.1
+    said = f"side cost: the cost-aware widths have {ratio:.1f} times the parameters of the uniform network"
+    for verb in ("widths", "launch"):
+        result = command(verb, file, "--budget", "macs=0.5x,params=any")
+        assert said in " ".join((result.out + result.err).split())
+    summary = json.loads(command("show", "--json").out)
+    if summary["recommended"]["params"] > 1.1 * summary["baseline"]["params"]:
+        assert [c["resource"] for c in summary["side_costs"]] == ["params"]
+        assert "side cost: the recommended network has" in command("show").out
+    assert "side cost" not in command("widths", file, "--budget", "macs=0.5x").out
+
+
+def test_side_costs_and_what_is_added() -> None:
+    uniform: Any = {"widths": {"a": 10}, "macs": 1000, "params": 100}
+    network: Any = {"widths": {"a": 40}, "macs": 990, "params": 662}
+    (cost,) = side_costs({"macs": 1000}, uniform, network)
+    assert side_cost_lines([cost], "it has") == [
+        "side cost: it has 6.6 times the parameters of the uniform network (662 against 100), "
+        "which the budget does not limit"
+    ]
+    assert side_costs({"macs": 1, "params": 1}, uniform, network) == side_costs({}, uniform, None) == []
+    assert side_costs({"macs": 1}, uniform, {**uniform, "params": 110}) == []
+    line = removed_line({"removed": removed(uniform, network)})  # type: ignore[typeddict-item]
+    assert line == (
+        "removed of the seed network: 1.0% of the MACs; "
+        "added to the seed network: 300.0% of the neurons, 562.0% of the weights"
+    )

@@ -66,7 +66,7 @@ def train(network, data, report):
 study = Study(
     model=model,
     data=data,
-    budget=Budget(params="0.5x"),
+    budget=Budget(params="0.5x", macs="any"),
     train=train,
     steps=1,
     rounds=1,

@@ -9,10 +9,12 @@ from typing import Any
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES, Cost
 from widthsearch.plans.plan import Plan
-from widthsearch.plans.words import amounts, as_typed, not_run_lines
+from widthsearch.plans.words import as_typed, not_run_lines
+from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
+from widthsearch.report.types import network_of
 from widthsearch.space import WidthSpace
 from widthsearch.speed.calibrate import latency_cost
-from widthsearch.study.budget import Budget
+from widthsearch.study.budget import ANY, Budget
 from widthsearch.study.data import digests_of, load_data
 from widthsearch.study.file import StudyFile
 from widthsearch.study.fingerprint import code_of, text_of
@@ -56,13 +58,16 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
             f"{type(space.model).__name__} has nothing to search: no width variable found"
             + (f" ({reasons})" if reasons else " (it needs at least one hidden layer)")
         )
+    plan = make_plan(study, space, before)
+    uniform, cost_aware = (network_of(plan.cost, widths) for widths in (plan.baseline, plan.cost_aware))
+    side = side_cost_lines(side_costs(plan.budget, uniform, cost_aware), COST_AWARE)
     return Prepared(
-        plan=make_plan(study, space, before),
+        plan=plan,
         fingerprint=_fingerprint(file, data),
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
         code=text_of(next(iter(file.files.values()), b"")),
-        notes=tuple(not_run_lines(space.idle)),
+        notes=(*not_run_lines(space.idle), *side),
     )
 
 
@@ -131,7 +136,7 @@ def check_budget(plan: Plan) -> None:
         wider = plan.cost.at({**plan.widths, v: 2 * plan.widths[v]})
         if all(r != "latency" and wider[r] == once[r] for r in plan.budget):
             raise UsageError(
-                f"budget {amounts(plan.budget)} does not limit {v}, whose units cost nothing of it: "
+                f"budget {as_typed(plan.budget)} does not limit {v}, whose units cost nothing of it: "
                 "give macs and params"
             )
     over_wide = plan.constraints(plan.over, minimum=2)
@@ -147,7 +152,7 @@ def budgets_of(study: Study, shares: Sequence[str]) -> list[Budget]:
 
     Raises :class:`UsageError` for what is no share.
     """
-    limited = [r for r in RESOURCES if getattr(study.budget, r) is not None]
+    limited = [r for r in RESOURCES if getattr(study.budget, r) not in (None, ANY)]
     changes: list[dict[str, Any]] = [
         dict.fromkeys(limited, share.removesuffix("x") + "x") for share in shares
     ]

@@ -20,7 +20,7 @@ from widthsearch.maths.cost import RESOURCES
 from widthsearch.maths.intervals import Gain, paired_gain
 from widthsearch.plans.plan import Done, Failed, Plan, StudyPlan
 from widthsearch.plans.search import Candidate, History, SearchPlan, step_after
-from widthsearch.report.shares import pruned_extremes, removed
+from widthsearch.report.shares import pruned_extremes, removed, side_costs
 from widthsearch.report.trials import (
     BySource,
     Source,
@@ -147,6 +147,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[Trial]) -> Findings:
         "baseline": {"step": None, **uniform},
         "recommended": recommended,
         "removed": removed(seed, recommended),
+        "side_costs": side_costs(plan.budget, uniform, recommended),
         "candidate": candidate,
         "started_from": _start_name(history.best(0)) if history.begun else None,
         "starting_networks": [

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from widthsearch.report.types import Findings, Network, Pruned, Removed, Round
+from widthsearch.plans.words import UNITS
+from widthsearch.report.types import Findings, Network, Pruned, Removed, Round, SideCost
+
+COST_AWARE = "the cost-aware widths have"
+TOLERATED = 1.1  # of the uniform network's cost: beyond, a person should hear of it
 
 
 def removed(seed: Network, network: Network | None) -> Removed | None:
@@ -46,12 +50,41 @@ def pruned_extremes(rounds: Sequence[Round]) -> tuple[Pruned | None, Pruned | No
 
 
 def removed_line(summary: Findings) -> str | None:
-    """``removed of the seed: 50.2% of the neurons, 74.9% of the weights, 75.0% of the MACs``."""
+    """``removed of the seed network: 50.2% of the neurons, 74.9% of the weights, 75.0% of the MACs``.
+
+    What it has more of is called added.
+    """
     of = summary["removed"]
     if of is None:
         return None
-    shares = f"{of['neurons']:.1%} of the neurons, {of['weights']:.1%} of the weights"
-    return f"removed of the seed network: {shares}, {of['macs']:.1%} of the MACs"
+    shares = (("neurons", of["neurons"]), ("weights", of["weights"]), ("MACs", of["macs"]))
+    gone = ", ".join(f"{share:.1%} of the {what}" for what, share in shares if share >= 0)
+    more = ", ".join(f"{-share:.1%} of the {what}" for what, share in shares if share < 0)
+    lines = [f"removed of the seed network: {gone}"] * bool(gone) + [
+        f"added to the seed network: {more}"
+    ] * bool(more)
+    return "; ".join(lines)
+
+
+def side_costs(budget: Mapping[str, float], uniform: Network, network: Network | None) -> list[SideCost]:
+    """The resources that the budget does not limit, and that grow by more than a tenth over ``uniform``."""
+    if network is None:
+        return []
+    counted = (("macs", uniform["macs"], network["macs"]), ("params", uniform["params"], network["params"]))
+    return [
+        {"resource": resource, "uniform": before, "network": now}
+        for resource, before, now in counted
+        if resource not in budget and now > TOLERATED * before
+    ]
+
+
+def side_cost_lines(costs: Sequence[SideCost], of: str) -> list[str]:
+    """``side cost: ... 4.0 times the parameters of the uniform network (8,237 against 2,060)``, for each."""
+    return [
+        f"side cost: {of} {c['network'] / c['uniform']:.1f} times the {UNITS[c['resource']]} of the uniform "
+        f"network ({c['network']:,} against {c['uniform']:,}), which the budget does not limit"
+        for c in costs
+    ]
 
 
 def pruned_line(summary: Findings) -> str | None:

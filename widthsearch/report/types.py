@@ -153,8 +153,16 @@ class Round(TypedDict):
     val_loss: Stats | None
 
 
+class SideCost(TypedDict):
+    """What a network costs of a resource that the budget does not limit, beside the uniform network."""
+
+    resource: str
+    uniform: float
+    network: float
+
+
 class Removed(TypedDict):
-    """Shares of the seed network that the recommended one does without."""
+    """Shares of the seed network that the recommended one does without; negative where it has more."""
 
     neurons: float
     weights: float
@@ -185,6 +193,7 @@ class Findings(TypedDict):
     baseline: Baseline
     recommended: Found | None
     removed: Removed | None
+    side_costs: list[SideCost]
     candidate: Found | None
     started_from: str | None
     starting_networks: list[StartingNetwork]

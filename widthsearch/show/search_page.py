@@ -11,7 +11,7 @@ from rich.text import Text
 from widthsearch.maths.latency import Fitted
 from widthsearch.plans.words import candidate_name, joined
 from widthsearch.report.search import BETTER, NO_DIFFERENCE, NOTHING_BETTER, WORSE
-from widthsearch.report.shares import pruned_line, removed_line
+from widthsearch.report.shares import pruned_line, removed_line, side_cost_lines
 from widthsearch.report.types import Finalist, Proposal, Round, SearchSummary, StartingNetwork, Trained
 from widthsearch.show.console import table
 from widthsearch.show.formats import (
@@ -58,6 +58,7 @@ def opening(s: SearchSummary) -> list[Text]:
         ("parameters", recommended["params"], s["seed"]["params"]),
     )
     shares = (f"{now:,} {unit} ({now / before:.1%} of the seed network's)" for unit, now, before in costs)
+    side = side_cost_lines(s["side_costs"], "the recommended network has")
     return [
         headline(s),
         Text.assemble(
@@ -65,7 +66,7 @@ def opening(s: SearchSummary) -> list[Text]:
             no_wrap=True,
             overflow="ignore",
         ),
-        *map(line, _verdict(s)),
+        *map(line, [*_verdict(s), *side]),
     ]
 
 

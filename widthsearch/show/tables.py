@@ -12,6 +12,7 @@ from rich.text import Text
 from widthsearch.maths.intervals import mean_se
 from widthsearch.plans.words import amounts, counted, joined, not_run_lines
 from widthsearch.report.listings import WidthsFound
+from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
 from widthsearch.report.trials import Trial
 from widthsearch.report.types import StudySummary
 from widthsearch.show.console import say, table
@@ -109,6 +110,9 @@ def show_widths(console: Console, d: WidthsFound) -> None:
         console.print(listed)
     for name, network in known.items():
         console.print(f"{name} under {amounts(d['budget'] or {})}: {size(network)}", highlight=False)
+    if d["budget"] is not None and d["uniform"] is not None:
+        for text in side_cost_lines(side_costs(d["budget"], d["uniform"], d["cost_aware"]), COST_AWARE):
+            say(text, console)
     if d["budget_error"]:
         say(d["budget_error"], console)
     for line in not_run_lines(d["not_run"]):

@@ -13,6 +13,7 @@ from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES
 from widthsearch.plans.settings import WHOLE, Fields, check_settings, setting
 
+ANY = "any"  # no limit
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _LARGEST = 10**18  # of any network; beyond that, widths are no longer whole numbers to a computer
 _SECONDS = {"us": Fraction(1, 10**6), "ms": Fraction(1, 10**3), "s": Fraction(1)}
@@ -22,6 +23,11 @@ _AMOUNT = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d{1,2})?|\.\d+|\d+/\d+)(
 @dataclass(frozen=True)
 class Budget(Fields):
     """A ceiling on the cost of the recommended network, per resource.
+
+    Of MACs and parameters, one that is not given is limited to the same share of the model's as the other:
+    ``Budget(macs="0.25x")`` means a quarter of both, as does ``Budget(macs=500_000)`` for a model of 2M MACs.
+    Otherwise the search would buy what is cheap, and recommend a network that is small in one and huge in
+    the other.  ``Budget(macs="0.25x", params="any")`` leaves it free, and so does a latency alone.
 
     Each value is a number (absolute) or a string: ``"0.25x"`` and ``"1/16x"`` are relative to the model as
     given, ``"30k"``, ``"1.5M"``, ``"2G"`` are absolute.  ``macs`` counts the multiply-accumulates of one
@@ -70,13 +76,24 @@ class Budget(Fields):
     def absolute(self, seed_cost: Mapping[str, Any]) -> dict[str, Any]:
         """The ceilings in whole MACs and parameters and in seconds, for a seed network of this cost.
 
-        ``seed_cost`` has every resource of the budget.
+        ``seed_cost`` has MACs, parameters and every other resource of the budget.
         """
-        given = {r: value for r in RESOURCES if (value := getattr(self, r)) is not None}
-        return {
+        given = {r: value for r in RESOURCES if (value := getattr(self, r)) not in (None, ANY)}
+        limits = {
             r: _time(value, seed_cost[r]) if r == "latency" else _amount(r, value, seed_cost[r])
             for r, value in given.items()
         }
+        for one, other in (("macs", "params"), ("params", "macs")):
+            if one in given and getattr(self, other) is None and seed_cost[one]:
+                share = Fraction(int(limits[one]), seed_cost[one])
+                limits[other] = _same_share(other, given[one], share, seed_cost[other])
+        return {r: limits[r] for r in RESOURCES if r in limits}
+
+
+def _same_share(resource: str, given: str | float, share: Fraction, reference: int) -> int:
+    if isinstance(given, str) and given.strip().endswith("x"):
+        return _amount(resource, given, reference)
+    return min(_LARGEST, max(1, math.floor(share * reference)))
 
 
 def _amount(resource: str, value: str | float, reference: int) -> int:
