@@ -41,7 +41,7 @@ def test_the_frame_has_a_row_per_training(finished: Finished) -> None:
 
 def test_the_model_has_the_recommended_widths(finished: Finished) -> None:
     result = load("tiny", finished.url)
-    net = result.model()
+    net = result.model(str(finished.file))
     assert [net.fc1.out_features, net.fc2.out_features] == list(result.widths.values())
     assert net(torch.zeros(1, 8)).shape == (1, 3)
 

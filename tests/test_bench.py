@@ -85,7 +85,8 @@ def test_networks_are_measured_in_eval_mode_and_without_gradients() -> None:
 
 
 def measured(url: str, *args: str) -> dict[str, Any]:
-    result = command("bench", "--storage", url, "--json", *args)
+    file = Path(url.removeprefix("sqlite:///")).with_name("tiny.py")
+    result = command("bench", "--storage", url, "--study", file, "--json", *args)
     assert result.code == 0, result.err
     found: dict[str, Any] = json.loads(result.out)
     return found
@@ -128,7 +129,11 @@ def test_bench_of_a_search_under_way_has_what_there_is(tiny: Path) -> None:
 
 @pytest.mark.parametrize("batch", ["", "0", "1,1", "one", "1,-2", "1.5"])
 def test_batches_that_are_none_are_refused(batch: str, finished: Finished) -> None:
-    assert_refused(command("bench", "--storage", finished.url, "--batch", batch), repr(batch), "1,32,256")
+    assert_refused(
+        command("bench", "--storage", finished.url, "--study", finished.file, "--batch", batch),
+        repr(batch),
+        "1,32,256",
+    )
 
 
 @pytest.mark.usefixtures("working_folder")
@@ -157,7 +162,11 @@ def test_a_network_for_one_batch_size_alone_is_refused_at_others(tmp_path: Path)
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_refused(finished: Finished) -> None:
-    assert_refused(command("bench", "--storage", finished.url, "--device", "cuda"), "cuda", "no GPU")
+    assert_refused(
+        command("bench", "--storage", finished.url, "--study", finished.file, "--device", "cuda"),
+        "cuda",
+        "no GPU",
+    )
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def conv(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture(scope="module")
 def exported(conv: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("exported") / "deep" / "net"
-    result = command("export", "--storage", conv.url, "-o", folder)
+    result = command("export", "--storage", conv.url, "--study", conv.file, "-o", folder)
     assert result.code == 0, result.err
     return folder, result
 
@@ -206,7 +206,7 @@ def test_exporting_changes_nothing_in_the_database_and_leaves_no_trace(
 
 
 def test_without_weights_nothing_is_trained(conv: Finished) -> None:
-    result = command("export", "--storage", conv.url, "-o", "net", "--no-weights")
+    result = command("export", "--storage", conv.url, "--study", conv.file, "-o", "net", "--no-weights")
     assert result.code == 0 and "training" not in result.out
     assert {p.name for p in Path("net").iterdir()} == {*WITHOUT_WEIGHTS}
     widths = json.loads(Path("net/widths.json").read_text())["widths"]
@@ -217,7 +217,7 @@ def test_without_weights_nothing_is_trained(conv: Finished) -> None:
 def test_without_onnx_the_rest_is_written(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    result = command("export", "--storage", finished.url, "-o", "net")
+    result = command("export", "--storage", finished.url, "--study", finished.file, "-o", "net")
     assert result.code == 0
     assert "left out: onnx is missing: pip install 'widthsearch[onnx]'" in result.out
     assert {p.name for p in Path("net").iterdir()} == {"model.pt", *WITHOUT_WEIGHTS}
@@ -230,9 +230,16 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(finished: Finished) -
     Path("net").mkdir()
     Path("net/mine.txt").write_text("precious")
     Path("net/model.onnx").write_text("of an earlier export")
-    assert_refused(command("export", "--storage", finished.url, "-o", "net"), "'net'", "not empty", "--force")
+    assert_refused(
+        command("export", "--storage", finished.url, "--study", finished.file, "-o", "net"),
+        "'net'",
+        "not empty",
+        "--force",
+    )
     assert Path("net/model.onnx").exists()
-    result = command("export", "--storage", finished.url, "-o", "net", "--no-weights", "--force")
+    result = command(
+        "export", "--storage", finished.url, "--study", finished.file, "-o", "net", "--no-weights", "--force"
+    )
     assert result.code == 0, result.err
     assert {p.name for p in Path("net").iterdir()} == {"mine.txt", *WITHOUT_WEIGHTS}
     assert {p.name for p in Path.cwd().iterdir()} == {"net"}

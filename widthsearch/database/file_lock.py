@@ -125,7 +125,7 @@ class FileLock:
 
     def holder(self) -> str | None:
         """Host and process of whoever holds it; empty if they have no name; ``None`` if it is free."""
-        if _LINUX and (pid := _listener(self._address)):
+        if _LINUX and self._socket is None and (pid := _listener(self._address)):
             return f"{socket.gethostname()}, process {pid}"
         if not self.is_held():
             return None
