@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_trained(
 ) -> None:
     Path("taken").write_text("a file")
     with pytest.raises(UsageError, match="taken|xxx|cannot be used"):
-        export(None, finished.url, folder, say=lambda text: pytest.fail(text))
+        export(None, finished.url, folder, file=str(finished.file), say=lambda text: pytest.fail(text))
     assert [p.name for p in Path.cwd().iterdir()] == ["taken"]
 
 
