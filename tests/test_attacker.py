@@ -116,7 +116,7 @@ def test_a_second_driver_by_another_way_is_refused_and_the_first_goes_on(way: st
         Path("link.db").symlink_to("widthsearch.db")
     elif way == "folder":
         Path("elsewhere").symlink_to(tmp_path)
-        url = "sqlite:///elsewhere/../elsewhere/widthsearch.db"
+        url = "sqlite:///elsewhere/widthsearch.db"
     else:
         url = URL
         for file in Path().glob("*.lock"):
