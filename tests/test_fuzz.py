@@ -215,7 +215,7 @@ def many_names(finished: Finished, tmp_path: Path) -> tuple[str, list[str]]:
     return url, ODD_NAMES
 
 
-def test_every_odd_name_is_found_again(many_names: tuple[str, list[str]]) -> None:
+def test_every_odd_name_is_found_again(finished: Finished, many_names: tuple[str, list[str]]) -> None:
     """Among all the others: those that differ only in case, normalisation or blanks at the end, too."""
     url, names = many_names
     listed = "".join(command("list", "--storage", url).out.split())
@@ -225,7 +225,7 @@ def test_every_odd_name_is_found_again(many_names: tuple[str, list[str]]) -> Non
         "--help",
     )  # their names are looked up as those of `show`, but they are trained
     for name in resumed:
-        result = command("resume", "--workers", "0", "--storage", url, "--", name)
+        result = command("resume", "--workers", "0", "--study", finished.file, "--storage", url, "--", name)
         assert result.code == 0, result.err
     for name in names:
         result = command("show", "--json", "--storage", url, "--", name)

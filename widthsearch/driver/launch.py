@@ -95,7 +95,7 @@ def launch(
                 )
         if family is None:
             return run(Ledger(study, session.progress, lock), file, session.backend)
-        return run_members(family, database, session)
+        return run_members(family, database, session, file=file.reference)
 
 
 def _members(family: str, file: StudyFile, shares: Sequence[str]) -> dict[str, StudyFile]:

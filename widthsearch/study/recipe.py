@@ -53,7 +53,7 @@ class Recipe(Fields):
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a value that no training can use."""
         check_settings(self)
-        if self.device == "auto":
+        if isinstance(self.device, str) and self.device == "auto":
             return
         try:
             torch.empty(1, device=self.device)

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from widthsearch.errors import UsageError, describe_error
+from widthsearch.errors import UsageError
 from widthsearch.space import WidthSpace, call
 from widthsearch.space.copies import empty_copy
 from widthsearch.space.initialise import isolated_random_numbers
 from widthsearch.study.data import example_of
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split, Study
+from widthsearch.study.users_code import users_code
 from widthsearch.training.losses import IGNORED, loss_function, metric_function
 
 SAMPLES = 4  # of every split: the shape of a single one may be taken for another
@@ -41,12 +42,9 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
         for name, split in zip(("train", "validation", "test"), data, strict=False):
             x, y = example_of(split, SAMPLES)
             net.train(name == "train")
-            try:
-                with torch.set_grad_enabled(net.training):
-                    output = call(net, x)
-            except Exception as error:
-                said = f"data(): the model does not run on {name}: {describe_error(error)}"
-                raise UsageError(said) from error
+            refusal = f"data(): the model does not run on {name}: "
+            with users_code(what=refusal), torch.set_grad_enabled(net.training):
+                output = call(net, x)
             if study.recipe.loss is None and (wrong := _misfit(name, split, output, y)):
                 raise UsageError(wrong)
             _check_loss(study.recipe, name, output, y)
@@ -118,14 +116,12 @@ def _no_labels(output: Tensor, y: Tensor, targets: Tensor) -> str | None:
 def _check_loss(recipe: Recipe, name: str, output: Any, y: Any) -> None:
     training = name == "train"
     loss_of, metric = loss_function(recipe, training=training), metric_function(recipe)
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            loss = loss_of(output, y)
-    except Exception as error:
-        raise UsageError(
-            f"the loss cannot compare output and targets of {name}: {describe_error(error)}"
-        ) from error
+    with (
+        users_code(what=f"the loss cannot compare output and targets of {name}: "),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        loss = loss_of(output, y)
     if not isinstance(loss, Tensor):
         raise UsageError(f"the loss returned {loss!r:.60}; it must return a scalar tensor")
     if training and not loss.requires_grad:
@@ -138,13 +134,9 @@ def _check_loss(recipe: Recipe, name: str, output: Any, y: Any) -> None:
             f"of {name}, so each output with the targets of other samples: give both the same shape "
             "(y.unsqueeze(1)), or Recipe(loss=lambda output, target: F.mse_loss(output.squeeze(1), target))"
         )
-    try:
-        if metric is not None and not training:
+    if metric is not None and not training:
+        with users_code(what=f"the metric cannot compare output and targets of {name}, as one number: "):
             float(metric(output, y))
-    except Exception as error:
-        raise UsageError(
-            f"the metric cannot compare output and targets of {name}, as one number: {describe_error(error)}"
-        ) from error
 
 
 def _mixes(loss_of: Callable[[Any, Any], Tensor], output: Any, y: Any) -> bool:
@@ -155,7 +147,7 @@ def _mixes(loss_of: Callable[[Any, Any], Tensor], output: Any, y: Any) -> bool:
         together = math.prod(np.broadcast_shapes(output.shape, y.shape))
         if together <= max(output.numel(), y.numel()):
             return False
-        with torch.no_grad():
+        with users_code(), torch.no_grad():
             loss, others, changed = (loss_of(output, t) for t in (y, y.roll(1, 0), y + 1))
         return (
             not torch.equal(y, y.roll(1, 0))
