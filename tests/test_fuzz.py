@@ -225,7 +225,19 @@ def test_every_odd_name_is_found_again(finished: Finished, many_names: tuple[str
         "--help",
     )  # their names are looked up as those of `show`, but they are trained
     for name in resumed:
-        result = command("resume", "--workers", "0", "--study", finished.file, "--storage", url, "--", name)
+        result = command(
+            "resume",
+            "--workers",
+            "0",
+            "--study",
+            finished.file,
+            "--checkpoints",
+            "here",
+            "--storage",
+            url,
+            "--",
+            name,
+        )
         assert result.code == 0, result.err
     for name in names:
         result = command("show", "--json", "--storage", url, "--", name)
