@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import command, write_study
+from commands import clean_process, command, write_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,7 +49,7 @@ def commands() -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One folder for all of them: what one makes the next one looks at."""
-    with pytest.MonkeyPatch.context() as patch:
+    with clean_process(), pytest.MonkeyPatch.context() as patch:
         where = tmp_path_factory.mktemp("readme")
         patch.chdir(where)
         for name in ("WIDTHSEARCH_STORAGE", "NO_COLOR", "FORCE_COLOR"):
