@@ -118,7 +118,9 @@ def test_a_search_goes_on_with_work_in_proportion(large: Large, tmp_path: Path) 
 
     def resume(url: str, many: int) -> None:
         with clean_process():
-            ended = resume_here("tiny", here(Quiet(many + 1), url))
+            ended = resume_here(
+                "tiny", here(Quiet(many + 1), url), file=str(large.files[many].parent / "tiny.py")
+            )
         assert ended.status == "interrupted"
         assert len(trials(url)) == many + 2
 
