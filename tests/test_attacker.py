@@ -454,12 +454,12 @@ def test_names_in_markdown_stay_in_their_cells() -> None:
 
 def test_half_a_character_in_an_error_breaks_no_page(tmp_path: Path) -> None:
     file = write_study(
-        tmp_path, *custom_loss("if len(output) > 2: raise ValueError('a\\udc80')"), setting("retries=0")
+        tmp_path, *custom_loss("if len(output) > 4: raise ValueError('a\\udc80')"), setting("retries=0")
     )
     assert command("launch", file).code == 2
     trial = optuna.load_study(study_name="tiny", storage=URL).get_trials()[0]
     rewrite(trial._trial_id, "error", "b\udc81")  # of an earlier version
     assert command("report", "-o", "page.html").code == 0
     page = Path("page.html").read_text()
-    assert "a\\udc80" in page and "b\\udc81" in page
+    assert "ValueError: a?" in page and "b\\udc81" in page
     assert real_command("show").code == 0

@@ -20,7 +20,7 @@ from widthsearch import Budget, Recipe, Study
 from widthsearch.database.folder import Folder
 from widthsearch.database.records import HOST, SECONDS
 from widthsearch.driver.prepare import make_plan
-from widthsearch.errors import CheckpointError
+from widthsearch.errors import CheckpointError, TrainingError
 from widthsearch.plans.plan import Plan, Slot
 from widthsearch.plans.search import SearchPlan
 from widthsearch.training.checkpoint import Checkpoint
@@ -123,7 +123,7 @@ def run_until(
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoint, "save", save)
         patched.setattr("widthsearch.training.checkpoint.WRITING_SHARE", 1e9)  # every epoch, however fast
-        with pytest.raises(Killed):
+        with pytest.raises(TrainingError, match="Killed"):
             runner(study, folder, identity).run(slot)
 
 

@@ -98,8 +98,8 @@ def test_without_it_the_search_starts_from_the_uniform_network(tmp_path: Path) -
 def test_a_study_of_another_version_is_refused_and_does_not_hide_the_others(study: Path) -> None:
     assert command("launch", study).code == 0 and command("launch", study, "--name", "other").code == 0
     other = optuna.load_study(study_name="other", storage="sqlite:///widthsearch.db")
-    other.set_user_attr(PLAN, {**other.user_attrs[PLAN], "constant_start": True})
+    other.set_user_attr(PLAN, {**other.user_attrs[PLAN], "format": 0})
     for verb in ("show", "resume", "report"):
-        assert_refused(command(verb, "other"), "'other'", "another version", "constant_start")
+        assert_refused(command(verb, "other"), "'other'", "another version", "format 0")
     listed = command("list")
     assert listed.code == 0 and "another version" in listed.out and "finished" in listed.out

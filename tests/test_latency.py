@@ -212,7 +212,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def plan_of(url: str) -> Plan:
-    return Plan.from_json(snapshot(url)[0]["widthsearch:plan"])
+    return Plan.from_json(snapshot(url)[0]["widthsearch:plan"]["plan"])
 
 
 def test_a_search_ends_in_widths_that_hold_the_latency(searched: Finished) -> None:

@@ -41,7 +41,7 @@ def test_verbose_says_what_is_handed_out_and_why(tiny: Path):
     assert [int(m[1]) for line in lines if (m := told.search(line))] == list(range(TRIALS))
     # The over-wide network, under its budget; the price and cost of each measure; the end.
     over_wide = "-".join(map(str, trials()[4].params.values()))
-    assert f"phase: measure 0 of round 0; budget {{'params': 193}}, widths {over_wide} cost" in result.err
+    assert f"phase: round 0 measure 0; budget {{'params': 193}}, widths {over_wide} cost" in result.err
     gates = re.findall(
         r"gates: price ([\d.]+) at the end, expected cost ([\d.]+) times its params", result.err
     )
@@ -58,30 +58,30 @@ def test_very_verbose_says_more(tiny: Path):
     assert "no checkpoint measure-0-0.ckpt" in err
 
 
-def raising_once(folder: Path, what: str, call: int) -> Path:
-    """A study of four epochs whose loss raises when it is called for that time, and never again."""
+def once(folder: Path, what: str, call: int) -> Path:
+    """A study of four epochs whose loss does something when it is called for that time, and never again."""
     body = (
         "from pathlib import Path\nseen = Path('seen')\nn = len(seen.read_text()) if seen.exists() else 0\n"
     )
-    body += f"seen.write_text('x' * (n + 1))\nif n == {call}: raise {what}"
+    body += f"seen.write_text('x' * (n + 1))\nif n == {call}: {what}"
     file = write_study(folder, *custom_loss(body))
     file.write_text(file.read_text().replace("epochs=1", "epochs=4"))
     return file
 
 
 def test_a_resumed_training_says_where_it_goes_on(tmp_path: Path):
-    # The first call checks the loss; a training at the start has four epochs of two steps and a validation each.
-    file = raising_once(tmp_path, "KeyboardInterrupt", 4)
+    # The first two calls check the loss; a training at the start has four epochs of two steps and a validation each.
+    file = once(tmp_path, "import signal; signal.raise_signal(signal.SIGINT)", 5)
     assert command("launch", file).code == 130
     err = command("resume", "-v").err
-    assert "baseline 0: again, after interrupted" in err
+    assert "uniform baseline 0: again, after interrupted" in err
     assert "checkpoint baseline-0.ckpt: goes on after 1 epochs" in err
 
 
 def test_a_failure_is_told_with_its_reason(tmp_path: Path):
-    err = command("launch", raising_once(tmp_path, "OSError('lost it')", 1), "-v").err
+    err = command("launch", once(tmp_path, "raise OSError('lost it')", 2), "-v").err
     assert "trial 0: failed: OSError: lost it" in err
-    assert "baseline 0: again, after failed OSError: lost it" in err
+    assert "uniform baseline 0: again, after failed OSError: lost it" in err
 
 
 def test_the_password_of_a_database_is_never_logged(server: Postgres, tiny: Path):
