@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import optuna
 
 from widthsearch.database import records
 from widthsearch.plans.settings import OPTIONS
 from widthsearch.plans.words import named
+from widthsearch.study.fingerprint import CODE
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,14 @@ def repeat_of(study: optuna.Study, name: str | None = None) -> Repeat:
     called = name or study.study_name
     naming = [f"--name={called}"] if called.startswith("-") else ["--name", called]
     lines = [shlex.join(["widthsearch", verb, file, *naming, *options])]
-    if plan.at_least and ["--rounds", str(plan.at_least)] not in _pairs(options):
+    if plan.at_least and ["--rounds", str(plan.at_least)] not in map(list, pairwise(options)):
         lines.append(
             shlex.join(["widthsearch", "resume", *named(study.study_name, "--rounds", str(plan.at_least))])
         )
     return Repeat(
         command="\n".join(lines),
         unsaid=unsaid,
-        settings={k: v for k, v in attrs[records.FINGERPRINT].items() if not k.startswith("code of ")},
+        settings={k: v for k, v in attrs[records.FINGERPRINT].items() if not k.startswith(CODE)},
         versions=attrs[records.VERSIONS],
         code=attrs.get(records.CODE, ""),
     )
-
-
-def _pairs(words: Sequence[str]) -> list[list[str]]:
-    return [list(pair) for pair in zip(words, words[1:], strict=False)]

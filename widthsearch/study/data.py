@@ -20,6 +20,7 @@ from widthsearch.study.users_code import users_code
 from widthsearch.study.values import digest
 
 _SPLITS = "(train, validation[, test]), e.g. ((x[:800], y[:800]), (x[800:], y[800:]))"
+SPLITS = ("train", "validation", "test")  # what data() gives, in this order; the last one may be left out
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
 READING_SECONDS = 3.0  # for a digest of a dataset at launch
 FIRST_SAMPLES = 8  # from which the time of one is known
@@ -55,7 +56,7 @@ def check_data(data: Any, study: Study) -> Data:
         return tuple(data)
     if any(isinstance(split, Tensor | np.ndarray) for split in data):
         raise UsageError(f"data() returned {_said(data)}: pair inputs and targets; it must return {_SPLITS}")
-    for name, split in zip(("train", "validation", "test"), data, strict=False):
+    for name, split in zip(SPLITS, data, strict=False):
         _check_split(name, split)
     return tuple(tuple(s) if isinstance(s, list) else s for s in data)  # type: ignore[return-value]
 
@@ -116,7 +117,7 @@ def digests_of(data: Data, before: Mapping[str, str] | None = None) -> dict[str,
     launch, so many are read again.  Random numbers are the same each time, so that augmentation by torch's,
     numpy's or Python's generator does not matter.
     """
-    names, known = ("data.train", "data.validation", "data.test"), before or {}
+    names, known = [f"data.{name}" for name in SPLITS], before or {}
     return {name: _digest_of(split, known.get(name, "")) for name, split in zip(names, data, strict=False)}
 
 

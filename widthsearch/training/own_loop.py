@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from widthsearch.errors import TrainingError
 from widthsearch.space.copies import batch_size
+from widthsearch.study.data import SPLITS
 from widthsearch.study.study import Study
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.recipe_loop import Evaluation, seed_everything
@@ -34,7 +35,7 @@ class OwnLoop:
             raise ValueError("the study has no training loop of its own")
         self.steps = study.steps
         self._train, self._evaluate = study.train, study.evaluate
-        self.splits = dict(zip(("train", "validation", "test"), data, strict=False))
+        self.splits = dict(zip(SPLITS, data, strict=False))
         self._reporter = Reporter()
 
     def fit(self, net: nn.Module, seed: int, checkpoint: Checkpoint | None = None) -> int:

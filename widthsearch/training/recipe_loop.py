@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from widthsearch.errors import TrainingError
 from widthsearch.space import call
-from widthsearch.study.data import size_of
+from widthsearch.study.data import SPLITS, size_of
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
@@ -69,11 +69,10 @@ class RecipeLoop:
 
     def __init__(self, recipe: Recipe, data: Data) -> None:
         self.recipe, self.device = recipe, device_of(recipe)
-        names = ("train", "validation", "test")
         # Tensors go to the device once and for all, datasets batch by batch.
         self.splits = {
             name: moved(split, self.device) if isinstance(split, tuple) else split
-            for name, split in zip(names, data, strict=False)
+            for name, split in zip(SPLITS, data, strict=False)
         }
 
     @property

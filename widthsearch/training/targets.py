@@ -16,7 +16,7 @@ from widthsearch.errors import UsageError
 from widthsearch.space import WidthSpace, call
 from widthsearch.space.copies import empty_copy
 from widthsearch.space.initialise import isolated_random_numbers
-from widthsearch.study.data import example_of
+from widthsearch.study.data import SPLITS, example_of
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split, Study
 from widthsearch.study.users_code import users_code
@@ -39,7 +39,7 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
         return
     with isolated_random_numbers():
         net = empty_copy(space.model)  # its statistics are not the model's
-        for name, split in zip(("train", "validation", "test"), data, strict=False):
+        for name, split in zip(SPLITS, data, strict=False):
             x, y = example_of(split, SAMPLES)
             net.train(name == "train")
             refusal = f"data(): the model does not run on {name}: "
