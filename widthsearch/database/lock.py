@@ -82,7 +82,7 @@ def driver_lock(url: str, study_name: str) -> Iterator[DriverLock]:
 
 
 def _tidy(url: str, lock: _ServerLock | FileLock) -> None:
-    """What a driver does that has no time to end: its lock file goes, its database becomes one file if it can."""
+    """What is done where there is no time: the lock file goes, the database becomes one file if it can."""
     if isinstance(lock, FileLock):
         lock.remove_file()
     fold_log(url, patience_seconds=TIDY_SECONDS / 2)
