@@ -12,6 +12,7 @@ from widthsearch.cli.options import AsJson, Name, Plot, Storage
 from widthsearch.cli.summaries import check_plot, open_study, opened, print_named, watch
 from widthsearch.errors import UsageError
 from widthsearch.show.console import out, say
+from widthsearch.stopping import interrupt, listen
 
 
 def show(
@@ -155,6 +156,7 @@ def dashboard(
         raise UsageError("the dashboard needs an extra: pip install 'widthsearch[dashboard]'")
     from widthsearch.show.dashboard import serve
 
+    listen(interrupt)
     try:
         serve(opened(storage), port, say)
     except KeyboardInterrupt:
