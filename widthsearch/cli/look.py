@@ -33,13 +33,13 @@ def show(
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
     from widthsearch.database.checks import reading
-    from widthsearch.database.records import load, study_names
+    from widthsearch.database.records import load, studies_in
     from widthsearch.report.summary import summary_of
     from widthsearch.show.tables import list_row, show_list
 
     database = opened(storage)
     rows, unread = [], []
-    for name in study_names(database.storage):
+    for name in studies_in(database.storage):
         try:
             summary = summary_of(load(name, database), database.url)
             with reading(name):

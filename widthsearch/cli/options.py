@@ -244,7 +244,7 @@ def one_line_errors(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            _run(command, *args, **kwargs)
         except UsageError as error:
             say(f"error: {' '.join(str(error).split())}", err, style="red")
             raise typer.Exit(WRONG_USE) from None
@@ -253,3 +253,16 @@ def one_line_errors(command: Command) -> Command:
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapper
+
+
+def _run(command: Command, *args: Any, **kwargs: Any) -> None:
+    """Call it; trouble with the database is a :class:`UsageError`, wherever it comes up."""
+    try:
+        command(*args, **kwargs)
+    except (UsageError, typer.Exit):
+        raise
+    except Exception:
+        from widthsearch.database.connection import using
+
+        with using():
+            raise

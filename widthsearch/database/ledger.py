@@ -13,16 +13,15 @@ from typing import Any, Protocol, TypeVar
 import optuna
 import tenacity
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from widthsearch.database import records
 from widthsearch.database.checks import reading
-from widthsearch.database.connection import connection_was_lost, reason
+from widthsearch.database.connection import connection_was_lost, reason, using
 from widthsearch.database.folder import Folder
 from widthsearch.database.lock import DriverLock
 from widthsearch.database.records import forgiven_in, plan_of, runs_of
 from widthsearch.database.sampler import GivenWidths, search_space
-from widthsearch.errors import DatabaseGoneError, UsageError, describe_error
+from widthsearch.errors import DatabaseGoneError, describe_error
 from widthsearch.plans.plan import Run, Slot, Step, StudyPlan, Wait
 from widthsearch.plans.words import joined
 
@@ -242,10 +241,8 @@ class Ledger:
                 first()
             return operation()
 
-        try:
+        with using():
             return retrying(attempt)
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise UsageError(f"the database cannot be used: {reason(error)}") from error
 
 
 def _log_loss(state: tenacity.RetryCallState) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from widthsearch.database import records
 from widthsearch.database.checks import reading
@@ -93,8 +94,9 @@ def _resume(
         study = records.load(name, database)
         attrs, plan = study.user_attrs, plan_of(study)
         with reading(name):
-            forgiven = _forgiven(study, plan, session)
-            runs = runs_of(study.get_trials(deepcopy=False), forgiven)
+            trials = study.get_trials(deepcopy=False)
+            forgiven = _forgiven(trials, forgiven_in(study), plan, session)
+            runs = runs_of(trials, forgiven)
         if rounds is not None:
             plan = _with_rounds(name, plan, runs, rounds)
         elif attrs.get(records.STATUS) == "finished" and isinstance(plan.next_step(runs), Done):
@@ -114,13 +116,14 @@ def _resume(
         return run(Ledger(study, session.progress, lock), found, session)
 
 
-def _forgiven(study: optuna.Study, plan: StudyPlan, session: Session) -> frozenset[int]:
+def _forgiven(
+    trials: list[FrozenTrial], before: frozenset[int], plan: StudyPlan, session: Session
+) -> frozenset[int]:
     """The failures that count no more: of all trainings by which nothing was decided yet.
 
     So what was given up is tried again, as often as at first, and the search stays the same: what it went on
-    from without a training that was lost is not looked at again.
+    from without a training that was lost is not looked at again.  ``before``: those of earlier resumes.
     """
-    before, trials = forgiven_in(study), study.get_trials(deepcopy=False)
     runs = {t.number: made for t in trials for made in runs_of([t], before)}
     by_slot: dict[tuple[Any, ...], list[int]] = {identity(slot): [] for slot in plan.undecided(runs.values())}
     for number, made in runs.items():

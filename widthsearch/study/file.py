@@ -133,7 +133,7 @@ def existing(file: str) -> Path | None:
 def import_file(path: Path) -> Any:
     """Import a file of the user's; :class:`UsageError` with the line number if it raises.
 
-    To the file, it is alone on the command line; in a package, it may import relative to that.
+    In a package, it may import relative to that.
     """
     root = root_of(path)
     folders = path.parent.relative_to(root).parts
@@ -146,14 +146,10 @@ def import_file(path: Path) -> Any:
             sys.path.insert(0, str(folder))
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their own module up there
-    arguments, sys.argv = sys.argv, [str(path)]
-    try:
-        with users_code(what=f"{path}: ", path=path):
-            if folders:
-                _import_package(".".join(folders), path)
-            spec.loader.exec_module(module)
-    finally:
-        sys.argv = arguments
+    with users_code(what=f"{path}: ", path=path):
+        if folders:
+            _import_package(".".join(folders), path)
+        spec.loader.exec_module(module)
     return module
 
 
