@@ -14,6 +14,7 @@ from widthsearch.database.lock import is_driven
 from widthsearch.database.records import Family, family_of, load, plan_of
 from widthsearch.plans.plan import StudyKind
 from widthsearch.report.comparison import summarise_comparison
+from widthsearch.report.decision import family_decision
 from widthsearch.report.probe import summarise_probe
 from widthsearch.report.pruners import summarise_pruners
 from widthsearch.report.search import summarise
@@ -44,7 +45,13 @@ def summary_of_family(family: Family, database: Database) -> FamilySummary:
         status = "running"
     elif "interrupted" in states:
         status = "interrupted"
-    return {"kind": "family", "family": family.name, "status": status, "members": members}
+    return {
+        "kind": "family",
+        "family": family.name,
+        "status": status,
+        "decision": family_decision(members, status),
+        "members": members,
+    }
 
 
 def summary_of_name(name: str | None, database: Database) -> Summary:
