@@ -29,7 +29,7 @@ app = typer.Typer(
 #: The commands as `--help` shows them: what one needs first comes first.
 PANELS = {
     "Search": (new, search.launch, look.show, search.resume, look.list_, look.widths),
-    "Look at it, take it with you": (look.report, look.draw, look.dashboard, take.export),
+    "Look at it, take it with you": (look.report, look.draw, look.serve, look.dashboard, take.export),
     "Ask more": (questions.compare, questions.probe, questions.pruners, take.bench),
     "Keep order": (manage.rename, manage.delete),
 }

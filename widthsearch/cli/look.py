@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -145,6 +146,31 @@ def draw(
         drawn = draw_architecture(summary, modules_of(study))
     picture.write(drawn, file)
     say(f"drawn into {file}")
+
+
+def serve(
+    storage: Storage = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond this machine with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8090,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The token in it is asked for (header Authorization: Bearer, or a form)."
+        ),
+    ] = None,
+) -> None:
+    """Serve a page for a team: all studies, their reports, and /api/studies/NAME.  It only reads."""
+    if any(find_spec(package) is None for package in ("starlette", "uvicorn", "plotly")):
+        raise UsageError("serve needs an extra: pip install 'widthsearch[serve]'")
+    from widthsearch.serve.app import serve, token_in
+
+    token = None if token_file is None else token_in(token_file)
+    listen(interrupt)
+    with suppress(KeyboardInterrupt):
+        serve(opened(storage), host, port, token, say)
+    out.print("ended")
 
 
 def dashboard(
