@@ -56,7 +56,11 @@ def test_callbacks_that_are_none(tiny: Path) -> None:
             door()
 
 
-def test_mlflow_callback_of_optuna_integration_runs_unchanged(tiny: Path) -> None:
+@pytest.mark.nightly
+def test_mlflow_callback_of_optuna_integration_runs_unchanged(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     integration = pytest.importorskip("optuna_integration")
     mlflow = pytest.importorskip("mlflow")
     address = (Path.cwd() / "mlruns").as_uri()

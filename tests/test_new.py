@@ -1,4 +1,4 @@
-"""What ``widthsearch new`` writes launches as it is."""
+"""What ``widthsearch new`` writes launches as it is (for classification that is shown by test_docs.py)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from widthsearch.cli.new import Kind
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
-QUICK = ("--rounds", "1", "--replicas", "2", "--seeds", "1", "--final-seeds", "0", "--report-seeds", "2")
+QUICK = "--rounds 1 --replicas 1 --seeds 1 --final-seeds 0 --report-seeds 2 --set step_sizes=[0.6] --set doublings=0"
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", get_args(Kind)[1:])
 def test_what_is_written_launches_as_it_is(kind: str) -> None:
     written = command("new", "my_study.py", "--kind", kind)
     assert written.code == 0 and "widthsearch launch my_study.py" in written.out
@@ -23,7 +23,7 @@ def test_what_is_written_launches_as_it_is(kind: str) -> None:
     if kind == "own-loop":
         file = Path("my_study.py")
         file.write_text(file.read_text().replace("EPOCHS, BATCH = 10", "EPOCHS, BATCH = 1"))
-    result = command("launch", "my_study.py", *QUICK, *one_epoch)
+    result = command("launch", "my_study.py", *QUICK.split(), *one_epoch)
     assert result.code == 0, result.err
 
 

@@ -23,6 +23,7 @@ from widthsearch.driver.resume import run_members
 from widthsearch.driver.run import Ended, Session, run
 from widthsearch.errors import UsageError
 from widthsearch.maths.latency import Fitted
+from widthsearch.plans.comparison import most_cost
 from widthsearch.plans.plan import Plan, StudyPlan
 from widthsearch.plans.search import SearchPlan
 from widthsearch.study.file import StudyFile, load_study
@@ -76,6 +77,7 @@ def launch(
         command += ["--budgets", ",".join(budgets)]
     prepared = _prepared(files, session)
     plans = {member: question.make(file.study, p.plan) for member, p in prepared.items()}
+    session.progress.say(_price(list(plans.values())))
     with (
         closing(Database.open(session.url, create=True, patient=True)) as database,
         driver_lock(session.url, name) as lock,
@@ -96,6 +98,15 @@ def launch(
         if family is None:
             return run(Ledger(study, session.progress, lock), file, session)
         return run_members(family, database, session, file=file.reference)
+
+
+def _price(plans: Sequence[StudyPlan]) -> str:
+    """What all of it costs at most, before the first training starts."""
+    trainings = sum(sum(plan.expected().values()) for plan in plans)
+    if not all(isinstance(plan, SearchPlan) for plan in plans):
+        return f"at most {trainings} trainings"
+    cost = sum(most_cost(of.plan, of.plan.rounds) + 2 * of.plan.report_seeds for of in plans)
+    return f"at most {trainings} trainings, as dear as {cost:.0f} of the uniform network"
 
 
 def _members(family: str, file: StudyFile, shares: Sequence[str]) -> dict[str, StudyFile]:

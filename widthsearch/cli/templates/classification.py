@@ -1,4 +1,4 @@
-"""How should my network share a quarter of its cost among its layers?
+"""How should my network share an eighth of its cost among its layers?
 
 Put your own network into model() and your own data into data(): nothing else has to change.  As it stands,
 three arms of a spiral are told apart, and a search takes less than a minute.  With this file's name:
@@ -47,9 +47,9 @@ study = Study(
     model=model,
     data=data,
     # What the recommended network may cost: a share of the network above, or a number, e.g. macs="1.5M".
-    budget=Budget(macs="0.25x", params="0.25x"),
+    budget=Budget(macs="1/8x", params="1/8x"),
     # How every network is trained, the uniform one too; cross-entropy, unless you give loss=...
-    recipe=Recipe(epochs=10, batch_size=50, lr=0.1),
+    recipe=Recipe(epochs=10, batch_size=50, lr=0.01, optimizer="adamw"),
     # seeds=8, report_seeds=16,  more trainings, and a surer verdict
     # gpus=1,                    one GPU for each training
 )

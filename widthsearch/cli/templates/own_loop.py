@@ -1,4 +1,4 @@
-"""How should my network, trained by a loop of my own, share a quarter of its cost among its layers?
+"""How should my network, trained by a loop of my own, share an eighth of its cost among its layers?
 
 Put your own network into model(), your data into data() and your loop into train(): nothing else has to
 change.  As it stands, three arms of a spiral are told apart.  With this file's name:
@@ -75,7 +75,7 @@ study = Study(
     model=model,
     data=data,
     # What the recommended network may cost: a share of the network above, or a number, e.g. macs="1.5M".
-    budget=Budget(macs="0.25x", params="0.25x"),
+    budget=Budget(macs="1/8x", params="1/8x"),
     train=train,
     steps=EPOCHS * 1000 // BATCH,  # the backward passes that train() makes: the gates are done when it is
     evaluate=evaluate,
