@@ -6,7 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import URL, Finished, Quiet, assert_refused, command, complete, here, interrupt, trials, write_study
+from commands import (
+    URL,
+    Finished,
+    Quiet,
+    assert_refused,
+    command,
+    complete,
+    here,
+    interrupt,
+    trials,
+    write_study,
+)
 
 from widthsearch.database.lock import driver_lock
 from widthsearch.driver.launch import launch
