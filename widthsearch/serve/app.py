@@ -29,11 +29,12 @@ from widthsearch.database.connection import Database, reason
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.report.summary import finite
 from widthsearch.report.types import Summary
-from widthsearch.serve.pages import list_page, login_page, message_page
+from widthsearch.serve.pages import UNREAD, list_page, login_page, message_page
 from widthsearch.serve.studies import Studies
 from widthsearch.show.page import report_page
 
 COOKIE = "widthsearch_token"
+PATIENCE_SECONDS = 0.5  # that a list of studies waits for those that have changed
 REFRESH_SECONDS = 30  # of a page in the browser, while something on it runs
 _HERE = ["127.0.0.1", "localhost", "::1", "[::1]"]
 _LARGEST_FORM = 4096  # bytes
@@ -92,8 +93,9 @@ def token_in(file: str) -> str:
 def app_of(database: Database, token: str | None) -> Starlette:
     """The application, for any ASGI server."""
     studies = Studies(database)
+    studies.look(0.0)  # begins to read
 
-    def found(request: Request) -> Summary:
+    def wanted(request: Request) -> Summary:
         name = request.path_params["name"]
         summary = studies.look().get(name)
         if summary is None:
@@ -103,20 +105,22 @@ def app_of(database: Database, token: str | None) -> Starlette:
         return summary
 
     def index(request: Request) -> Response:
-        page = list_page(database.shown, studies.look())
+        page = list_page(database.shown, studies.look(PATIENCE_SECONDS))
         return HTMLResponse(page.encode(errors="backslashreplace"), headers=_refreshing("running"))
 
     def study(request: Request) -> Response:
-        summary = found(request)
+        summary = wanted(request)
         with reading(request.path_params["name"]):
             page = report_page(summary, database)
         return HTMLResponse(page.encode(errors="backslashreplace"), headers=_refreshing(summary["status"]))
 
     def api_index(request: Request) -> Response:
-        return JSONResponse([_brief(name, summary) for name, summary in studies.look().items()])
+        return JSONResponse(
+            [_brief(name, summary) for name, summary in studies.look(PATIENCE_SECONDS).items()]
+        )
 
     def api_study(request: Request) -> Response:
-        return Response(json.dumps(finite(found(request)), allow_nan=False), media_type="application/json")
+        return Response(json.dumps(finite(wanted(request)), allow_nan=False), media_type="application/json")
 
     def health(request: Request) -> Response:
         assert isinstance(database.storage, optuna.storages.RDBStorage)
@@ -200,8 +204,10 @@ def _refreshing(status: str) -> dict[str, str]:
     return {"Refresh": str(REFRESH_SECONDS)} if status == "running" else {}
 
 
-def _brief(name: str, summary: Summary | UsageError) -> dict[str, Any]:
+def _brief(name: str, summary: Summary | UsageError | None) -> dict[str, Any]:
     """A study in a list of them."""
+    if summary is None:
+        return {"name": name, "error": UNREAD}
     if isinstance(summary, UsageError):
         return {"name": name, "error": str(summary)}
     parts: dict[str, Any] = dict(summary)

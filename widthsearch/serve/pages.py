@@ -27,10 +27,15 @@ article { border-top: 1px solid var(--line); padding: 10px 0; } article p { marg
 """
 
 
-def list_page(shown: str, found: Mapping[str, Summary | UsageError]) -> str:
+UNREAD = "being read"
+
+
+def list_page(shown: str, found: Mapping[str, Summary | UsageError | None]) -> str:
     """All studies of a database, the latest first; ``shown``: the database, without its password."""
     families = {
-        s["family"]: s for s in found.values() if not isinstance(s, UsageError) and s["kind"] == "family"
+        s["family"]: s
+        for s in found.values()
+        if not isinstance(s, UsageError | None) and s["kind"] == "family"
     }
     of = {member["study"]: name for name, family in families.items() for member in family["members"]}
     entries: dict[str, str] = {}
@@ -45,9 +50,9 @@ def list_page(shown: str, found: Mapping[str, Summary | UsageError]) -> str:
     return _page("studies", f"<p class='soft'>{escape(shown)}</p>{''.join(entries.values()) or nothing}")
 
 
-def _entry(name: str, summary: Summary | UsageError, kind: str = "") -> str:
-    if isinstance(summary, UsageError):
-        says, about = str(summary), ""
+def _entry(name: str, summary: Summary | UsageError | None, kind: str = "") -> str:
+    if isinstance(summary, UsageError | None):
+        says, about = str(summary or UNREAD), ""
     else:
         says, about = summary["decision"]["sentence"], _about(summary)
     link = f"<a href='/studies/{quote(name, safe='', errors='replace')}'>{escape(name)}</a>"
