@@ -35,7 +35,7 @@ from widthsearch.show.page import report_page
 
 COOKIE = "widthsearch_token"
 PATIENCE_SECONDS = 0.5  # that a list of studies waits for those that have changed
-REFRESH_SECONDS = 30  # of a page in the browser, while something on it runs
+REFRESH_SECONDS = 30  # of a list in the browser, and of the report of a study that runs
 _HERE = ["127.0.0.1", "localhost", "::1", "[::1]"]
 _LARGEST_FORM = 4096  # bytes
 #: Nothing is loaded from anywhere, and no other page may frame or post to one of these.
@@ -97,22 +97,28 @@ def app_of(database: Database, token: str | None) -> Starlette:
 
     def wanted(request: Request) -> Summary:
         name = request.path_params["name"]
-        summary = studies.look().get(name)
-        if summary is None:
-            raise _NoSuchStudyError(f"no study {name!r}")
+        summary = None
+        while summary is None:  # at first it is being read
+            found = studies.look(PATIENCE_SECONDS)
+            if name not in found:
+                raise _NoSuchStudyError(f"no study {name!r}")
+            summary = found[name]
         if isinstance(summary, UsageError):
             raise summary
         return summary
 
     def index(request: Request) -> Response:
-        page = list_page(database.shown, studies.look(PATIENCE_SECONDS))
-        return HTMLResponse(page.encode(errors="backslashreplace"), headers=_refreshing("running"))
+        found = studies.look(PATIENCE_SECONDS)
+        page = list_page(database.shown, found).encode(errors="backslashreplace")
+        seconds = 1 if None in found.values() else REFRESH_SECONDS
+        return HTMLResponse(page, headers={"Refresh": str(seconds)})
 
     def study(request: Request) -> Response:
         summary = wanted(request)
         with reading(request.path_params["name"]):
             page = report_page(summary, database)
-        return HTMLResponse(page.encode(errors="backslashreplace"), headers=_refreshing(summary["status"]))
+        again = {"Refresh": str(REFRESH_SECONDS)} if summary["status"] == "running" else {}
+        return HTMLResponse(page.encode(errors="backslashreplace"), headers=again)
 
     def api_index(request: Request) -> Response:
         return JSONResponse(
@@ -198,10 +204,6 @@ async def _start_of(request: Request) -> bytes:
         if len(body) > _LARGEST_FORM:
             return b""
     return body
-
-
-def _refreshing(status: str) -> dict[str, str]:
-    return {"Refresh": str(REFRESH_SECONDS)} if status == "running" else {}
 
 
 def _brief(name: str, summary: Summary | UsageError | None) -> dict[str, Any]:

@@ -56,9 +56,8 @@ def _entry(name: str, summary: Summary | UsageError | None, kind: str = "") -> s
     else:
         says, about = summary["decision"]["sentence"], _about(summary)
     link = f"<a href='/studies/{quote(name, safe='', errors='replace')}'>{escape(name)}</a>"
-    return (
-        f"<article class='{kind}'><p><b>{link}</b>  {about}</p><p class='soft'>{escape(says)}</p></article>"
-    )
+    paragraphs = f"<p><b>{link}</b> {escape(says)}</p><p class='soft'>{about}</p>"
+    return f"<article class='{kind}'>{paragraphs}</article>"
 
 
 def _about(summary: Summary) -> str:
@@ -67,7 +66,10 @@ def _about(summary: Summary) -> str:
     changed = max((of["last_change"] or "" for of in studies), default="")
     progress = [of["progress"] for of in studies]
     done, most = sum(p["done"] for p in progress), sum(p["at_most"] for p in progress)
-    parts = [KINDS[summary["kind"]].name, summary["status"], f"{done} of at most {most} trainings"]
+    trainings = (
+        f"{done} trainings" if summary["status"] == "finished" else f"{done} of at most {most} trainings"
+    )
+    parts = [KINDS[summary["kind"]].name, summary["status"], trainings]
     if summary["kind"] != "family" and (left := summary["progress"]["seconds_left"]) is not None:
         parts.append(f"at most {duration(left)} left")
     if changed:
