@@ -456,6 +456,8 @@ AGREED = {
     "study": str,
     "status": str,
     "storage": str,
+    "decision": {"sentence": str, "answer": str, "widths": WIDTHS},
+    "progress": {"done": int, "at_most": int, "running": list, "seconds_left": type(None)},
     "budget": {"macs": type(None), "params": int},
     "seed": {"widths": WIDTHS, "macs": int, "params": int},
     "baseline": NETWORK,

@@ -120,7 +120,12 @@ def load(name: str | None, database: Database) -> optuna.Study:
         raise UsageError(f"no study in {database.shown!r} yet; launch one first")
     if name is not None and name not in names:
         raise UsageError(f"no study {name!r} in {database.shown!r}; it has {', '.join(names)}")
-    study = optuna.load_study(study_name=name or names[-1], storage=database.storage)
+    return load_known(name or names[-1], database)
+
+
+def load_known(name: str, database: Database) -> optuna.Study:
+    """Load a study that is in the database, without a look at the others."""
+    study = optuna.load_study(study_name=name, storage=database.storage)
     with reading(study.study_name):
         check_study(study.study_name, study.user_attrs, CHECKS, NEEDED)
     return study

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from widthsearch.driver.run import Ended, Session, run
 from widthsearch.errors import UsageError
 from widthsearch.plans.plan import Done, Plan, Run, StudyPlan, identity
 from widthsearch.plans.search import state_of
-from widthsearch.plans.settings import HELP
 from widthsearch.stopping import stop_on_signals
 from widthsearch.study.budget import Budget
 from widthsearch.study.file import StudyFile, existing, load_study, study_in
@@ -115,7 +113,7 @@ def _resume(
         if session.checkpoints is not None:
             folder = checkpoint_folder(session.url, session.checkpoints, name, attrs[records.IDENTITY])
             study.set_user_attr(records.CHECKPOINTS, folder)
-        return run(Ledger(study, session.progress, lock), found, session.backend)
+        return run(Ledger(study, session.progress, lock), found, session)
 
 
 def _forgiven(
@@ -161,17 +159,8 @@ def study_of(study: optuna.Study, file: str | None) -> StudyFile:
             )
         found = study_in(str(path), source["name"])
     with reading(study.study_name):
-        return found.with_changes(**_changes(changes))
-
-
-def _changes(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a command line changed, of a database that may hold anything."""
-    if unknown := set(found) - {"budget", *HELP}:
-        raise ValueError(f"no setting of a search: {', '.join(sorted(unknown))}")
-    changes = dict(found)
-    if "budget" in changes:
-        changes["budget"] = Budget(**changes["budget"])
-    return changes
+        budget = {"budget": Budget(**changes["budget"])} if "budget" in changes else {}
+        return found.with_changes(**{**changes, **budget})
 
 
 def load_again(study: optuna.Study, file: str | None, *, force: bool) -> StudyFile:

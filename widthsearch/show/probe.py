@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.plans.words import amounts, counted, joined
+from widthsearch.report.probe import end_of
 from widthsearch.report.types import Apart, ProbeSummary, StartFound
 from widthsearch.show.console import table
 from widthsearch.show.formats import count, headline, interval, line, plus_minus, spent
@@ -22,7 +23,7 @@ DASHES = ("solid", "dash", "dot")  # for starts beyond the colours
 
 def probe_page(s: ProbeSummary) -> Group:
     """The page: where every start leads, how its end fares on the fresh seeds, how far apart all are."""
-    plain = s["starts"][0]["recommended"]
+    plain = end_of(s["starts"][0])
     variables = "-".join(s["starts"][0]["seed"]["widths"])
     lines = [
         f"budget of all starts {amounts(s['budget'])}; widths are {variables}",
@@ -85,7 +86,7 @@ def _ends(starts: Sequence[StartFound]) -> Table:
         is_plain = starts[0]["start"] in (s["start"], s["same_as"])
         rows.add_row(
             Text(s["start"]),
-            joined(s["recommended"]["widths"]) if s["recommended"] else "-",
+            joined(end["widths"]) if (end := end_of(s)) else "-",
             "" if is_plain or s["close"] is None else _back(s),
             plus_minus(s["fresh_loss"]),
             count(s["fresh_loss"]),
@@ -152,8 +153,8 @@ def probe_figure(s: ProbeSummary) -> Any:
         # The last colour, black, is the first start's.
         style = {"color": COLOURS[(i - 1) % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
         course = list(enumerate(start["course"]))
-        if start["recommended"] is not None:
-            course.append((last + 1, start["recommended"]["widths"]))
+        if (end := end_of(start)) is not None:
+            course.append((last + 1, end["widths"]))
         for j, v in enumerate(variables):
             figure.add_scatter(
                 x=[x for x, _ in course],
