@@ -24,7 +24,7 @@ def show_bench(console: Console, b: Bench) -> None:
     networks = table("network", "MACs", "of seed", "params", "of seed", "widths", left=(0, 5))
     for n in b["networks"]:
         cells = (f"{n['macs']:,}", f"{n['macs_ratio']:.1%}", f"{n['params']:,}", f"{n['params_ratio']:.1%}")
-        networks.add_row(escape(n["name"]), *cells, joined(n["widths"]))
+        networks.add_row(n["name"], *cells, joined(n["widths"]))
     console.print(networks)
     console.print(_timings(b))
     say(
@@ -56,7 +56,7 @@ def _timings(b: Bench) -> Table:
         low, middle, high = (f"{1e3 * q:.3g}" for q in (latency["q1"], latency["median"], latency["q3"]))
         found.add_row(
             *head,
-            escape(r["network"]),
+            r["network"],
             f"{middle} ({low} to {high})",
             f"{1e3 * latency['fastest']:.3g}",
             f"{r['ratio']['median']:.1%}",
