@@ -73,8 +73,8 @@ def test_the_report_opens_and_draws_without_asking_anybody(finished: Finished, t
     assert not console
     assert not asked
     assert 'data-drawn="yes"' in dom
-    assert dom.count('class="main-svg"') >= 4  # one or more for each of the four figures
-    assert "before" in dom and "recommended" in dom
+    assert dom.count('class="main-svg"') >= 4  # one or more for each of the figures
+    assert "Before and after" in dom and 'class="verdict">' in dom
 
 
 def test_a_large_study_is_a_small_page(tmp_path: Path) -> None:
@@ -146,11 +146,12 @@ def test_html_and_markdown_hold_every_cell_of_the_page(finished: Finished) -> No
     summary = summary_of(load("tiny", Database.open(finished.url)), finished.url)
     parts = search_page(summary).renderables
     html, markdown = html_of(parts), markdown_of(parts)
-    for width in summary["recommended"]["widths"].values():
+    for width in summary["baseline"]["widths"].values():
         assert f">{width}<" in html and f"| {width} |" in markdown
     loss = f"{summary['baseline']['val_loss']['mean']:.4f}"
     assert loss in html and loss in markdown
     assert html.count("<table>") == 3
+    assert "█" not in html + markdown  # bars are boxes of the page's style, and Markdown has none
 
 
 def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
