@@ -42,6 +42,16 @@ from widthsearch.show.markup import markdown_of
 pytestmark = pytest.mark.usefixtures("working_folder")
 
 LONG: Edit = (RECIPE, "recipe=Recipe(epochs=600, batch_size=32, lr=0.1)")
+HANGS = """    def forward(self, x):
+        import pathlib, time
+
+        while pathlib.Path("hang").exists():
+            try:
+                time.sleep(0.05)
+            except BaseException:
+                pass
+"""
+STUBBORN: Edit = ("    def forward(self, x):\n", HANGS)
 
 
 def begun(folder: Path, *words: str | Path) -> tuple[subprocess.Popen[str], Path]:
@@ -204,7 +214,7 @@ def test_locks_that_are_taken_and_given_back_at_once_never_have_two_holders(tmp_
     assert most[0] == 1 and not left_over()
 
 
-@pytest.mark.parametrize("end", ["by itself", "Ctrl-C", "an error"])
+@pytest.mark.parametrize("end", ["by itself", "Ctrl-C", "Ctrl-C twice", "an error"])
 def test_at_its_end_the_one_file_has_everything(end: str, tmp_path: Path) -> None:
     if end == "by itself":
         assert command("launch", write_study(tmp_path)).code == 0
@@ -212,6 +222,13 @@ def test_at_its_end_the_one_file_has_everything(end: str, tmp_path: Path) -> Non
         process, _ = begun(tmp_path, "launch", write_study(tmp_path, LONG))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+    elif end == "Ctrl-C twice":
+        process, log = begun(tmp_path, "launch", write_study(tmp_path, LONG, STUBBORN))
+        Path("hang").touch()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)  # (two equal signals at once are one)
+        assert process.wait(60) == 130 and "left at once" in log.read_text()
     else:
         file = write_study(tmp_path, (RECIPE, "recipe=Recipe(epochs=1, batch_size=32, lr=1e30)"))
         assert command("launch", file).code == 2
@@ -420,12 +437,51 @@ def test_an_odd_trial_is_one_line_and_hides_no_other_study(which: str, finished:
 
 def rewrite(trial: int, key: str, value: Any) -> None:
     """As whoever may write into the tables can: Optuna itself changes no trial that has ended."""
+    rewrite_text(trial, key, json.dumps(value))
+
+
+def rewrite_text(trial: int, key: str, text: str) -> None:
     with sqlite3.connect("widthsearch.db") as connection:
         connection.execute("DELETE FROM trial_user_attributes WHERE trial_id = ? AND key = ?", (trial, key))
         connection.execute(
             "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
-            (trial, key, json.dumps(value)),
+            (trial, key, text),
         )
+
+
+@pytest.mark.parametrize("where", ["study", "trial"])
+def test_what_is_no_json_is_one_line_and_hides_no_other_study(where: str, finished: Finished) -> None:
+    shutil.copy(finished.url.removeprefix("sqlite:///"), "widthsearch.db")
+    optuna.copy_study(from_study_name="tiny", from_storage=URL, to_storage=URL, to_study_name="other")
+    if where == "trial":
+        study = optuna.load_study(study_name="tiny", storage=URL)
+        rewrite_text(study.get_trials(deepcopy=False)[0]._trial_id, "kind", "{")
+    else:
+        with sqlite3.connect("widthsearch.db") as connection:
+            connection.execute(
+                "UPDATE study_user_attributes SET value_json = '{' WHERE key = 'widthsearch:status' "
+                "AND study_id = (SELECT study_id FROM studies WHERE study_name = 'tiny')"
+            )
+    told = command("list")
+    assert told.code == 0 and "other  " in told.out and "study 'tiny' cannot be read" in told.err
+    for words in (("show",), ("resume",), ("report", "-o", "p.html")):
+        assert_refused(command(words[0], "tiny", *words[1:]), "study 'tiny' cannot be read")
+    assert command("show", "other").code == 0
+    assert command("launch", Path(finished.file), "--name", "third", "--rounds", "1").code == 0
+
+
+def test_a_database_without_one_of_its_tables_is_one_line(finished: Finished, tiny: Path) -> None:
+    shutil.copy(finished.url.removeprefix("sqlite:///"), "widthsearch.db")
+    with sqlite3.connect("widthsearch.db") as connection:
+        connection.execute("DROP TABLE study_user_attributes")
+    for words in (
+        ("list",),
+        ("show",),
+        ("resume",),
+        ("launch", tiny, "--name", "new"),
+        ("export", "-o", "n"),
+    ):
+        assert_refused(command(*words), "the database cannot be used", "study_user_attributes")
 
 
 # Names and texts -----------------------------------------------------------------------------------------

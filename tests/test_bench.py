@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from commands import MODEL, Finished, assert_refused, command, interrupt, write_study
@@ -106,7 +105,7 @@ def test_bench_measures_the_networks_of_a_study(finished: Finished) -> None:
         assert n["params_ratio"] == n["params"] / shown["seed"]["params"]
     assert [(r["batch"], r["network"]) for r in b["timings"]] == [(s, n) for s in (1, 8) for n in names]
     console = Console(file=io.StringIO(), width=160)
-    show_bench(console, b)
+    show_bench(console, b, "eager")
     page = console.file.getvalue()  # type: ignore[attr-defined]
     assert b["machine"] in page and "1 thread," in page
     for n in b["networks"]:
@@ -192,8 +191,8 @@ def test_a_compiler_that_fails_is_said_in_one_line() -> None:
             device=CPU,
             threads=1,
             passes=2,
+            compile=True,
             say=said.append,
         )
-    assert [r["mode"] for r in rows] == ["eager"]
-    assert np.isfinite(rows[0]["throughput"])
+    assert rows == []
     assert "torch.compile does not work here" in said[-1] and "\n" not in said[-1]

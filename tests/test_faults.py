@@ -33,7 +33,7 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import Postgres, postgres_server  # noqa: F401
 
 from widthsearch.database.connection import open_storage
-from widthsearch.database.records import study_names
+from widthsearch.database.records import studies_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 
@@ -161,7 +161,7 @@ def is_training(process: subprocess.Popen[str]) -> bool:
 
 def go_on(url: str, file: Path) -> tuple[str | Path, ...]:
     """Resume; launch again if the driver died before it had written anything."""
-    return ("resume", "tiny") if "tiny" in study_names(open_storage(url, create=True)) else ("launch", file)
+    return ("resume", "tiny") if "tiny" in studies_in(open_storage(url, create=True)) else ("launch", file)
 
 
 def check(found: list[FrozenTrial], undisturbed: Found) -> None:

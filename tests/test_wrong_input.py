@@ -257,6 +257,15 @@ def test_a_file_that_parses_arguments_is_alone_on_the_command_line(tmp_path: Pat
     assert sys.argv == before
 
 
+def test_so_are_its_functions(tmp_path: Path) -> None:
+    parse = "    import argparse\n\n    argparse.ArgumentParser().parse_args()\n"
+    before = list(sys.argv)
+    edits = [(f"def {name}():\n", f"def {name}():\n{parse}") for name in ("model", "data")]
+    result = command("widths", write_study(tmp_path, *edits), "--json")
+    assert result.code == 0, result.err
+    assert sys.argv == before
+
+
 @pytest.mark.parametrize("relative", [".net", "..net"])
 def test_a_file_in_a_package_imports_relative_to_it(relative: str, tmp_path: Path) -> None:
     (folder := tmp_path / f"mine{relative.count('.')}").mkdir()

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: A gentle stop that takes longer (a hanging cluster, a database that is away) becomes one at once.
 PATIENCE_SECONDS = 8.0
+TIDY_SECONDS = 1.0
 INTERRUPTED = 130  # exit code
+_last: list[Callable[[], None]] = []  # what is done before this process ends at once
 
 
 def interrupt() -> None:
@@ -26,7 +28,24 @@ def leave(message: str) -> None:
     """End this process now, whatever it is doing: not through print, nor through anybody's ``finally``."""
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     os.write(2, f"{show_cursor}{message}\n".encode())
+    for action in reversed(_last):
+        tidying = threading.Thread(target=action, daemon=True)
+        tidying.start()
+        tidying.join(TIDY_SECONDS)
     os._exit(INTERRUPTED)
+
+
+@contextmanager
+def on_leaving(action: Callable[[], None]) -> Iterator[None]:
+    """For as long as this holds, :func:`leave` calls ``action``, beside whatever runs, and waits a moment.
+
+    So it must do no harm at any time, nor where it is cut short.
+    """
+    _last.append(action)
+    try:
+        yield
+    finally:
+        _last.remove(action)
 
 
 def leave_on_signals() -> None:
@@ -34,7 +53,7 @@ def leave_on_signals() -> None:
 
     (A KeyboardInterrupt in the middle of an import can land where Python ignores it.)
     """
-    listen(lambda: leave("interrupted before a training was started"))
+    listen(lambda: leave("interrupted"))
 
 
 def listen(action: Callable[[], None]) -> None:

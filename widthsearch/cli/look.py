@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from widthsearch.cli.options import AsJson, Name, Plot, Storage
 from widthsearch.cli.summaries import check_plot, open_study, opened, print_named, watch
 from widthsearch.errors import UsageError
 from widthsearch.show.console import out, say
+from widthsearch.stopping import interrupt, listen
 
 
 def show(
@@ -32,13 +34,13 @@ def show(
 def list_(storage: Storage = None) -> None:
     """List the studies of a database."""
     from widthsearch.database.checks import reading
-    from widthsearch.database.records import load, study_names
+    from widthsearch.database.records import load, studies_in
     from widthsearch.report.summary import summary_of
     from widthsearch.show.tables import list_row, show_list
 
     database = opened(storage)
     rows, unread = [], []
-    for name in study_names(database.storage):
+    for name in studies_in(database.storage):
         try:
             summary = summary_of(load(name, database), database.url)
             with reading(name):
@@ -145,6 +147,31 @@ def draw(
     say(f"drawn into {file}")
 
 
+def serve(
+    storage: Storage = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond this machine with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8090,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The token in it is asked for (header Authorization: Bearer, or a form)."
+        ),
+    ] = None,
+) -> None:
+    """Serve a page for a team: all studies, their reports, and /api/studies/NAME.  It only reads."""
+    if any(find_spec(package) is None for package in ("starlette", "uvicorn", "plotly")):
+        raise UsageError("serve needs an extra: pip install 'widthsearch[serve]'")
+    from widthsearch.serve.app import serve, token_in
+
+    token = None if token_file is None else token_in(token_file)
+    listen(interrupt)
+    with suppress(KeyboardInterrupt):
+        serve(opened(storage), host, port, token, say)
+    out.print("ended")
+
+
 def dashboard(
     storage: Storage = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 8080,
@@ -154,6 +181,7 @@ def dashboard(
         raise UsageError("the dashboard needs an extra: pip install 'widthsearch[dashboard]'")
     from widthsearch.show.dashboard import serve
 
+    listen(interrupt)
     try:
         serve(opened(storage), port, say)
     except KeyboardInterrupt:

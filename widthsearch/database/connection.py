@@ -14,9 +14,10 @@ import logging
 import os
 import re
 import shlex
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,16 +132,21 @@ class Database:
         """
         if not isinstance(self.storage, optuna.storages.RDBStorage):
             return
-        path = sqlite_path(self.url)
-        if path is not None and path.exists():
-            try:
-                with self.storage.engine.connect() as connection:
-                    connection.exec_driver_sql("PRAGMA busy_timeout = 5000")
-                    connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlalchemy.exc.SQLAlchemyError as error:  # a full disk: the log stays, and holds it all
-                log.warning("the write-ahead log of %s stays beside it: %s", self.shown, reason(error))
         self.storage.remove_session()
+        fold_log(self.url, patience_seconds=5.0)
         self.storage.engine.dispose()
+
+
+def fold_log(url: str, *, patience_seconds: float) -> None:
+    """Fold an SQLite file's write-ahead log into it, unless somebody reads or writes for all that time."""
+    path = sqlite_path(url)
+    if path is None or not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=patience_seconds)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:  # a full disk: the log stays, and holds it all
+        log.warning("the write-ahead log of %s stays beside it: %s", hide_password(url), error)
 
 
 def database_command(url: str, verb: str, name: str, *options: str) -> str:
@@ -162,6 +168,15 @@ def opening(url: str) -> Iterator[None]:
         ) from None
     except Exception as error:
         raise UsageError(f"storage {hide_password(url)!r} cannot be opened: {reason(error)}") from None
+
+
+@contextmanager
+def using() -> Iterator[None]:
+    """Whatever goes wrong while an open database is used becomes a :class:`UsageError`."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise UsageError(f"the database cannot be used: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:

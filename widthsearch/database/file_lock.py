@@ -39,8 +39,8 @@ def me() -> str:
 def refusal(url: str, study_name: str, holder: str | None) -> UsageError:
     """What a second driver is told."""
     return UsageError(
-        f"study {study_name!r} is being run by another driver ({holder or 'its name is not known'}); "
-        f"stop that one first, or watch it with: {database_command(url, 'show', study_name)}"
+        f"study {study_name!r} is running on {holder or 'a host that is not known'}; watch it with: "
+        f"{database_command(url, 'show', study_name, '--watch')}"
     )
 
 
@@ -94,15 +94,19 @@ class FileLock:
 
     def release(self) -> None:
         """Give it back; no file stays."""
+        self.remove_file()
         if self._fd is not None:
-            with suppress(OSError):
-                if _is(self._fd, self._file):
-                    self._file.unlink()
             os.close(self._fd)
             self._fd = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def remove_file(self) -> None:
+        """Remove the lock file, if it is ours; whoever waits for it then makes another one."""
+        with suppress(OSError):
+            if self._fd is not None and _is(self._fd, self._file):
+                self._file.unlink()
 
     def is_held(self) -> bool:
         """Asks without taking it, so that a driver that starts at this moment is not disturbed."""

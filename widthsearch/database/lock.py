@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 from widthsearch.database.connection import (
     connect_args,
     connection_was_lost,
+    fold_log,
     hide_password,
     is_postgresql,
     opening,
@@ -28,6 +29,7 @@ from widthsearch.database.connection import (
 )
 from widthsearch.database.file_lock import GRACE_SECONDS, PREFIX, FileLock, me, refusal
 from widthsearch.errors import UsageError
+from widthsearch.stopping import TIDY_SECONDS, on_leaving
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +75,17 @@ def driver_lock(url: str, study_name: str) -> Iterator[DriverLock]:
     lock.acquire()
     log.debug("driver lock of %r in %s", study_name, hide_password(url))
     try:
-        yield lock
+        with on_leaving(lambda: _tidy(url, lock)):
+            yield lock
     finally:
         lock.release()
+
+
+def _tidy(url: str, lock: _ServerLock | FileLock) -> None:
+    """What is done where there is no time: the lock file goes, the database becomes one file if it can."""
+    if isinstance(lock, FileLock):
+        lock.remove_file()
+    fold_log(url, patience_seconds=TIDY_SECONDS / 2)
 
 
 def is_driven(url: str, study_name: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch.database.checks import (
@@ -25,6 +26,7 @@ from widthsearch.database.checks import (
     is_pair,
     is_text,
     is_whole,
+    reading,
 )
 from widthsearch.database.connection import Database
 from widthsearch.errors import UsageError
@@ -83,13 +85,29 @@ CHECKS: Mapping[str, Check] = {
 NEEDED = {SOURCE, COMMAND, CHANGES, FINGERPRINT, VERSIONS, IDENTITY, CHECKPOINTS}
 
 
-def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
-    """The names of all widthsearch studies in the database, oldest first."""
-    return [
-        s.study_name
-        for s in storage.get_all_studies()  # (Optuna's summaries would read all trials as well)
-        if PLAN in s.user_attrs
-    ]
+def studies_in(storage: optuna.storages.BaseStorage) -> dict[str, Mapping[str, Any]]:
+    """Name -> attributes of all widthsearch studies in the database, oldest first.
+
+    One whose attributes are no JSON has an empty plan here, and is refused when it is loaded.
+    """
+    try:  # (Optuna's summaries would read all trials as well)
+        found = {s.study_name: s.user_attrs for s in storage.get_all_studies()}
+    except ValueError:
+        found = {}
+        for name in _names_in(storage):
+            try:
+                found[name] = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+            except ValueError:
+                found[name] = {PLAN: {}}
+    return {name: attributes for name, attributes in found.items() if PLAN in attributes}
+
+
+def _names_in(storage: optuna.storages.BaseStorage) -> list[str]:
+    """The names of all studies, not one of which Optuna lists while a single one holds what is no JSON."""
+    assert isinstance(storage, optuna.storages.RDBStorage)
+    with storage.engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.text("SELECT study_name FROM studies ORDER BY study_id"))
+        return [str(name) for (name,) in rows]
 
 
 def load(name: str | None, database: Database) -> optuna.Study:
@@ -97,13 +115,19 @@ def load(name: str | None, database: Database) -> optuna.Study:
 
     Raises :class:`UsageError` for an unknown name, and for a study with attributes that no search writes.
     """
-    names = study_names(database.storage)
+    names = list(studies_in(database.storage))
     if not names:
         raise UsageError(f"no study in {database.shown!r} yet; launch one first")
     if name is not None and name not in names:
         raise UsageError(f"no study {name!r} in {database.shown!r}; it has {', '.join(names)}")
-    study = optuna.load_study(study_name=name or names[-1], storage=database.storage)
-    check_study(study.study_name, study.user_attrs, CHECKS, NEEDED)
+    return load_known(name or names[-1], database)
+
+
+def load_known(name: str, database: Database) -> optuna.Study:
+    """Load a study that is in the database, without a look at the others."""
+    study = optuna.load_study(study_name=name, storage=database.storage)
+    with reading(study.study_name):
+        check_study(study.study_name, study.user_attrs, CHECKS, NEEDED)
     return study
 
 
@@ -127,7 +151,7 @@ def family_of(name: str | None, storage: optuna.storages.BaseStorage) -> Family 
 
     Raises :class:`UsageError` for a family whose launch was killed before all members were written.
     """
-    ours = {s.study_name: s.user_attrs for s in storage.get_all_studies() if PLAN in s.user_attrs}
+    ours = studies_in(storage)
     for attributes in reversed(ours.values()):
         family = family_in(attributes)
         if family is not None and name in (None, family.name):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from widthsearch.database import records
 from widthsearch.database.checks import reading
@@ -24,7 +24,6 @@ from widthsearch.driver.run import Ended, Session, run
 from widthsearch.errors import UsageError
 from widthsearch.plans.plan import Done, Plan, Run, StudyPlan, identity
 from widthsearch.plans.search import state_of
-from widthsearch.plans.settings import HELP
 from widthsearch.stopping import stop_on_signals
 from widthsearch.study.budget import Budget
 from widthsearch.study.file import StudyFile, existing, load_study, study_in
@@ -95,8 +94,9 @@ def _resume(
         study = records.load(name, database)
         attrs, plan = study.user_attrs, plan_of(study)
         with reading(name):
-            forgiven = _forgiven(study, plan, session)
-            runs = runs_of(study.get_trials(deepcopy=False), forgiven)
+            trials = study.get_trials(deepcopy=False)
+            forgiven = _forgiven(trials, forgiven_in(study), plan, session)
+            runs = runs_of(trials, forgiven)
         if rounds is not None:
             plan = _with_rounds(name, plan, runs, rounds)
         elif attrs.get(records.STATUS) == "finished" and isinstance(plan.next_step(runs), Done):
@@ -113,16 +113,17 @@ def _resume(
         if session.checkpoints is not None:
             folder = checkpoint_folder(session.url, session.checkpoints, name, attrs[records.IDENTITY])
             study.set_user_attr(records.CHECKPOINTS, folder)
-        return run(Ledger(study, session.progress, lock), found, session.backend)
+        return run(Ledger(study, session.progress, lock), found, session)
 
 
-def _forgiven(study: optuna.Study, plan: StudyPlan, session: Session) -> frozenset[int]:
+def _forgiven(
+    trials: list[FrozenTrial], before: frozenset[int], plan: StudyPlan, session: Session
+) -> frozenset[int]:
     """The failures that count no more: of all trainings by which nothing was decided yet.
 
     So what was given up is tried again, as often as at first, and the search stays the same: what it went on
-    from without a training that was lost is not looked at again.
+    from without a training that was lost is not looked at again.  ``before``: those of earlier resumes.
     """
-    before, trials = forgiven_in(study), study.get_trials(deepcopy=False)
     runs = {t.number: made for t in trials for made in runs_of([t], before)}
     by_slot: dict[tuple[Any, ...], list[int]] = {identity(slot): [] for slot in plan.undecided(runs.values())}
     for number, made in runs.items():
@@ -158,17 +159,8 @@ def study_of(study: optuna.Study, file: str | None) -> StudyFile:
             )
         found = study_in(str(path), source["name"])
     with reading(study.study_name):
-        return found.with_changes(**_changes(changes))
-
-
-def _changes(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a command line changed, of a database that may hold anything."""
-    if unknown := set(found) - {"budget", *HELP}:
-        raise ValueError(f"no setting of a search: {', '.join(sorted(unknown))}")
-    changes = dict(found)
-    if "budget" in changes:
-        changes["budget"] = Budget(**changes["budget"])
-    return changes
+        budget = {"budget": Budget(**changes["budget"])} if "budget" in changes else {}
+        return found.with_changes(**{**changes, **budget})
 
 
 def load_again(study: optuna.Study, file: str | None, *, force: bool) -> StudyFile:

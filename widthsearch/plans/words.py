@@ -37,6 +37,12 @@ def candidate_name(round_: int, step: float) -> str:
     return "cost-aware widths" if step else "uniform widths"
 
 
+def file_and_name(reference: str) -> tuple[str, str]:
+    """The parts of ``path/to/file.py:name``; without a name an empty one."""
+    file, colon, name = reference.rpartition(":")
+    return (file, name) if colon and file.endswith(".py") else (reference, "")
+
+
 def slug(name: str) -> str:
     """As much of a study's name as every file system takes; other names may have the same."""
     return "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in name)[:60]

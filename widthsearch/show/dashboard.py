@@ -79,7 +79,7 @@ def _follow(database: Database, say: Callable[[str], None]) -> None:
 
 def look(database: Database, say: Callable[[str], None], seen: dict[str, object]) -> None:
     """Write the notes and figures of the studies that have changed since they were ``seen``."""
-    for name in records.study_names(database.storage):
+    for name in records.studies_in(database.storage):
         try:
             study = optuna.load_study(study_name=name, storage=database.storage)
             ended = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

@@ -42,6 +42,10 @@ _EXAMPLES = Check(
     lambda v: isinstance(v, list | tuple) and bool(v),
     "must be a list of what the model is called with, e.g. [x, {'x': x, 'task': 'b'}]",
 )
+CALLBACKS = Check(
+    lambda v: isinstance(v, Sequence) and all(map(callable, v)),
+    "must be a list of functions callback(optuna_study, trial)",
+)
 _PATTERNS = Check(
     lambda v: isinstance(v, Sequence) and not isinstance(v, str) and all(isinstance(p, str) for p in v),
     "must be a list of patterns, e.g. ['layer3.*']",
@@ -98,6 +102,10 @@ class Study(Settings, Fields):
     given, and needed where there is a test split.  ``example``: what the model is called with, where that is
     not the first samples of the training split: a tensor, a tuple or a dict.  ``examples``: several of them,
     where no single one runs every module (the cost is the mean over them).
+
+    ``callbacks``: functions of Optuna's kind, ``callback(optuna_study, finished_trial)``, such as the MLflow
+    and Weights & Biases ones of optuna-integration.  The driver calls them after each training that ended;
+    what one raises is said, and the search goes on.
     """
 
     model: Callable[[], nn.Module] = field(metadata={"check": _MADE})
@@ -119,6 +127,7 @@ class Study(Settings, Fields):
     cpus: float | None = setting(None, optional(POSITIVE))
     gpus: float = setting(0, from_zero())
     timeout: float | None = setting(None, optional(POSITIVE), "Seconds after which a training is given up.")
+    callbacks: Sequence[Callable[[Any, Any], object]] = setting((), CALLBACKS)
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a setting that no search can use."""
@@ -148,5 +157,6 @@ def settings_of(study: Study) -> dict[str, str]:
     for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
     # What no result depends on may change between launch and resume.
-    skip = ("model", "data", "budget", "recipe", "example", "examples", "cpus", "gpus", "timeout")
+    skip = {"model", "data", "budget", "recipe", "example", "examples", "callbacks"}
+    skip |= {"cpus", "gpus", "timeout"}
     return {k: said(v) for k, v in values.items() if k not in skip}

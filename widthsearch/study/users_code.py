@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,10 +36,12 @@ def users_code(
     Also ``sys.exit()`` and a ``KeyboardInterrupt`` of its own making; our own errors stay what they are, and
     where a signal did arrive, the code is interrupted, even if it catches that.  The working folder and the
     handlers of signals are what they were afterwards; where a study file changes the folder when it is
-    imported (``path``), its functions run there.
+    imported (``path``), its functions run there.  The code finds no argument on its command line: a study
+    file may parse some, and gets its defaults.
     """
     global _folder
-    ours = _here()
+    ours, arguments = _here(), sys.argv
+    sys.argv = [str(path or arguments[0])] if arguments else []
     interruption: BaseException | None = None
     handlers = {n: signal.getsignal(n) for n in SIGNALS} if _in_main_thread() else {}
 
@@ -72,6 +75,7 @@ def users_code(
         if path is not None:
             _folder = there if (there := _here()) != ours else None
         _go(ours)
+        sys.argv = arguments
         for number, handler in handlers.items():
             if handler is not None:  # of a library in C: it cannot be set again
                 signal.signal(number, handler)
