@@ -160,7 +160,7 @@ def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
     study = load("tiny", Database.open(url))
     annotate(study, url)
     first = get_note(study)
-    assert first.startswith("tiny") and "Not decided yet: interrupted after 3 of at most 12" in first
+    assert first.startswith("# Not decided yet: interrupted after 3 of at most 12 trainings")
     attributes = study._storage.get_study_system_attrs(study._study_id)
     notes = [k for k in attributes if k.endswith(":note_ver") and k != "dashboard:note_ver"]
     assert len(notes) == 3
@@ -249,9 +249,12 @@ def test_the_dashboard_shows_our_note_and_figures(served: Served, tmp_path: Path
     figures = {f["id"] for f in study["plotly_graph_objects"]}  # type: ignore[attr-defined]
     names = ("prune-ratio", "widths", "loss", "seeds")
     assert figures == {f"widthsearch-{name}" for name in names}
+    assert study["objective_names"] == ["validation loss"]
+    page = served.get("/dashboard")[1]
+    assert "graph-hyperparameter-importances" in page and page.index("</style>") < page.index("</head>")
     if CHROMIUM is not None:
         dom, _, asked = opened(f"{served.url}/dashboard/studies/1/note", tmp_path)
-        assert "width variable" in dom and "fc1" in dom
+        assert "<table>" in dom and "width variable" in dom and "fc1" in dom
         assert any(url.startswith(served.url) for url in asked)
 
 

@@ -20,13 +20,14 @@ def html_of(parts: Iterable[RenderableType]) -> str:
 
 def markdown_of(parts: Iterable[RenderableType]) -> str:
     """The same as Markdown: without bars and colours."""
-    blocks = []
+    blocks: list[str] = []
     for part in parts:
         if isinstance(part, Table):
             columns = [c for c in part.columns if not any(isinstance(cell, Bar) for cell in c.cells)]
             rows = [[_plain(c.header) for c in columns]]
             rows += [[_plain(cell) for cell in row] for row in zip(*(c.cells for c in columns), strict=True)]
             rows.insert(1, ["--:" if c.justify == "right" else "---" for c in columns])
+            blocks += ["---"] if blocks and blocks[-1].startswith("|") else []  # between two tables
             blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
         elif part != "":
             blocks.append(_plain(part))
