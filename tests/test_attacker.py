@@ -47,6 +47,7 @@ HANGS = """    def forward(self, x):
 
         while pathlib.Path("hang").exists():
             try:
+                pathlib.Path("hanging").touch()
                 time.sleep(0.05)
             except BaseException:
                 pass
@@ -225,6 +226,7 @@ def test_at_its_end_the_one_file_has_everything(end: str, tmp_path: Path) -> Non
     elif end == "Ctrl-C twice":
         process, log = begun(tmp_path, "launch", write_study(tmp_path, LONG, STUBBORN))
         Path("hang").touch()
+        wait_until(Path("hanging").exists)
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(0.5)  # (two equal signals at once are one)
@@ -232,7 +234,10 @@ def test_at_its_end_the_one_file_has_everything(end: str, tmp_path: Path) -> Non
     else:
         file = write_study(tmp_path, (RECIPE, "recipe=Recipe(epochs=1, batch_size=32, lr=1e30)"))
         assert command("launch", file).code == 2
-    assert not left_over()
+    if end == "Ctrl-C twice":  # the connections were not closed, the log has been folded all the same
+        assert Path("widthsearch.db-wal").stat().st_size == 0 and not list(Path().glob("*.lock"))
+    else:
+        assert not left_over()
     Path("copy").mkdir()
     shutil.copy("widthsearch.db", "copy/widthsearch.db")
     assert len(trials("sqlite:///copy/widthsearch.db")) == len(trials()) > 0
@@ -463,7 +468,7 @@ def test_what_is_no_json_is_one_line_and_hides_no_other_study(where: str, finish
                 "AND study_id = (SELECT study_id FROM studies WHERE study_name = 'tiny')"
             )
     told = command("list")
-    assert told.code == 0 and "other  " in told.out and "study 'tiny' cannot be read" in told.err
+    assert told.code == 0 and "other  " in told.out and "study 'tiny' cannot be read" in told.out
     for words in (("show",), ("resume",), ("report", "-o", "p.html")):
         assert_refused(command(words[0], "tiny", *words[1:]), "study 'tiny' cannot be read")
     assert command("show", "other").code == 0

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 
 from widthsearch import Budget, Recipe
 from widthsearch.cluster.environment import unpacked
+from widthsearch.driver.prepare import prepare
 from widthsearch.report.shares import removed, removed_line, side_cost_lines, side_costs
 from widthsearch.space import trace
-from widthsearch.study.file import python_files
+from widthsearch.study.file import load_study, python_files
 from widthsearch.training.losses import cross_entropy
 from widthsearch.training.recipe_loop import evaluate
 
@@ -149,6 +150,19 @@ class Answers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+def test_a_loss_that_fails_with_gradients_alone_is_left_to_the_trainings(tmp_path: Path) -> None:
+    """A full GPU, say: they are tried again."""
+    full = """def full(output, target):
+    if torch.is_grad_enabled():
+        raise RuntimeError("CUDA out of memory")
+    return (output - target[:, None]).square().mean()
+
+
+def model():"""
+    loss = (RECIPE, "recipe=Recipe(epochs=1, batch_size=32, lr=0.1, loss=full)")
+    assert prepare(load_study(str(write_study(tmp_path, ("def model():", full), loss)))).plan.widths
 
 
 @pytest.mark.parametrize("dense", [(), (4, 4)])
