@@ -96,7 +96,7 @@ def test_bench_measures_the_networks_of_a_study(finished: Finished) -> None:
     shown = json.loads(command("show", "--json", "--storage", finished.url).out)
     assert (b["study"], b["device"], b["threads"], b["dtype"]) == ("tiny", "cpu", 1, "float32")
     names = [n["name"] for n in b["networks"]]
-    assert names[:2] == ["seed", "uniform baseline"] and len(names) == (3 if shown["candidate"] else 2)
+    assert names[:2] == ["seed", "uniform"] and len(names) == (3 if shown["candidate"] else 2)
     for n, of in zip(b["networks"], ("seed", "baseline", "candidate"), strict=False):
         assert {k: n[k] for k in ("widths", "macs", "params")} == {
             k: shown[of][k] for k in ("widths", "macs", "params")
@@ -122,7 +122,7 @@ def test_bench_of_a_search_under_way_has_what_there_is(tiny: Path) -> None:
     interrupt(tiny, 1)
     before = Path("widthsearch.db").read_bytes()
     b = measured("sqlite:///widthsearch.db", "--batch", "2", "--no-compile")
-    assert [n["name"] for n in b["networks"]] == ["seed", "uniform baseline"]
+    assert [n["name"] for n in b["networks"]] == ["seed", "uniform"]
     assert Path("widthsearch.db").read_bytes() == before  # it only looks
 
 

@@ -341,7 +341,7 @@ def test_what_was_given_up_is_tried_again_by_resume(finished: Finished, tmp_path
     )
     interrupt(write_study(tmp_path, *failing), 5)
     broken.write_text("all")
-    assert_refused(command("resume"), "every score of round 0 failed", "CUDA out of memory")
+    assert_refused(command("resume"), "every score of round 1 failed", "CUDA out of memory")
     given_up = len(trials())
     result = command("resume")
     assert "trying 3 given-up trainings again" in result.out and "CUDA out of memory" in result.out

@@ -65,7 +65,7 @@ def test_all_that_shows_a_search_knows_of_cost_aware_widths(study: Path) -> None
     places = result.plot_widths().data[0].x
     assert list(places[:3]) == ["seed", "baseline", "cost-aware"]
     loss = {trace.name: trace for trace in result.plot_loss().data}
-    assert len(loss["uniform baseline"].y) == 1
+    assert len(loss["uniform"].y) == 1
     assert any(text.startswith("cost-aware widths") for text in loss["candidate"].text)
     pairs = [trace for trace in result.plot_seeds().data if trace.name.startswith("searched is better")]
     assert len(pairs) == 1

@@ -23,7 +23,7 @@ from widthsearch.report.summary import name_of, summary_of_name
 from widthsearch.report.trials import trials_of
 from widthsearch.report.types import SearchSummary, Summary
 from widthsearch.show import search_figures as figures
-from widthsearch.show.drawing import draw_architecture
+from widthsearch.show.drawing import drawn
 from widthsearch.show.page import report_page, summary_html
 from widthsearch.show.pages import figure_of, search_only
 from widthsearch.study.budget import Budget
@@ -125,7 +125,7 @@ class Result:
 
     def plot_architecture(self) -> Drawing:
         """The network before, over-wide and after, to scale (an SVG that a notebook shows)."""
-        return Drawing(draw_architecture(self._search(), records.modules_of(self.optuna_study)))
+        return Drawing(drawn(self.optuna_study, self._search()))
 
     def plot(self) -> go.Figure:
         """The figure of a family (loss against cost) or a comparison; :class:`UsageError` for a search."""

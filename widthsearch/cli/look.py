@@ -131,20 +131,19 @@ def draw(
     name: Name = None,
     storage: Storage = None,
 ) -> None:
-    """Draw the network before (seed), over-wide and after (recommended), layer by layer, to scale."""
+    """Draw the network before (seed, uniform), over-wide and after (best found), layer by layer, to scale."""
     from widthsearch.database.checks import reading
-    from widthsearch.database.records import modules_of
     from widthsearch.report.summary import summary_of
     from widthsearch.show import picture
-    from widthsearch.show.drawing import draw_architecture
+    from widthsearch.show.drawing import drawn
     from widthsearch.show.pages import search_only
 
     picture.check(file)
     study, database = open_study(name, storage)
     summary = search_only(summary_of(study, database.url), "draw shows a single search")
     with reading(study.study_name):
-        drawn = draw_architecture(summary, modules_of(study))
-    picture.write(drawn, file)
+        svg = drawn(study, summary)
+    picture.write(svg, file)
     say(f"drawn into {file}")
 
 

@@ -101,7 +101,7 @@ def _row(name: str, network: Network, seed: Network) -> BenchNetwork:
 def _networks(summary: SearchSummary) -> dict[str, Network]:
     """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
     found, recommended = summary["candidate"], summary["recommended"]
-    networks: dict[str, Network] = {"seed": summary["seed"], "uniform baseline": summary["baseline"]}
+    networks: dict[str, Network] = {"seed": summary["seed"], "uniform": summary["baseline"]}
     if found is not None:
         kept = recommended is not None and recommended["widths"] == found["widths"]
         networks["recommended" if kept else f"best: {found_name(found)}"] = found

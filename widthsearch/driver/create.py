@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -42,6 +43,8 @@ def create(
     study = optuna.create_study(
         study_name=name, storage=database.storage, direction="minimize", load_if_exists=True
     )
+    with warnings.catch_warnings(action="ignore"):  # experimental, Optuna says
+        study.set_metric_names(["validation loss"])
     plain = {k: asdict(v) if isinstance(v, Budget) else v for k, v in file.changes.items()}
     study.set_user_attr(records.SOURCE, {"file": str(file.path), "name": file.name})
     study.set_user_attr(records.COMMAND, list(command))

@@ -257,7 +257,7 @@ class History:
         if round_ + 1 < self.plan.at_least:
             return None
         if rule.balanced(self.prune_ratios(round_), tolerance=self.plan.tolerance):
-            return "balanced: every layer prunes by the same share"
+            return "balanced: no difference between layers is shown"
         if best is not None and round_ - best.round >= self.plan.patience:
             n = self.plan.patience
             return f"no better score for {n} round{'' if n == 1 else 's'}"
@@ -321,13 +321,13 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None,
         measure = [Slot("measure", round_, k, over_wide) for k in range(plan.replicas)]
         yield measure
         if not history.prune_ratios(round_):
-            return None, f"every measure of round {round_} failed: {history.last_error(measure)}"
+            return None, f"every measure of round {1 + round_} failed: {history.last_error(measure)}"
         for stage in history.stages(round_):
             yield [c.slot(k) for k in range(plan.seeds) for c in stage]
         candidates = history.candidates(round_)
         if candidates and all(history.score(c) is None for c in candidates):
             lost = [c.slot(k) for c in candidates for k in range(plan.seeds)]
-            return None, f"every score of round {round_} failed: {history.last_error(lost)}"
+            return None, f"every score of round {1 + round_} failed: {history.last_error(lost)}"
         # A round that has another one after it did not end the search (and need not be judged again).
         next_ = history.runs.get(("measure", round_ + 1, 0, 0.0), [])
         another = round_ + 1 < plan.rounds and any(run.state != "interrupted" for run in next_)

@@ -21,7 +21,7 @@ from widthsearch.report.types import (
     Winner,
 )
 
-_MOST_WIDTHS = 20  # that are said in a sentence
+MOST_WIDTHS = 20  # that are said in a sentence
 _MOST_DECIMALS = 12
 
 
@@ -170,7 +170,7 @@ def _decision(answer: Answer, sentence: str, widths: Widths | None = None) -> De
 
 
 def _said(widths: Widths) -> str:
-    return joined(widths) if len(widths) <= _MOST_WIDTHS else f"the {len(widths)} widths found"
+    return joined(widths) if len(widths) <= MOST_WIDTHS else f"the {len(widths)} widths found"
 
 
 def _span(gain: Gain, unit: str) -> str:

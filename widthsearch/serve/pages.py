@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 from widthsearch.errors import UsageError
 from widthsearch.report.types import Summary
-from widthsearch.show.formats import age
+from widthsearch.show.formats import age, duration
 from widthsearch.show.pages import KINDS
-from widthsearch.show.progress import duration
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #5b6675; --line: #e1e5ea; --link: #0060a8; }
@@ -73,7 +72,7 @@ def _about(summary: Summary) -> str:
     if summary["kind"] != "family" and (left := summary["progress"]["seconds_left"]) is not None:
         parts.append(f"at most {duration(left)} left")
     if changed:
-        parts.append(f"changed {age(changed)}{'' if age(changed) == 'now' else ' ago'}")
+        parts.append(f"changed {age(changed)} ago")
     return escape(", ".join(parts))
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from widthsearch.plans.words import counted, joined
 from widthsearch.report.listings import Bench, Timing
-from widthsearch.show.console import say, table
+from widthsearch.show.console import Name, say, table
 
 BUSY = 0.2  # of the median: a larger distance between the quartiles is remarked on
 
@@ -38,10 +38,11 @@ def _show_networks(console: Console, b: Bench) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    networks = table("network", "MACs", "of seed", "params", "of seed", "widths", left=(0, 5))
+    headers = ("network", "MACs", "of seed", "params", "of seed", "widths")
+    networks = table(*headers, left=(0, 5), spare=("params", "of seed"))
     for n in b["networks"]:
         cells = (f"{n['macs']:,}", f"{n['macs_ratio']:.1%}", f"{n['params']:,}", f"{n['params_ratio']:.1%}")
-        networks.add_row(escape(n["name"]), *cells, joined(n["widths"]))
+        networks.add_row(n["name"], *cells, Name(joined(n["widths"])))
     console.print(networks)
     say(
         "latency: median (quartiles) over short blocks of calls, the networks in turn; "
@@ -53,8 +54,9 @@ def _show_networks(console: Console, b: Bench) -> None:
 
 def _timings(b: Bench, timings: list[Timing]) -> Table:
     macs = {n["name"]: n["macs_ratio"] for n in b["networks"]}
-    headers = ("batch", "mode", "network", "latency, ms", "fastest", "of seed", "MACs of seed")
-    found = table(*headers, "samples/s", "blocks", left=(1, 2))
+    headers = ["batch", "mode", "network", "latency, ms", "fastest", "of seed", "MACs of seed"]
+    headers += ["samples/s", "blocks"]
+    found = table(*headers, left=(1, 2), spare=("blocks", "samples/s", "fastest", "MACs of seed"))
     before: tuple[object, ...] = ()
     for r in timings:
         group = (r["batch"], r["mode"])
@@ -63,7 +65,7 @@ def _timings(b: Bench, timings: list[Timing]) -> Table:
         low, middle, high = (f"{1e3 * q:.3g}" for q in (latency["q1"], latency["median"], latency["q3"]))
         found.add_row(
             *head,
-            escape(r["network"]),
+            r["network"],
             f"{middle} ({low} to {high})",
             f"{1e3 * latency['fastest']:.3g}",
             f"{r['ratio']['median']:.1%}",
