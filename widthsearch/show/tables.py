@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -93,7 +93,7 @@ def show_widths(console: Console, d: WidthsFound) -> None:
     lines += [f"not searched: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
     says = "of MACs: the share of all MACs that depend on this width; most of them depend on two widths"
     table_ = [_width_variables(d, known), Line(says, "dim")] if d["variables"] else []
-    page = [Line.assemble((d["model"], "bold"), about), *table_, *map(Line, lines)]
+    page: list[RenderableType] = [Line.assemble((d["model"], "bold"), about), *table_, *map(Line, lines)]
     console.print(Group(*page), crop=False)
 
 
