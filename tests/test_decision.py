@@ -118,6 +118,8 @@ def test_a_comparison_names_the_arms_that_are_better_than_uniform() -> None:
             "sentence"
         ]
     )
+    same = comparison_decision([poor, poor], "finished", DONE)
+    assert same["sentence"] == "No arm is shown to be better than uniform widths, at all 2 budgets"
     both = comparison_decision([poor, under], "finished", DONE)
     assert both["sentence"].startswith("At 250 MACs: no arm is shown to be better")
     assert "; at 500 MACs: most is won by grow-shrink" in both["sentence"]
@@ -170,6 +172,8 @@ def test_a_family_says_at_which_budgets() -> None:
     assert found["sentence"] == (
         "Use the widths found at 250 MACs, 1,000 MACs; stay with uniform widths at 500 MACs"
     )
+    alike = family_decision([member(250, "none better"), member(500, "none better")], "finished")
+    assert alike["sentence"] == "Stay with uniform widths at all 2 budgets"
     assert family_decision([*members, member(2000, "not finished")], "running")["answer"] == "not finished"
 
 

@@ -171,6 +171,6 @@ def probe_figure(s: ProbeSummary) -> Any:
     figure.update_yaxes(type="log", dtick="D2")
     figure.update_xaxes(tickvals=list(range(last + 2)), ticktext=ticks, showticklabels=True)
     figure.update_yaxes(title="width, in units", col=1)
-    title = f"{s['study']}: {len(starts)} starts under one budget"
+    title = f"{escape(s['study'])}: {len(starts)} starts under one budget"
     figure.update_layout(**layout(title, height=150 + 260 * rows))
     return figure
