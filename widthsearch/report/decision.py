@@ -175,14 +175,21 @@ def _said(widths: Widths) -> str:
 
 
 def _span(gain: Gain, unit: str) -> str:
-    """``0.032 in loss (0.009 to 0.056)``: two digits of half the interval; more where an end would be 0."""
+    """``0.032 in loss (0.009 to 0.056)``.
+
+    Two digits of half the interval, if that is no more than four of the mean; more where an end would be 0.
+    """
     low, high = gain["ci95"]
-    half = (high - low) / 2
-    decimals = min(max(1 - math.floor(math.log10(half)), 0), _MOST_DECIMALS) if 0 < half < math.inf else 4
+    decimals = max(0, min(_place(gain["mean"]) + 3, _place((high - low) / 2) + 1))
     while decimals < _MOST_DECIMALS and any(x and not float(f"{x:.{decimals}f}") for x in (low, high)):
         decimals += 1
     mean, low_, high_ = (f"{x:.{decimals}f}" for x in (gain["mean"], low, high))
     return f"{mean}{unit} ({low_} to {high_})"
+
+
+def _place(x: float) -> int:
+    """Of the first digit, behind the point: 2 for 0.03, 0 for 3."""
+    return min(-math.floor(math.log10(abs(x))), _MOST_DECIMALS) if 0 < abs(x) < math.inf else 1
 
 
 def _budget(limits: Limits) -> str:
