@@ -326,6 +326,11 @@ def test_a_study_file_elsewhere_is_not_imported(tiny: Path, tmp_path_factory: py
         for words in (("export", "-o", "net"), ("resume", "--rounds", "2"), ("bench",)):
             assert_refused(command(*words))
             assert not Path("PWNED").exists()
+    Path("evil.py").write_text(evil.read_text())  # in the working folder: not what was launched
+    lie("source", {"file": str(Path("evil.py").resolve()), "name": "study"})
+    for words in (("export", "-o", "net"), ("resume", "--rounds", "2"), ("bench",)):
+        assert_refused(command(*words), "evil.py has changed since launch: code of Net")
+        assert not Path("PWNED").exists()
     lie("source", named[0])
     assert_refused(command("export", "-o", "net"), "outside of the working folder", f"--study {evil}:study")
     assert command("export", "-o", "net", "--study", tiny).code == 0
@@ -475,10 +480,10 @@ def test_what_is_no_json_is_one_line_and_hides_no_other_study(where: str, finish
     assert command("launch", Path(finished.file), "--name", "third", "--rounds", "1").code == 0
 
 
-def test_a_database_without_one_of_its_tables_is_one_line(finished: Finished, tiny: Path) -> None:
+def test_a_database_with_other_tables_is_one_line(finished: Finished, tiny: Path) -> None:
     shutil.copy(finished.url.removeprefix("sqlite:///"), "widthsearch.db")
     with sqlite3.connect("widthsearch.db") as connection:
-        connection.execute("DROP TABLE study_user_attributes")
+        connection.execute("ALTER TABLE study_user_attributes RENAME COLUMN value_json TO value")
     for words in (
         ("list",),
         ("show",),
@@ -486,7 +491,7 @@ def test_a_database_without_one_of_its_tables_is_one_line(finished: Finished, ti
         ("launch", tiny, "--name", "new"),
         ("export", "-o", "n"),
     ):
-        assert_refused(command(*words), "the database cannot be used", "study_user_attributes")
+        assert_refused(command(*words), "the database cannot be used", "no such column")
 
 
 # Names and texts -----------------------------------------------------------------------------------------

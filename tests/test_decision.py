@@ -112,6 +112,12 @@ def test_a_comparison_names_the_arms_that_are_better_than_uniform() -> None:
     )
     poor: Any = {"budget": of | {"macs": 250}, "arms": [arms[0], arm("gp", none)]}
     assert comparison_decision([poor], "finished", DONE)["answer"] == "none better"
+    assert (
+        "At 250 MACs and 9 parameters: "
+        in comparison_decision([poor | {"budget": of | {"macs": 250, "params": 9}}, under], "finished", DONE)[
+            "sentence"
+        ]
+    )
     both = comparison_decision([poor, under], "finished", DONE)
     assert both["sentence"].startswith("At 250 MACs: no arm is shown to be better")
     assert "; at 500 MACs: most is won by grow-shrink" in both["sentence"]
@@ -162,7 +168,7 @@ def test_a_family_says_at_which_budgets() -> None:
     found = family_decision(members, "finished")
     assert found["answer"] == "better"
     assert found["sentence"] == (
-        "Use the widths found at 250 MACs and 1,000 MACs; stay with uniform widths at 500 MACs"
+        "Use the widths found at 250 MACs, 1,000 MACs; stay with uniform widths at 500 MACs"
     )
     assert family_decision([*members, member(2000, "not finished")], "running")["answer"] == "not finished"
 

@@ -208,6 +208,25 @@ def test_skips_are_arrows_from_where_units_are_made_to_where_they_are_read_again
     assert "read again there" not in draw_architecture(summary)
 
 
+def test_a_densely_connected_network_is_not_covered_by_arrows(tmp_path: Path) -> None:
+    layers = "nn.ModuleList([nn.Linear(8 + 12 * k, 12) for k in range(9)])"
+    dense = f"""class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.out = {layers}, nn.Linear(8 + 9 * 12, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.cat([x, torch.relu(layer(x))], 1)
+        return self.out(x)
+
+
+"""
+    study = play(write_study(tmp_path, (HEADER, dense + HEADER), (MODEL, "return Dense()")), URL, 10)
+    svg, _ = drawn(study)
+    assert "28 skips, not drawn" in texts(svg) and "is read by" not in svg
+
+
 def test_a_residual_stage_has_no_skips_beside_its_bracket(tmp_path: Path) -> None:
     file = write_study(tmp_path, (HEADER, RESIDUAL + HEADER), (MODEL, "return Residual()"))
     svg, _ = drawn(play(file, URL, 10))

@@ -102,7 +102,10 @@ class Result:
         return dict(recommended["widths"])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per training run; columns ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""
+        """One row per training run; columns ``width_NAME`` and ``prune_ratio_NAME`` for every variable.
+
+        ``network`` says in words what was trained; ``round`` counts from 1, the starts have none.
+        """
         import pandas as pd
 
         return pd.DataFrame([trial.flat() for trial in trials_of(self.optuna_study)])

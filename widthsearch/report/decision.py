@@ -12,6 +12,7 @@ from widthsearch.report.types import (
     ArmFound,
     Decision,
     Findings,
+    Limits,
     Progress,
     SearchSummary,
     StartFound,
@@ -62,7 +63,7 @@ def comparison_decision(budgets: Sequence[UnderBudget], status: Status, progress
         return _open(status, progress)
     several, said = len(budgets) > 1, list(map(_arms, budgets))
     texts = [
-        f"at {amounts(under['budget'])}: {_lower(text)}" if several else text
+        f"at {_budget(under['budget'])}: {_lower(text)}" if several else text
         for under, (_, text) in zip(budgets, said, strict=True)
     ]
     answers: set[Answer] = {answer for answer, _ in said}
@@ -116,14 +117,14 @@ def family_decision(members: Sequence[SearchSummary], status: Status) -> Decisio
     """At which budgets to take what was found."""
     of: dict[Answer, list[str]] = {}
     for member in members:
-        of.setdefault(member["decision"]["answer"], []).append(amounts(member["budget"]))
+        of.setdefault(member["decision"]["answer"], []).append(_budget(member["budget"]))
     said: dict[Answer, str] = {
         "better": "use the widths found at",
         "none better": "stay with uniform widths at",
         "no verdict": "no verdict at",
         "not finished": "not decided yet at",
     }
-    texts = [f"{said[answer]} {' and '.join(of[answer])}" for answer in said if answer in of]
+    texts = [f"{said[answer]} {', '.join(of[answer])}" for answer in said if answer in of]
     answer = "not finished" if status != "finished" else _of(set(of))
     return _decision(answer, _upper("; ".join(texts)))
 
@@ -182,6 +183,10 @@ def _span(gain: Gain, unit: str) -> str:
         decimals += 1
     mean, low_, high_ = (f"{x:.{decimals}f}" for x in (gain["mean"], low, high))
     return f"{mean}{unit} ({low_} to {high_})"
+
+
+def _budget(limits: Limits) -> str:
+    return amounts(limits).replace(", ", " and ")
 
 
 def _upper(text: str) -> str:

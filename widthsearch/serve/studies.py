@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy
-from optuna.study._frozen import FrozenStudy
 
 from widthsearch.database.connection import Database
-from widthsearch.database.records import IDENTITY, PLAN, Family, family_in, load_known
+from widthsearch.database.records import IDENTITY, Family, family_in, load_known, studies_in
 from widthsearch.errors import UsageError
 from widthsearch.report.search import status_of
 from widthsearch.report.summary import family_summary, summary_of
@@ -35,6 +34,13 @@ _COUNTS = (
     .join(_TRIALS, _TRIALS.c.study_id == _STUDIES.c.study_id)
     .group_by(_STUDIES.c.study_name, _TRIALS.c.state)
 )
+
+
+class _Row(NamedTuple):
+    """What the database says of a study without its trials."""
+
+    study_name: str
+    user_attrs: dict[str, Any]
 
 
 class _Known(NamedTuple):
@@ -94,7 +100,7 @@ class Studies:
         with storage.engine.connect() as connection:
             for name, *row in connection.execute(_COUNTS):
                 counts[name].append(str(row))
-        ours = {s.study_name: s for s in storage.get_all_studies() if PLAN in s.user_attrs}
+        ours = {name: _Row(name, found) for name, found in studies_in(storage).items()}
         families = (family_in(s.user_attrs) for s in ours.values())
         self._families = {family.name: family for family in families if family is not None}
         self._names = list(ours)
@@ -102,7 +108,7 @@ class Studies:
         for name in reversed(self._names):  # the latest are asked for first
             self._known[name] = self._read(ours[name], sorted(counts[name]))
 
-    def _read(self, now: FrozenStudy, trials: list[str]) -> _Known:
+    def _read(self, now: _Row, trials: list[str]) -> _Known:
         state, known, url = (now.user_attrs, trials), self._known.get(now.study_name), self.database.url
         if known is not None and known.state == state:
             # A study that runs, or no longer does, may change without a word in the database.

@@ -111,7 +111,10 @@ def draw_architecture(
     per_band = ceil(len(variables) / ceil(len(variables) / most))
     columns = _columns(variables, per_band, slim)
     canvas = Canvas()
-    y = _draw_header(canvas, summary, scale, columns, bool(skips))
+    says = "read again there" if skips else ""
+    if len(skips) > len(variables):  # densely connected: arrows would show nothing
+        skips, says = {}, f"{counted(len(skips), 'skip')}, not drawn"
+    y = _draw_header(canvas, summary, scale, columns, says)
     for start in range(0, len(variables), per_band):
         span = (start, min(start + per_band, len(variables)))
         y = _draw_ties(canvas, y, ties, skips, span, columns)
@@ -143,7 +146,7 @@ def _columns(variables: Sequence[str], per_band: int, slim: bool) -> _Columns:
 
 
 def _draw_header(
-    canvas: Canvas, summary: SearchSummary, scale: _Scale, columns: _Columns, skips: bool
+    canvas: Canvas, summary: SearchSummary, scale: _Scale, columns: _Columns, skips: str
 ) -> float:
     """Title, scale and legend, which goes on below where there is no room; returns where they end."""
     x, y = (14.0, 14.0) if columns.slim else (20.0, 54.0)
@@ -172,7 +175,7 @@ def _draw_header(
     if skips:
         canvas.add("path", d=f"M{x:g} {y + 12:g} v-8 h22", fill="none", stroke=GREY, stroke_width=1.2)
         _draw_head(canvas, x + 22, y + 4, y + 12)
-        canvas.text(x + 30, y + 11, "read again there")
+        canvas.text(x + 30, y + 11, skips)
     return y + 44
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,8 +14,8 @@ from widthsearch.plans.words import amounts, counted, joined, not_run_lines
 from widthsearch.report.listings import WidthsFound
 from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
 from widthsearch.report.trials import Trial
-from widthsearch.report.types import StudySummary
-from widthsearch.show.console import Bar, Name, say, table
+from widthsearch.report.types import Network, StudySummary
+from widthsearch.show.console import Bar, Line, Name, table
 from widthsearch.show.formats import age, interval, metric_form, shorten, size, status
 from widthsearch.show.pages import KINDS
 
@@ -77,48 +76,41 @@ def trial_table(trials: Sequence[Trial], metric: str) -> Table:
 
 def show_widths(console: Console, d: WidthsFound) -> None:
     """Print what ``widths --json`` prints: the width variables of a network, and what is frozen."""
-    console.print(
-        f"[bold]{escape(d['model'])}[/]: {counted(len(d['variables']), 'width variable')}, "
-        f"{size(d)}; "
-        f"{d['coverage']:.1%} of the MACs involve a width that can be searched",
-        highlight=False,
+    about = (
+        f": {counted(len(d['variables']), 'width variable')}, {size(d)}; "
+        f"{d['coverage']:.1%} of the MACs involve a width that can be searched"
     )
     networks = (("uniform", d["uniform"]), ("cost-aware", d["cost_aware"]))
     known = {name: network for name, network in networks if network is not None}
+    lines = [f"{name} under {amounts(d['budget'] or {})}: {size(network)}" for name, network in known.items()]
+    if d["budget"] is not None and d["uniform"] is not None:
+        lines += side_cost_lines(side_costs(d["budget"], d["uniform"], d["cost_aware"]), COST_AWARE)
+    lines += [d["budget_error"]] if d["budget_error"] else []
+    lines += not_run_lines(d["not_run"])
+    by_reason: dict[str, list[str]] = {}
+    for f in d["frozen"]:
+        by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")
+    lines += [f"not searched: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    says = "of MACs: the share of all MACs that depend on this width; most of them depend on two widths"
+    table_: list[RenderableType] = [_width_variables(d, known), Line(says, "dim")] if d["variables"] else []
+    page = [Line.assemble((d["model"], "bold"), about), *table_, *map(Line, lines)]
+    console.print(Group(*page), crop=False)
+
+
+def _width_variables(d: WidthsFound, known: Mapping[str, Network]) -> Table:
     bounds: dict[str, dict[str, int]] = {
         "min": {v["name"]: v["min"] for v in d["variables"]},
         "multiple of": {v["name"]: v["multiple_of"] for v in d["variables"]},
     }
     bounds = {name: of for name, of in bounds.items() if set(of.values()) != {1}}
-    numbers = ("width", *known, *bounds, "of MACs")
-    bars = 1 + len(numbers)
-    headers = ("width variable", *numbers, "", "units also made by")
-    listed = table(*headers, left=(0, bars, bars + 1), spare=("", "of MACs"))
+    headers = ("width variable", "width", *known, *bounds, "of MACs", "", "units also made by")
+    last = len(headers) - 1
+    rows = table(*headers, left=(0, last - 1, last), spare=("", "of MACs"))
     for v in d["variables"]:
         others = [m for m in v["modules"] if m != v["name"]]
-        share = v["share_of_macs"]
         widths = [v["width"], *(network["widths"][v["name"]] for network in known.values())]
-        cells: list[str | Text] = [
-            Name(v["name"]),
-            *map(str, widths),
-            *(str(of[v["name"]]) for of in bounds.values()),
-            f"{share:.1%}",
-        ]
-        listed.add_row(*cells, Bar(share, _BAR, "cyan"), Name(shorten(others)))
-    if d["variables"]:
-        console.print(listed)
-        say("of MACs: the share of all MACs that depend on this width; most depend on two widths", console)
-    for name, network in known.items():
-        console.print(f"{name} under {amounts(d['budget'] or {})}: {size(network)}", highlight=False)
-    if d["budget"] is not None and d["uniform"] is not None:
-        for text in side_cost_lines(side_costs(d["budget"], d["uniform"], d["cost_aware"]), COST_AWARE):
-            say(text, console)
-    if d["budget_error"]:
-        say(d["budget_error"], console)
-    for line in not_run_lines(d["not_run"]):
-        say(line, console)
-    by_reason: dict[str, list[str]] = {}
-    for f in d["frozen"]:
-        by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")
-    for reason, names in by_reason.items():
-        say(f"not searched: {', '.join(names)}: {reason}", console)
+        cells = [*map(str, widths), *(str(of[v["name"]]) for of in bounds.values())]
+        share = v["share_of_macs"]
+        bar = Bar(share, _BAR, "cyan")
+        rows.add_row(Name(v["name"]), *cells, f"{share:.1%}", bar, Name(shorten(others)))
+    return rows
