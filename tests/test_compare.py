@@ -167,7 +167,7 @@ def test_a_comparison_of_its_own_budget_with_ray(study: Path):
         (("--arms", "tpe*0.1"), ("tpe*0.1", "factor")),
         (("--budgets", "1/4,huge"), ("huge",)),
         (("--budgets", "1/400"), ("too small",)),
-        (("--cost", "2"), ("--cost 2", "uniform trainings")),
+        (("--cost", "2"), ("--cost 2", "uniform trainings already: give --cost")),
         (("--plot", "p.png", "--arms", "uniform"), ("p.png", ".html")),
     ],
 )

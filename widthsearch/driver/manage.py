@@ -34,11 +34,7 @@ def studies_of(name: str, database: Database) -> list[str]:
 
     Raises :class:`UsageError` for an unknown name, and for that of one study of a family.
     """
-    ours = {
-        s.study_name: records.family_in(s.user_attrs)
-        for s in database.storage.get_all_studies()
-        if records.PLAN in s.user_attrs
-    }
+    ours = {study: records.family_in(of) for study, of in records.studies_in(database.storage).items()}
     members = [study for study, family in ours.items() if family is not None and family.name == name]
     if members:
         return members

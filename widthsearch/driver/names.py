@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -58,41 +57,47 @@ def check_names(url: str, wanted: set[str], family: Family | None) -> None:
             )
     file = sqlite_path(url)
     if file is None or file.exists():
-        for name in sorted(wanted):
-            if (driver := driver_of(url, name)) is not None:
-                raise refusal(url, name, driver)
+        _refuse_running(url, wanted)
         with closing(Database.open(url)) as database:
-            refuse_taken(database, wanted, family)
+            try:
+                refuse_taken(database, wanted, family)
+            except UsageError:
+                _refuse_running(url, wanted)  # it may have been launched at this moment
+                raise
+
+
+def _refuse_running(url: str, wanted: set[str]) -> None:
+    for name in sorted(wanted):
+        if (driver := driver_of(url, name)) is not None:
+            raise refusal(url, name, driver)
 
 
 def refuse_taken(database: Database, wanted: set[str], family: Family | None) -> None:
     """:class:`UsageError` if one of these names is that of a study or family in the database."""
-    for found in database.storage.get_all_studies():
-        of = records.family_in(found.user_attrs)
+    for study, found in records.all_studies(database.storage).items():
+        of = records.family_in(found)
         if of is not None and of.name in wanted:
             kind, name = "family", of.name
-        elif found.study_name in wanted:
-            kind, name = "study", found.study_name
+        elif study in wanted:
+            kind, name = "study", study
         else:
             continue
-        if not _is_left_over(database, found, family):
-            ours = records.PLAN in found.user_attrs
+        if not _is_left_over(database, study, of, family):
+            ours = records.PLAN in found
             hint = f"go on with: {database.command('resume', name)}; " if ours else ""
             raise UsageError(f"{kind} {name!r} exists already; {hint}start a new one with --name")
 
 
-def _is_left_over(database: Database, found: Any, family: Family | None) -> bool:
+def _is_left_over(database: Database, name: str, of: Family | None, family: Family | None) -> bool:
     """Whether a study without trials is what a launch left that was stopped in its first moments.
 
     It is taken over by the launch of the same study, or of the same ``family``.
     """
-    of = records.family_in(found.user_attrs)
-    begun = of is None and family is not None and found.study_name in family.members
-    same = begun or _whose(of) == _whose(family)
-    if not same or found.directions != [StudyDirection.MINIMIZE]:
+    begun = of is None and family is not None and name in family.members
+    if not begun and _whose(of) != _whose(family):
         return False
-    study = optuna.load_study(study_name=found.study_name, storage=database.storage)
-    return not study.get_trials(deepcopy=False)
+    study = optuna.load_study(study_name=name, storage=database.storage)
+    return study.directions == [StudyDirection.MINIMIZE] and not study.get_trials(deepcopy=False)
 
 
 def _whose(family: Family | None) -> object:

@@ -29,12 +29,13 @@ from widthsearch.database.connection import Database, reason
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.report.summary import finite
 from widthsearch.report.types import Summary
-from widthsearch.serve.pages import list_page, login_page, message_page
+from widthsearch.serve.pages import UNREAD, list_page, login_page, message_page
 from widthsearch.serve.studies import Studies
 from widthsearch.show.page import report_page
 
 COOKIE = "widthsearch_token"
-REFRESH_SECONDS = 30  # of a page in the browser, while something on it runs
+PATIENCE_SECONDS = 0.5  # that a list of studies waits for those that have changed
+REFRESH_SECONDS = 30  # of a list in the browser, and of the report of a study that runs
 _HERE = ["127.0.0.1", "localhost", "::1", "[::1]"]
 _LARGEST_FORM = 4096  # bytes
 #: Nothing is loaded from anywhere, and no other page may frame or post to one of these.
@@ -92,31 +93,40 @@ def token_in(file: str) -> str:
 def app_of(database: Database, token: str | None) -> Starlette:
     """The application, for any ASGI server."""
     studies = Studies(database)
+    studies.look(0.0)  # begins to read
 
-    def found(request: Request) -> Summary:
+    def wanted(request: Request) -> Summary:
         name = request.path_params["name"]
-        summary = studies.look().get(name)
-        if summary is None:
-            raise _NoSuchStudyError(f"no study {name!r}")
+        summary = None
+        while summary is None:  # at first it is being read
+            found = studies.look(PATIENCE_SECONDS)
+            if name not in found:
+                raise _NoSuchStudyError(f"no study {name!r}")
+            summary = found[name]
         if isinstance(summary, UsageError):
             raise summary
         return summary
 
     def index(request: Request) -> Response:
-        page = list_page(database.shown, studies.look())
-        return HTMLResponse(page.encode(errors="backslashreplace"), headers=_refreshing("running"))
+        found = studies.look(PATIENCE_SECONDS)
+        page = list_page(database.shown, found).encode(errors="backslashreplace")
+        seconds = 1 if None in found.values() else REFRESH_SECONDS
+        return HTMLResponse(page, headers={"Refresh": str(seconds)})
 
     def study(request: Request) -> Response:
-        summary = found(request)
+        summary = wanted(request)
         with reading(request.path_params["name"]):
             page = report_page(summary, database)
-        return HTMLResponse(page.encode(errors="backslashreplace"), headers=_refreshing(summary["status"]))
+        again = {"Refresh": str(REFRESH_SECONDS)} if summary["status"] == "running" else {}
+        return HTMLResponse(page.encode(errors="backslashreplace"), headers=again)
 
     def api_index(request: Request) -> Response:
-        return JSONResponse([_brief(name, summary) for name, summary in studies.look().items()])
+        return JSONResponse(
+            [_brief(name, summary) for name, summary in studies.look(PATIENCE_SECONDS).items()]
+        )
 
     def api_study(request: Request) -> Response:
-        return Response(json.dumps(finite(found(request)), allow_nan=False), media_type="application/json")
+        return Response(json.dumps(finite(wanted(request)), allow_nan=False), media_type="application/json")
 
     def health(request: Request) -> Response:
         assert isinstance(database.storage, optuna.storages.RDBStorage)
@@ -196,12 +206,10 @@ async def _start_of(request: Request) -> bytes:
     return body
 
 
-def _refreshing(status: str) -> dict[str, str]:
-    return {"Refresh": str(REFRESH_SECONDS)} if status == "running" else {}
-
-
-def _brief(name: str, summary: Summary | UsageError) -> dict[str, Any]:
+def _brief(name: str, summary: Summary | UsageError | None) -> dict[str, Any]:
     """A study in a list of them."""
+    if summary is None:
+        return {"name": name, "error": UNREAD}
     if isinstance(summary, UsageError):
         return {"name": name, "error": str(summary)}
     parts: dict[str, Any] = dict(summary)

@@ -26,10 +26,15 @@ article { border-top: 1px solid var(--line); padding: 10px 0; } article p { marg
 """
 
 
-def list_page(shown: str, found: Mapping[str, Summary | UsageError]) -> str:
+UNREAD = "being read"
+
+
+def list_page(shown: str, found: Mapping[str, Summary | UsageError | None]) -> str:
     """All studies of a database, the latest first; ``shown``: the database, without its password."""
     families = {
-        s["family"]: s for s in found.values() if not isinstance(s, UsageError) and s["kind"] == "family"
+        s["family"]: s
+        for s in found.values()
+        if not isinstance(s, UsageError | None) and s["kind"] == "family"
     }
     of = {member["study"]: name for name, family in families.items() for member in family["members"]}
     entries: dict[str, str] = {}
@@ -44,15 +49,14 @@ def list_page(shown: str, found: Mapping[str, Summary | UsageError]) -> str:
     return _page("studies", f"<p class='soft'>{escape(shown)}</p>{''.join(entries.values()) or nothing}")
 
 
-def _entry(name: str, summary: Summary | UsageError, kind: str = "") -> str:
-    if isinstance(summary, UsageError):
-        says, about = str(summary), ""
+def _entry(name: str, summary: Summary | UsageError | None, kind: str = "") -> str:
+    if isinstance(summary, UsageError | None):
+        says, about = str(summary or UNREAD), ""
     else:
         says, about = summary["decision"]["sentence"], _about(summary)
     link = f"<a href='/studies/{quote(name, safe='', errors='replace')}'>{escape(name)}</a>"
-    return (
-        f"<article class='{kind}'><p><b>{link}</b>  {about}</p><p class='soft'>{escape(says)}</p></article>"
-    )
+    paragraphs = f"<p><b>{link}</b> {escape(says)}</p><p class='soft'>{about}</p>"
+    return f"<article class='{kind}'>{paragraphs}</article>"
 
 
 def _about(summary: Summary) -> str:
@@ -61,7 +65,10 @@ def _about(summary: Summary) -> str:
     changed = max((of["last_change"] or "" for of in studies), default="")
     progress = [of["progress"] for of in studies]
     done, most = sum(p["done"] for p in progress), sum(p["at_most"] for p in progress)
-    parts = [KINDS[summary["kind"]].name, summary["status"], f"{done} of at most {most} trainings"]
+    trainings = (
+        f"{done} trainings" if summary["status"] == "finished" else f"{done} of at most {most} trainings"
+    )
+    parts = [KINDS[summary["kind"]].name, summary["status"], trainings]
     if summary["kind"] != "family" and (left := summary["progress"]["seconds_left"]) is not None:
         parts.append(f"at most {duration(left)} left")
     if changed:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy
-from optuna.study._frozen import FrozenStudy
 
 from widthsearch.database.connection import Database
-from widthsearch.database.records import IDENTITY, PLAN, Family, family_in, load_known
+from widthsearch.database.records import IDENTITY, Family, family_in, load_known, studies_in
 from widthsearch.errors import UsageError
 from widthsearch.report.search import status_of
 from widthsearch.report.summary import family_summary, summary_of
@@ -35,6 +36,13 @@ _COUNTS = (
 )
 
 
+class _Row(NamedTuple):
+    """What the database says of a study without its trials."""
+
+    study_name: str
+    user_attrs: dict[str, Any]
+
+
 class _Known(NamedTuple):
     """A study as it was read last, what the database said of it then, and its summary or why it has none."""
 
@@ -49,25 +57,41 @@ class Studies:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._known: dict[str, _Known] = {}
+        self._names: list[str] = []
         self._families: dict[str, Family] = {}
-        self._looked, self._lock = -PAUSE_SECONDS, threading.Lock()
+        self._lock = threading.Lock()
+        self._reading: Future[None] | None = None
+        self._began = 0.0
 
-    def look(self) -> dict[str, Summary | UsageError]:
+    def look(self, patience: float | None = None) -> dict[str, Summary | UsageError | None]:
         """The summary of each family and study by name, or why it has none.
 
-        Raises what the database raises.
+        ``patience``: seconds after which to give what is known by now, with ``None`` for studies that are
+        still being read: the first time, that takes a moment for each.  Raises what the database raises.
         """
         with self._lock:
-            if time.monotonic() - self._looked >= PAUSE_SECONDS:
-                self._refresh()
-                self._looked = time.monotonic()
-            found: dict[str, Summary | UsageError] = {}
-            for family in self._families.values():
-                of = [self._known[name].found for name in family.members if name in self._known]
-                members = [member for member in of if not isinstance(member, UsageError)]
-                if len(members) == len(family.members):  # else its launch was cut short
-                    found[family.name] = family_summary(family, members, self.database.url)
-            return found | {name: known.found for name, known in self._known.items()}
+            reading = self._reading
+            if reading is None or (reading.done() and time.monotonic() - self._began >= PAUSE_SECONDS):
+                self._reading = reading = Future()
+                self._began = time.monotonic()
+                threading.Thread(target=self._work, args=(reading,), daemon=True).start()
+        with suppress(TimeoutError):
+            reading.result(patience)
+        found: dict[str, Summary | UsageError | None] = {}
+        names, families = self._names, self._families
+        of = {name: known.found for name in names if (known := self._known.get(name)) is not None}
+        for family in families.values():
+            members = [m for name in family.members if not isinstance(m := of.get(name), UsageError | None)]
+            if len(members) == len(family.members):  # else its launch was cut short, or it is being read
+                found[family.name] = family_summary(family, members, self.database.url)
+        return found | {name: of.get(name) for name in names}
+
+    def _work(self, reading: Future[None]) -> None:
+        try:
+            self._refresh()
+            reading.set_result(None)
+        except BaseException as error:
+            reading.set_exception(error)
 
     def _refresh(self) -> None:
         storage = self.database.storage
@@ -76,12 +100,15 @@ class Studies:
         with storage.engine.connect() as connection:
             for name, *row in connection.execute(_COUNTS):
                 counts[name].append(str(row))
-        ours = [s for s in storage.get_all_studies() if PLAN in s.user_attrs]
-        self._known = {s.study_name: self._read(s, sorted(counts[s.study_name])) for s in ours}
-        families = (family_in(s.user_attrs) for s in ours)
+        ours = {name: _Row(name, found) for name, found in studies_in(storage).items()}
+        families = (family_in(s.user_attrs) for s in ours.values())
         self._families = {family.name: family for family in families if family is not None}
+        self._names = list(ours)
+        self._known = {name: known for name, known in self._known.items() if name in ours}
+        for name in reversed(self._names):  # the latest are asked for first
+            self._known[name] = self._read(ours[name], sorted(counts[name]))
 
-    def _read(self, now: FrozenStudy, trials: list[str]) -> _Known:
+    def _read(self, now: _Row, trials: list[str]) -> _Known:
         state, known, url = (now.user_attrs, trials), self._known.get(now.study_name), self.database.url
         if known is not None and known.state == state:
             # A study that runs, or no longer does, may change without a word in the database.
