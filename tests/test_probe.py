@@ -353,7 +353,7 @@ def test_the_page_says_for_every_start_where_it_leads(probed):
     url, out, _ = probed
     page = out[out.index(f"{NAME}  finished") :]
     assert command("show", NAME, "--storage", url).out.strip() == page.strip()
-    assert "within a factor 1.5 of what the plain search recommends" in page
+    assert "within a factor 1.5 of what the plain search found" in page
     assert "all x2: the same proportions as plain, and so the same search" in page
     for s in shown(url)["starts"]:
         assert "-".join(map(str, end_of(s)["widths"].values())) in page

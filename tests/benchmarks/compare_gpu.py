@@ -93,7 +93,7 @@ class Work:
         options = {"arms": args.arms, "budgets": args.budgets, "repeats": args.repeats}
         self.command = ["compare", *words_of(options)]
         data = load_data(found.study)  # once: it may take seconds
-        self.study_file = found.with_changes(data=lambda: data)
+        self.study_file = replace(found, study=replace(found.study, data=lambda: data))
         self.study = self.study_file.study
         file, _, attribute = reference.partition(":")
         self.name = "-".join(filter(None, (Path(file).stem, attribute)))

@@ -44,12 +44,13 @@ def print_named(name: str | None, database: Database, as_json: bool = False, plo
     """Print what is known of a study or a family, of the latest without a name; draw it into ``plot``."""
     from widthsearch.database.checks import reading
     from widthsearch.report.summary import finite, name_of, summary_of_name
-    from widthsearch.show.page import figure_page
     from widthsearch.show.pages import page_of
-    from widthsearch.show.style import write_file
 
     summary = summary_of_name(name, database)
     if plot is not None:
+        from widthsearch.show.page import figure_page
+        from widthsearch.show.style import write_file
+
         write_file(figure_page(summary).encode(errors="backslashreplace"), plot)
     if as_json:
         print(json.dumps(finite(summary), indent=2, allow_nan=False))

@@ -161,7 +161,10 @@ class Finalist(Proposal):
 
 
 class Round(TypedDict):
-    """One round: what was measured, what follows from it, and its best proposal."""
+    """One round: what was measured, what follows from it, and its best proposal.
+
+    Here, as in the database, rounds count from 0; whatever people read counts from 1.
+    """
 
     round: int
     over_wide: Widths

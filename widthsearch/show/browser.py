@@ -92,11 +92,12 @@ function dressed(layout) {
   if (l.legend) l.legend.y = n > 1 ? -0.01 : -75 / l.height;
   return l;
 }
-const BRIGHT = {"#0072B2": "#5AAEE8", "#009E73": "#2FC398", "#D55E00": "#F28A44", "#7A5CC4": "#A890E8"};
+const BRIGHT = {"#0072B2": "#4F9BFF", "#009E73": "#2FC398", "#D55E00": "#F28A44", "#7A5CC4": "#A890E8",
+  "#4AA3DF": "#A3DCF0"};
 const options = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"]};
 async function draw() {
   for (const place of document.querySelectorAll(".figure")) {
-    const text = place.nextElementSibling.textContent, lit = /#0072B2|#009E73|#D55E00|#7A5CC4/g;
+    const text = place.nextElementSibling.textContent, lit = /#0072B2|#009E73|#D55E00|#7A5CC4|#4AA3DF/g;
     const figure = JSON.parse(dark.matches ? text.replace(lit, colour => BRIGHT[colour]) : text);
     const layout = dressed(figure.layout);
     place.style.minHeight = layout.height + "px";

@@ -27,7 +27,7 @@ def probe_page(s: ProbeSummary) -> Group:
     variables = "-".join(s["starts"][0]["seed"]["widths"])
     lines = [
         f"budget of all starts {amounts(s['budget'])}; widths are {variables}",
-        f"back: within a factor {s['within']:g} of what the plain search recommends",
+        f"back: within a factor {s['within']:g} of what the plain search found",
     ]
     return Group(
         *opening(s),
@@ -80,7 +80,7 @@ def _courses(starts: Sequence[StartFound], wanted: Mapping[str, int] | None) -> 
 
 
 def _ends(starts: Sequence[StartFound]) -> Table:
-    headers = ("start", "recommended", "back after", "loss, fresh seeds", "n", "gain over plain (95 %)")
+    headers = ("start", "best found", "back after", "loss, fresh seeds", "n", "gain over plain (95 %)")
     rows = table(*headers, left=range(3), spare=("n", "back after"))
     for s in starts:
         is_plain = starts[0]["start"] in (s["start"], s["same_as"])
@@ -107,7 +107,7 @@ def _spread_table(s: ProbeSummary) -> Table:
     before, after = s["spread"]["baseline"], s["spread"]["recommended"]
     chance = s["spread_by_chance"]
     headers = ["width variable", f"{len(s['spread']['of'])} starts", "sd of log2"]
-    headers += ["recommended", "ratio", "sd of log2", *(["sd by chance"] if chance else [])]
+    headers += ["best found", "ratio", "sd of log2", *(["sd by chance"] if chance else [])]
     rows = table(*headers, spare=("ratio",))
     for v, end in after.items():
         ends = (_range(end), f"{end['ratio']:.2f}", _sd(end))

@@ -73,7 +73,7 @@ def _answer(equal: str, done: str, found: Winner, form: str) -> str:
     best, second = found["pruner"], found["next"]
     shares = f"{found['at'][0]:.1%} to {found['at'][-1]:.1%}"
     text = (
-        f"at equal {equal} (mean over {shares} {done}): {best} is best, "
+        f"at equal {equal} (mean over {shares} {done}): {best} came out first, "
         f"{'accuracy' if accuracy else 'loss'} {form.format(found['mean'][best])}, then {second} "
         f"{form.format(found['mean'][second])}"
     )
