@@ -132,9 +132,9 @@ def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:
     elif isinstance(module, nn.PReLU):
         module.num_parameters = int(module.weight.shape[0])
     elif isinstance(module, nn.RNNBase):
-        module.input_size = int(module.get_parameter("weight_ih_l0").shape[1])
+        module.input_size = int(module.weight_ih_l0.shape[1])  # type: ignore[index]
         # With a projection the recurrent weight reads the projected state.
-        stacked = int(module.get_parameter("weight_hh_l0").shape[0])
+        stacked = int(module.weight_hh_l0.shape[0])  # type: ignore[index]
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
         module.hidden_size = stacked // gates
         if module.proj_size:
