@@ -72,12 +72,7 @@ Changes = tuple[Sequence[Change], ...]
 
 
 def verify(
-    model: nn.Module,
-    examples: Sequence[Any],
-    trace: Trace,
-    initialisation: Initialisation,
-    *,
-    removal: bool,
+    model: nn.Module, examples: Sequence[Any], trace: Trace, initialisation: Initialisation, *, removal: bool
 ) -> Changes:
     """Rounds of changes, one after the other, until all that is left resizes freely.
 
