@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.space import WidthSpace, call
-from widthsearch.space.copies import tensors_in, to_device
+from widthsearch.space.copies import outputs_of, to_device
 from widthsearch.training.gates import Gates
 
 Keep = Mapping[str, NDArray[np.bool_]]
@@ -75,11 +75,16 @@ def removal(space: WidthSpace, example: Any, keep: Keep) -> Removal:
     model = space.model.eval()
     gates = Gates(space)
     gates.log_alpha.fill(10.0)  # all exactly 1, only the mask closes any
+
+    def run(network: nn.Module) -> list[Tensor]:
+        torch.manual_seed(0)  # some draw noise
+        return outputs_of(call(network.eval(), example), space.traced.counts)
+
     with gates.attached():
-        opened = tensors_in(call(model, example))
+        opened = run(model)
         gates.mask = np.concatenate(list(keep.values()))
-        closed = tensors_in(call(model, example))
-    plain, removed = (tensors_in(call(m.eval(), example)) for m in (model, space.compact(keep)))
+        closed = run(model)
+    plain, removed = run(model), run(space.compact(keep))
     return Removal(_difference(opened, plain), _difference(closed, removed), _difference(removed, plain))
 
 

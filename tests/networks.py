@@ -377,7 +377,7 @@ def randomise(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor.is_floating_point() and tensor.ndim == 1:
+            if tensor.is_floating_point() and tensor.ndim == 1 and not name.endswith(("_u", "_v")):
                 positive = "var" in name or "weight" in name
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + (0.5 if positive else -0.3))
     return model

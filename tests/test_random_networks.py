@@ -459,4 +459,4 @@ def test_a_random_network_over_images_is_whole(blocks: list[Block], head: int, s
 def test_a_random_network_over_sequences_is_whole(blocks: list[Block], head: int, seed: int) -> None:
     torch.manual_seed(0)
     space = check(Sequences(blocks, head), vectors(5, 6), seed)
-    assert space.frozen == ()
+    assert all(f.name.endswith("queries") for f in space.frozen)  # as many as steps

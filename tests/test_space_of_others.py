@@ -360,6 +360,12 @@ class Standardised(nn.Linear):
         return F.linear(x, w / (w.std(1, keepdim=True) + 1e-5), self.bias)
 
 
+class StandardisedByBatchNorm(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        w = F.batch_norm(self.weight[None], None, None, training=True, momentum=0.0)
+        return F.linear(x, w[0], self.bias)
+
+
 class LowRank(nn.Linear):
     def __init__(self, reads: int, makes: int) -> None:
         super().__init__(reads, makes)
@@ -378,6 +384,11 @@ COMPUTED: dict[str, Callable[[int, int], nn.Module]] = {
     "weight_norm of a convolution": lambda i, o: nn.Sequential(
         nn.Unflatten(1, (i, 1)), parametrizations.weight_norm(nn.Conv1d(i, o, 1)), nn.Flatten()
     ),
+    "weight_norm of a transposed convolution": lambda i, o: nn.Sequential(
+        nn.Unflatten(1, (i, 1)), parametrizations.weight_norm(nn.ConvTranspose1d(i, o, 1)), nn.Flatten()
+    ),
+    "weight_norm of a whole weight": lambda i, o: parametrizations.weight_norm(nn.Linear(i, o), dim=None),  # type: ignore[arg-type]
+    "standardised by batch_norm": StandardisedByBatchNorm,
     "old weight_norm": lambda i, o: old_weight_norm(nn.Linear(i, o)),
     "spectral_norm": lambda i, o: parametrizations.spectral_norm(nn.Linear(i, o)),
     "old spectral_norm": lambda i, o: old_spectral_norm(nn.Linear(i, o)),
@@ -424,3 +435,18 @@ def test_a_hidden_state_that_is_returned_is_named() -> None:
     assert space.widths == {"up": 24}
     assert [(f.name, f.width) for f in space.frozen] == [("stem", 16)]
     assert space.frozen[0].reason.startswith("an output of the network")
+
+
+@pytest.mark.parametrize("output", ["logits", 0])
+def test_of_several_outputs_one_may_count(output: str | int) -> None:
+    model = HiddenToo()
+    if output == 0:
+        model.register_forward_hook(lambda module, inputs, out: tuple(out.values()))
+    space = trace(model, VECTOR, output=output)
+    assert space.widths == {"stem": 16, "up": 24}
+    assert not space.frozen
+    wide = space.at({"stem": 20, "up": 7})
+    assert wide.widths == {"stem": 20, "up": 7}
+    assert removal(wide, VECTOR, half_of_each(wide)).error < 1e-5
+    with pytest.raises(UsageError, match="output='other': the model returns dict without it"):
+        trace(HiddenToo(), VECTOR, output="other")

@@ -32,8 +32,12 @@ def published() -> dict[str, list[str]]:
 
 
 def test_the_table_has_every_network() -> None:
-    assert list(published()) == list(zoo.ZOO)
-    assert sum("**" not in row[2] for row in published().values()) >= 40  # whole
+    rows = published()
+    assert list(rows) == list(zoo.ZOO)
+    assert len(rows) >= 120
+    assert sum("**" not in row[2] for row in rows.values()) >= 110  # whole
+    assert sum(float(row[2].strip("*%")) < 90 for row in rows.values()) <= 8
+    assert all(row[6] == "yes" for row in rows.values())  # at other widths
 
 
 @pytest.mark.slow
@@ -41,10 +45,15 @@ def test_the_table_has_every_network() -> None:
     "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)]
 )
 def test_a_public_network_is_understood(name: str) -> None:
-    row = zoo.row_of(name)
+    try:
+        row = zoo.row_of(name)
+    except ImportError as error:  # a package that is no part of the test environment: see zoo_others.py
+        assert name in zoo.ROWS
+        pytest.skip(str(error))
     assert row.coverage > zoo.WHOLE or not zoo.ZOO[name].whole
     assert row.error < 1e-5
     assert row.equal
+    assert row.searched
     assert published()[name][1:3] == row.markdown().strip("| ").split(" | ")[1:3]
 
 

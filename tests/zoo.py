@@ -252,9 +252,9 @@ MORE_TIMM = [
 ZOO |= {
     name: timm(name, whole=False, **({"img_size": 64} if name.startswith("deit3") else {}))
     for name in MORE_TIMM
-    if name not in ("convit_tiny", "visformer_tiny", "sequencer2d_s")
+    if name not in ("convit_tiny", "visformer_tiny")
 }
-ZOO |= {name: timm(name, 224, whole=False) for name in ("convit_tiny", "visformer_tiny", "sequencer2d_s")}
+ZOO |= {name: timm(name, 224, whole=False) for name in ("convit_tiny", "visformer_tiny")}
 IDS = {"input_ids": tokens(), "decoder_input_ids": tokens(7)}
 PIXELS = {"pixel_values": image(32)}
 ZOO |= {

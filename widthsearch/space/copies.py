@@ -34,12 +34,8 @@ def copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, old in named_tensors(model).items():
         new = tensors[name]
         memo[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
     try:
-        with _functions_copied():
+        with _more_copied():
             copied = copy.deepcopy(model, memo)
         _compute_weights(copied)
     except Exception as error:
@@ -61,15 +57,21 @@ def _compute_weights(model: nn.Module) -> None:
 
 
 @contextmanager
-def _functions_copied() -> Iterator[None]:
-    """Let ``deepcopy`` copy a function with what it holds, in a closure or as a default."""
+def _more_copied() -> Iterator[None]:
+    """Let ``deepcopy`` copy functions with what they hold, and computed tensors without how."""
     dispatch: dict[type, Any] = copy._deepcopy_dispatch  # type: ignore[attr-defined]
     as_it_is = dispatch[types.FunctionType]
-    dispatch[types.FunctionType] = _copied_function
+    dispatch |= {types.FunctionType: _copied_function, Tensor: _copied_tensor}
     try:
         yield
     finally:
         dispatch[types.FunctionType] = as_it_is
+        del dispatch[Tensor]
+
+
+def _copied_tensor(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    copied: Tensor = (tensor if tensor.is_leaf else tensor.detach()).__deepcopy__(memo)  # type: ignore[no-untyped-call]
+    return copied
 
 
 def _copied_function(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
@@ -105,6 +107,20 @@ def tensors_in(value: Any) -> list[Tensor]:
     if dataclasses.is_dataclass(value):
         return [t for v in vars(value).values() for t in tensors_in(v)]
     return []
+
+
+def outputs_of(value: Any, counts: str | int | None) -> list[Tensor]:
+    """The tensors in what a model returns, or in its output of this key, attribute or position alone.
+
+    Raises UsageError if there is none.
+    """
+    if counts is None:
+        return tensors_in(value)
+    try:
+        by_key = isinstance(value, Mapping) or isinstance(counts, int)
+        return tensors_in(value[counts] if by_key else getattr(value, str(counts)))
+    except (LookupError, TypeError, AttributeError):
+        raise UsageError(f"output={counts!r}: the model returns {type(value).__name__} without it") from None
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

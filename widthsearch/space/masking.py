@@ -157,6 +157,24 @@ def group_norm(
     )
 
 
+def batch_norm(
+    gates: Gates,
+    input: Tensor,
+    running_mean: None,
+    running_var: None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``F.batch_norm`` without running statistics (of a weight), over the open units."""
+    variance, middle = var_mean(gates, input, [0, *range(2, input.ndim)], keepdim=True, correction=0)
+    each = [-1] + [1] * (input.ndim - 2)
+    affine = (None if p is None else p.view(each) for p in (weight, bias))
+    return _affine((input - middle) * torch.rsqrt(variance + eps), *affine)
+
+
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     weight, bias = _as(x, weight), _as(x, bias)
     if weight is not None and bias is not None:
@@ -289,6 +307,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "group_norm": group_norm,
+    "batch_norm": batch_norm,
+    "_weight_norm": lambda gates, v, g, dim=0: torch._weight_norm(v * _broadcast(gates, v), g, dim),
     "sum": sum_,
     "mean": mean,
     "var": lambda *args, **kwargs: var_mean(*args, **kwargs)[0],

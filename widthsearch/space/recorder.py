@@ -68,6 +68,7 @@ class Trace:
     output_shapes: dict[bool, list[tuple[int, ...]]] = field(default_factory=dict)  # in train mode or not
     device: str = "meta"
     keep_heads: bool = False  # the size of heads is searched, not their number
+    counts: str | int | None = None  # the one output that counts, by its key or position; None: all
 
 
 @dataclass(eq=False)

@@ -7,17 +7,17 @@ made, and the cost is compared with torch's own count.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import CheckpointError
 from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.errors import UsageError, describe_error
-from widthsearch.space.copies import call, empty_copy, reference_kernels, tensors_in, to_device
+from widthsearch.space.copies import call, empty_copy, outputs_of, reference_kernels, to_device
 from widthsearch.space.gating import Gating
 from widthsearch.space.initialise import isolated_random_numbers
 from widthsearch.space.removal import TOLERANCE, removal_error
@@ -56,30 +56,31 @@ def _failure_of_a_step(space: Space) -> str | None:
     device = next(space.model.parameters()).device
     z = torch.empty(sum(space.widths.values()), device=device).uniform_(0.5, 1).requires_grad_()
     try:
-        _step(space.model, space.examples, gating, z)
+        _step(space, gating, z)
     except CheckpointError:  # a training says what to do about it
         return None
     except Exception as error:
         try:
-            _step(space.model, space.examples)
+            _step(space)
         except Exception:  # nor does the network alone train on its example
             return None
         return f"a gated training step fails: {describe_error(error)}"
     finally:
         gating.remove()
-    if z.grad is not None and not z.grad.isfinite().all() and _step(space.model, space.examples):
+    if z.grad is not None and not z.grad.isfinite().all() and _step(space):
         return "gates get no finite gradient"
     return None
 
 
-def _step(model: nn.Module, examples: Sequence[Any], gating: Gating | None = None, z: Any = None) -> bool:
+def _step(space: Space, gating: Gating | None = None, z: Any = None) -> bool:
     """One backward pass in training mode; whether all gradients of weights are finite."""
-    model.train().zero_grad()
-    for given in examples:
+    model = space.model.train()
+    model.zero_grad()
+    for given in space.examples:
         if gating is not None:
             gating.put(z, given)
         try:
-            outputs = tensors_in(call(model, given))
+            outputs = outputs_of(call(model, given), space.traced.counts)
         finally:
             if gating is not None:
                 gating.take_off()

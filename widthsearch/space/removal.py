@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from widthsearch.space.copies import call, empty_copy, reference_kernels, tensors_in, to_device
+from widthsearch.space.copies import call, empty_copy, outputs_of, reference_kernels, to_device
 from widthsearch.space.gating import Gating, consumers_of, statistics_of
 from widthsearch.space.noise import with_the_same_noise
 from widthsearch.space.recorder import Trace
@@ -64,14 +64,14 @@ def removal_error(
         for given in inputs:
             runs = (
                 functools.partial(_gated, gating, z, live.eval(), given),
-                functools.partial(_run, removed, given),
+                functools.partial(call, removed, given),
             )
             try:
                 a, b = with_the_same_noise(*runs)
             except Exception:  # shapes that differ at these widths alone, a call that no masked form covers
                 return math.inf
-            closed += a
-            without += b
+            closed += outputs_of(a, trace.counts)
+            without += outputs_of(b, trace.counts)
     errors = [
         float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
         for a, b in zip(closed, without, strict=True)
@@ -80,14 +80,10 @@ def removal_error(
     return max((1.0 if math.isnan(e) else e for e in errors), default=0.0)
 
 
-def _run(model: nn.Module, given: Any) -> list[Tensor]:
-    return tensors_in(call(model, given))
-
-
-def _gated(gating: Gating, z: Tensor, model: nn.Module, given: Any) -> list[Tensor]:
+def _gated(gating: Gating, z: Tensor, model: nn.Module, given: Any) -> Any:
     gating.put(z, given)
     try:
-        return _run(model, given)
+        return call(model, given)
     finally:
         gating.take_off()
 

@@ -63,11 +63,16 @@ def synchronise_attributes(
     """Make the sizes that modules state (``out_channels``, ``in_features`` ...) agree with their tensors."""
     old_modules = dict(original.named_modules())
     modules = dict(copied.named_modules())
+    training = {module: module.training for module in modules.values()}
+    for module in training:  # to read a spectrally normed weight in training changes it
+        module.training = False
     for name, module in modules.items():
         _synchronise_module(module, by_groups=trace.by_groups.get(name, False))
         for buffer in module._buffers:
             if f"{name}.{buffer}".lstrip(".") not in trace.shapes:  # a cache of some later forward pass
                 module._buffers[buffer] = None
+    for module, mode in training.items():
+        module.training = mode
     for name, heads in trace.heads.items():
         module = modules[name]
         if isinstance(module, nn.MultiheadAttention):
@@ -132,9 +137,9 @@ def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:
     elif isinstance(module, nn.PReLU):
         module.num_parameters = int(module.weight.shape[0])
     elif isinstance(module, nn.RNNBase):
-        module.input_size = int(module.get_parameter("weight_ih_l0").shape[1])
+        module.input_size = int(module.weight_ih_l0.shape[1])  # type: ignore[index]
         # With a projection the recurrent weight reads the projected state.
-        stacked = int(module.get_parameter("weight_hh_l0").shape[0])
+        stacked = int(module.weight_hh_l0.shape[0])  # type: ignore[index]
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
         module.hidden_size = stacked // gates
         if module.proj_size:

@@ -38,10 +38,11 @@ FAMILIES: dict[Rule, str] = {
         elu celu mish gelu silu positive rsub addcmul addcdiv lerp log_sigmoid_forward rrelu_with_noise
         rrelu_with_noise_functional""",
     elementwise.same: """clone contiguous _to_copy detach alias lift_fresh lift_fresh_copy native_dropout
-        dropout bernoulli normal uniform fill zero zeros_like ones_like empty_like full_like rand_like
-        randn_like""",
+        dropout bernoulli normal uniform exponential geometric cauchy log_normal random fill zero zeros_like
+        ones_like empty_like full_like rand_like randn_like""",
     elementwise.filled: "zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor",
-    elementwise.constant_result: "arange linspace eye rand randn randint randperm tril_indices triu_indices",
+    elementwise.constant_result: """_is_all_true _is_any_true arange linspace eye rand randn randint randperm
+        tril_indices triu_indices""",
     views.view: "view _unsafe_view reshape _reshape_alias view_copy unsqueeze squeeze",
     views.restride: "as_strided",
     views.permute: "permute",
@@ -85,7 +86,7 @@ FAMILIES: dict[Rule, str] = {
     statistics.weight_norm: "_weight_norm_interface",
     statistics.along_dimension: """_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp flip roll
         sort""",
-    statistics.masked_reduction: "sum mean var std var_mean std_mean linalg_vector_norm",
+    statistics.masked_reduction: "sum mean var std var_mean std_mean linalg_vector_norm norm",
     statistics.reduction: "amax amin max min prod argmax argmin logsumexp any all",
     statistics.loss: """mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy
         binary_cross_entropy_with_logits""",

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from widthsearch.errors import UsageError
 from widthsearch.space.attributes import SizeReader, follow_namesakes, mark_sizes, nothing_cached
-from widthsearch.space.copies import call, empty_copy, named_tensors, reference_kernels, tensors_in, to_device
+from widthsearch.space.copies import call, empty_copy, named_tensors, outputs_of, reference_kernels, to_device
 from widthsearch.space.labels import Dims, Report, constants, size_of_dim
 from widthsearch.space.module_stack import ModuleStack
 from widthsearch.space.op import Op
@@ -106,6 +106,7 @@ def run_trace(
     *,
     before: Trace | None = None,
     keep_heads: bool = False,
+    counts: str | int | None = None,
 ) -> Trace:
     """Trace a copy of the model on examples (see :func:`call`), in eval and in train mode.
 
@@ -114,10 +115,11 @@ def run_trace(
     the model raises.
     """
     trace = _new_trace(model, device)
+    trace.keep_heads, trace.counts = keep_heads, counts
     if before is not None:
+        trace.keep_heads, trace.counts = before.keep_heads, before.counts
         trace.by_groups.update(before.by_groups)
         trace.labels.given = before.labels.choices
-    trace.keep_heads = keep_heads
     runner = empty_copy(model, device)
     trace.sizes = mark_sizes(runner)
     inputs = [to_device(example, device) for example in examples]
@@ -136,7 +138,7 @@ def run_trace(
         recorder.counts_macs = not training
         with reference_kernels(device), nothing_cached(), tracer, reader:
             out = call(runner, given)
-        outputs = tensors_in(out)
+        outputs = outputs_of(out, trace.counts)
         if not outputs:
             raise TypeError(f"the forward pass returns {type(out).__name__} without any tensor in it")
         trace.output_shapes.setdefault(training, []).extend(tuple(tensor.shape) for tensor in outputs)

@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from widthsearch.errors import describe_error
-from widthsearch.space.copies import call, reference_kernels, tensors_in, to_device
+from widthsearch.space.copies import call, outputs_of, reference_kernels, to_device
 from widthsearch.space.initialise import Initialisation, initialise
 from widthsearch.space.labels import Freeze, Ids, Report
 from widthsearch.space.module_stack import ModuleStack
@@ -49,7 +49,7 @@ def _failure(
         expected = trace.output_shapes[training]
         try:
             with reference_kernels(trace.device):
-                shapes = [tuple(t.shape) for x in inputs for t in tensors_in(call(resized, x))]
+                shapes = [tuple(t.shape) for x in inputs for t in outputs_of(call(resized, x), trace.counts)]
         except Exception as error:
             where = f"in {stack.innermost!r}" if stack.innermost else "in the model's own forward"
             said = f"the forward pass breaks {where}: {describe_error(error)}"
@@ -72,12 +72,7 @@ Changes = tuple[Sequence[Change], ...]
 
 
 def verify(
-    model: nn.Module,
-    examples: Sequence[Any],
-    trace: Trace,
-    initialisation: Initialisation,
-    *,
-    removal: bool,
+    model: nn.Module, examples: Sequence[Any], trace: Trace, initialisation: Initialisation, *, removal: bool
 ) -> Changes:
     """Rounds of changes, one after the other, until all that is left resizes freely.
 

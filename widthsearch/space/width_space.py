@@ -97,8 +97,7 @@ class WidthSpace:
             raise ValueError(f"widths below 2 cannot be traced: {', '.join(small)}")
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
-            options = {"before": self.traced, "keep_heads": self.traced.keep_heads}
-            traced = _traced(seen, self.examples, self._initialisation, **options)
+            traced = _traced(seen, self.examples, self._initialisation, before=self.traced)
         space = WidthSpace(seen, self.examples, traced, self._initialisation, self._changes, self._fixed)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
@@ -173,6 +172,7 @@ def trace(
     init: Callable[[nn.Module], object] | None = None,
     buffers: Mapping[str, Callable[[tuple[int, ...]], Tensor]] | None = None,
     keep_heads: bool = False,
+    output: str | int | None = None,
     verify: bool = True,
 ) -> WidthSpace:
     """Find the width variables of a model.
@@ -183,8 +183,9 @@ def trace(
     ``init``: a function that initialises a resized model in place, where the distribution of ``model``'s own
     weights, which is the default, is not enough.  ``buffers``: pattern of names -> a function that makes such
     a buffer (a table of positions) of any shape.  ``keep_heads``: where attention reads a size as heads x
-    size, keep the number of heads and search their size; default: the other way round.  ``verify``: also try
-    resized models, and freeze what breaks.
+    size, keep the number of heads and search their size; default: the other way round.  ``output``: of
+    several outputs the only one that counts, by its key or position: widths of others are free.
+    ``verify``: also try resized models, and freeze what breaks.
     The model and all random number generators stay as they are.  Raises UsageError if the model does not
     run on the example, has layers without sizes, or is no plain Python module.
     """
@@ -192,7 +193,7 @@ def trace(
     inputs = [dict(x) if isinstance(x, Mapping) else x for x in (example, *more)]
     with isolated_random_numbers():
         initialisation = record(model, init, buffers)
-        traced = _traced(model, inputs, initialisation, keep_heads=keep_heads)
+        traced = _traced(model, inputs, initialisation, keep_heads=keep_heads, counts=output)
         for removal in (False, True):  # a rehearsal shows whether the second is worth its time
             changes = find_changes(model, inputs, traced, initialisation, removal=removal) if verify else ()
             space = WidthSpace(model, inputs, traced, initialisation, changes)

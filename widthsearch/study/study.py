@@ -46,6 +46,10 @@ CALLBACKS = Check(
     lambda v: isinstance(v, Sequence) and all(map(callable, v)),
     "must be a list of functions callback(optuna_study, trial)",
 )
+_OUTPUT = Check(
+    lambda v: isinstance(v, str | int) and not isinstance(v, bool),
+    "must be the key or the position of one output, e.g. 'logits'",
+)
 _TABLES = Check(
     lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and callable(f) for k, f in v.items()),
     "must map patterns to functions of a shape, e.g. {'*.pe': lambda shape: sinusoids(*shape)}",
@@ -81,6 +85,8 @@ class Study(Settings, Fields):
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
     patterns, the last match counts.  A pattern is matched against a variable's name and the modules that
     make its units.  Of attention the number of heads is searched; with ``keep_heads`` their size is.
+    ``output``: of several outputs of the model the one that the loss reads, by its key or position; widths
+    of the others (a hidden state that is returned too) are free then.
 
     Networks of other widths start with weights distributed like those of ``model()``; ``init(model)``, if
     given, is called on each of them last.  ``buffers``: patterns of names (``{"*.pe": function}``) of buffers
@@ -127,6 +133,7 @@ class Study(Settings, Fields):
     search: Sequence[str] | None = setting(None, optional(_PATTERNS))
     fix: Sequence[str] = setting((), _PATTERNS)
     keep_heads: bool = setting(False, SWITCH)
+    output: str | int | None = setting(None, optional(_OUTPUT))
     minimum: int | Mapping[str, int] = 1
     multiple_of: int | Mapping[str, int] = 1
     threads: int = setting(1, WHOLE)

@@ -78,6 +78,7 @@ class Gates:
         self._parameter = next(space.model.parameters())
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self._noise: list[Vector] = []  # not used yet, the next one last
+        self._pending = _Pending(self._parameter, None)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: the logits, and the random numbers to come."""
@@ -99,27 +100,28 @@ class Gates:
 
         ``on_gradient`` gets d loss / d log_alpha, shape (U,), once for each step of an optimizer that has
         weights of the model, at its end: the sum over all backward passes since the last one.  A loop
-        without torch's optimizers makes a step where it has changed the weights by the next forward pass.
+        without torch's optimizers makes one where it has changed the weights by the next forward pass; what
+        is left at the end is the last one.
         """
         space = self._space
         gating = Gating(self.model, list(space.widths.values()), space.consumers, space.statistics)
 
         running = False
         weights = {id(parameter) for parameter in self.model.parameters()}
-        pending = _Pending(self._parameter)
+        pending = self._pending = _Pending(self._parameter, on_gradient)
 
         def step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             held = (p for group in optimizer.param_groups for p in group["params"])
-            if on_gradient is not None and any(id(p) in weights for p in held):
-                pending.hand_over(on_gradient)
+            if any(id(p) in weights for p in held):
+                pending.hand_over()
 
         def before(model: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal running
             if model is not self.model:
                 raise TrainingError("a copy of the gated network was run: it would share the gates' weights")
-            if on_gradient is not None and pending.is_overdue:
-                pending.hand_over(on_gradient)
-            gating.put(self._values(model.training, None if on_gradient is None else pending), (args, kwargs))
+            if pending.is_overdue:
+                pending.hand_over()
+            gating.put(self._values(model.training, pending), (args, kwargs))
             running = True
 
         def after(model: nn.Module, args: Any, output: Any) -> None:
@@ -144,14 +146,17 @@ class Gates:
             # A loop that compiles its network gets the eager one for as long as gates come and go in it.
             with torch.compiler.set_stance("force_eager"):
                 yield
-            if on_gradient is not None and pending.is_overdue:
-                pending.hand_over(on_gradient)
+            self.settle()
         finally:
             for handle in handles:
                 handle.remove()
             gating.remove()
 
-    def _values(self, training: bool, pending: _Pending | None) -> Tensor:
+    def settle(self) -> None:
+        """At the end of a training: make the step that no optimizer's has brought about, if one is left."""
+        self._pending.hand_over()
+
+    def _values(self, training: bool, pending: _Pending) -> Tensor:
         """The gates of one forward pass, shape (U,), each in [0, 1]."""
         device = self._parameter.device
         _refuse_what_gates_cannot_do(device)
@@ -160,7 +165,7 @@ class Gates:
             return torch.from_numpy((expected(self.log_alpha) * closed).astype(np.float32)).to(device)
         values, slope = sample(self.log_alpha, self._next_noise())
         z = torch.from_numpy(values).to(device)
-        if pending is not None:
+        if pending.to is not None:
             hook = lambda gradient: pending.add(gradient.cpu().numpy() * slope)  # noqa: E731
             z.requires_grad_().register_hook(hook)  # type: ignore[no-untyped-call]
         return z
@@ -176,7 +181,8 @@ class Gates:
 class _Pending:
     """The gradient of the gates since their last step, summed over backward passes as ``Tensor.grad`` is."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, to: Callable[[Vector], None] | None) -> None:
+        self.to = to
         self._weight, self._version = weight, 0
         self._gradient: Vector | None = None
 
@@ -190,11 +196,11 @@ class _Pending:
         """Whether the weights have changed since it came, by other means than an optimizer of torch."""
         return self._gradient is not None and self._weight._version != self._version
 
-    def hand_over(self, to: Callable[[Vector], None]) -> None:
+    def hand_over(self) -> None:
         """Give it away, if there is any."""
         gradient, self._gradient = self._gradient, None
-        if gradient is not None:
-            to(gradient)
+        if gradient is not None and self.to is not None:
+            self.to(gradient)
 
 
 def _refuse_what_gates_cannot_do(device: torch.device) -> None:

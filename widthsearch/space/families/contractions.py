@@ -72,7 +72,8 @@ def _depthwise(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
 def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
     """``groups`` convolutions side by side: a channel is (group, channel inside the group), row by row."""
     labels, groups = op.labels, op["groups"]
-    group, inside = labels.split(labels.flat(channels), groups)
+    whole = labels.flat(channels)
+    group, inside = labels.split(whole, groups)
     # Weight (groups * out, in, ...), if transposed (groups * in, out, ...).
     w_group, w_inside = labels.split(labels.flat(w_dims[0]), groups)
     labels.unify((group,), (w_group,))
@@ -85,6 +86,9 @@ def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
         labels.unify((inside,), (w_inside,))
         return (group, *w_dims[1])
     op.contract(op["input"], (inside,), op["weight"], w_dims[1])
+    site, sites = op.recorder.site, op.recorder.trace.sites
+    if site in sites and not isinstance(whole, int):  # a computed weight: all channels are gated
+        sites[site] = dict.fromkeys(sites[site], whole)
     op.produce(op["weight"], w_dims[0])
     return w_dims[0]
 

@@ -11,8 +11,13 @@ from widthsearch.space.op import Op, Result
 
 
 def batch_norm(op: Op) -> Result:
-    """Statistics per channel: parameters and buffers follow the channels."""
+    """Statistics per channel: parameters and buffers follow the channels.
+
+    Other units are reduced where a weight is standardised this way: (1, outputs, inputs x kernel).
+    """
     dims = op.dims("input")
+    if op.get("training"):
+        op.statistics(dims, [i for i in range(len(dims)) if i != 1])
     units = op.follow(dims[1], "weight", "bias", "running_mean", "running_var")
     op.recorder.note_normalised(op.labels.flat(units))
     return [(dims[0], units, *dims[2:])]
@@ -45,10 +50,12 @@ def group_norm(op: Op) -> Result:
 def weight_norm(op: Op) -> Result:
     """``g v / norm(v)``, the norm over all dimensions of the weight ``v`` but one; also gives the norms.
 
-    The gates of units that the weight reads are on ``v``: the norm is that of the open ones.
+    The norm is that of the open units, so that ``v`` may be gated along these dimensions; the units of the
+    other one are those of ``g``.
     """
     dims, index = list(op.dims("v")), op.dim_index()
-    dims[index] = op.labels.unify(dims[index], op.dims("g")[index])
+    op.statistics(tuple(dims), [i for i in range(len(dims)) if i != index])
+    dims[index] = op.labels.unify(op.dims("g")[index], dims[index])
     return [tuple(dims), tuple(dims[i] if i == index else () for i in range(len(dims)))]
 
 

@@ -57,7 +57,9 @@ def gated(
     if checkpoint is not None:
         checkpoint.parts.update(gates=gates, controller=controller)
     with gates.attached(controller.step):
-        yield gates, controller, loop.fit(space.model, seed, checkpoint)
+        samples = loop.fit(space.model, seed, checkpoint)
+        gates.settle()
+        yield gates, controller, samples
 
 
 def train_under(
