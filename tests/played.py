@@ -15,8 +15,8 @@ from widthsearch.database import records
 from widthsearch.database.connection import Database
 from widthsearch.database.records import load, plan_of
 from widthsearch.database.sampler import search_space
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import Plan, Run, Slot
-from widthsearch.plans.search import History
 
 
 def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:

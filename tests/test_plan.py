@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from widthsearch.maths.cost import Cost, Polynomial
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import WORKER_DEATHS, Done, Failed, Plan, Run, Slot, Wait
-from widthsearch.plans.search import History, next_step
+from widthsearch.plans.search import next_step
 
 # A chain 10 -> a -> b -> 5 without biases: forms 1, 10, a, b, 5 and three products.
 FORMS = np.array([[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=float)

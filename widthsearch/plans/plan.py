@@ -27,7 +27,7 @@ Key = tuple[str, int, int, float]  # kind, round, replica, step
 
 #: Of a plan's JSON; a database of another one is refused.
 FORMAT = 1
-#: How many candidates come into the run-off, from which the recommended one is chosen.
+#: How many candidates come into the run-off beside the start, to choose the recommended one from.
 FINALISTS = 3
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
 WORKER_DEATHS = 10
@@ -140,7 +140,7 @@ class Plan(Settings):
     @property
     def run_off_trainings(self) -> int:
         """Trainings of the run-off, at most."""
-        return FINALISTS * self.final_seeds
+        return (FINALISTS + 1) * self.final_seeds
 
     @property
     def proposals(self) -> int:
