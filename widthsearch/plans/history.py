@@ -173,7 +173,7 @@ class History:
 
     def _longest_is_best(self, stage: list[Candidate], rivals: list[Candidate]) -> bool:
         """Whether the race is over, and its last one beats the others and those before it."""
-        if self.left_of(self.race(stage, range(self.plan.seeds), rivals)) is None:
+        if self.left_of(self.line(stage, rivals)) is None:
             return False
         score = self.score(stage[-1])
         others = [self.score(c) for c in (*rivals, *stage[:-1]) if self.finished(c)]
@@ -192,11 +192,25 @@ class History:
         """The races of a round, as far as they are known: a stage each."""
         rivals = self.rivals(round_)
         for stage in self.stages(round_):
-            yield self.race(stage, range(self.plan.seeds), rivals)
+            yield self.line(stage, rivals)
             rivals = rivals + stage
 
+    def line(self, stage: list[Candidate], rivals: Sequence[Candidate]) -> Race:
+        """The race of proposals that lie on one line: the last of them leaves at every seed.
+
+        Neighbours differ little, so that it costs little to keep the wrong one; the seeds that are left tell
+        whether the one that stays is better than those before it.
+        """
+        return self.race(stage, range(self.plan.seeds), rivals, last_leaves=True)
+
     def race(
-        self, field: list[Candidate], seeds: range, rivals: Sequence[Candidate] = (), least: int = 1
+        self,
+        field: list[Candidate],
+        seeds: range,
+        rivals: Sequence[Candidate] = (),
+        *,
+        least: int = 1,
+        last_leaves: bool = False,
     ) -> Race:
         """Train the field seed by seed; whoever is hopeless leaves (see ``maths/race.py``).
 
@@ -208,12 +222,14 @@ class History:
                 break
             yield [c.slot(seed) for c in field]
             losses = [self.losses(c, seed + 1) for c in (*field, *rivals)]
-            order = [(seed + 1 - len(of), sum(of.values()) / len(of), i) for i, of in enumerate(losses) if of]
-            if order:
-                leader = min(order)[2]
-                behind = [race.differences(of, losses[leader]) for of in losses]
-                behind[leader] = []
-                field = [c for c, gone in zip(field, race.hopeless(behind), strict=False) if not gone]
+            ranks = [(seed + 1 - len(of), sum(of.values()) / max(len(of), 1)) for of in losses]
+            leader = ranks.index(min(ranks))
+            behind = [race.differences(of, losses[leader]) for of in losses]
+            behind[leader] = []
+            leaves = race.hopeless(behind)[: len(field)]
+            if last_leaves and len(field) > 1:
+                leaves[ranks.index(max(ranks[: len(field)]))] = True
+            field = [c for c, gone in zip(field, leaves, strict=True) if not gone]
         return field
 
     def left_of(self, phases: Race) -> list[Candidate] | None:
