@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from commands import MODEL, Finished, assert_refused, command, interrupt, write_study
@@ -97,7 +96,7 @@ def test_bench_measures_the_networks_of_a_study(finished: Finished) -> None:
     shown = json.loads(command("show", "--json", "--storage", finished.url).out)
     assert (b["study"], b["device"], b["threads"], b["dtype"]) == ("tiny", "cpu", 1, "float32")
     names = [n["name"] for n in b["networks"]]
-    assert names[:2] == ["seed", "uniform baseline"] and len(names) == (3 if shown["candidate"] else 2)
+    assert names[:2] == ["seed", "uniform"] and len(names) == (3 if shown["candidate"] else 2)
     for n, of in zip(b["networks"], ("seed", "baseline", "candidate"), strict=False):
         assert {k: n[k] for k in ("widths", "macs", "params")} == {
             k: shown[of][k] for k in ("widths", "macs", "params")
@@ -106,7 +105,7 @@ def test_bench_measures_the_networks_of_a_study(finished: Finished) -> None:
         assert n["params_ratio"] == n["params"] / shown["seed"]["params"]
     assert [(r["batch"], r["network"]) for r in b["timings"]] == [(s, n) for s in (1, 8) for n in names]
     console = Console(file=io.StringIO(), width=160)
-    show_bench(console, b)
+    show_bench(console, b, "eager")
     page = console.file.getvalue()  # type: ignore[attr-defined]
     assert b["machine"] in page and "1 thread," in page
     for n in b["networks"]:
@@ -123,7 +122,7 @@ def test_bench_of_a_search_under_way_has_what_there_is(tiny: Path) -> None:
     interrupt(tiny, 1)
     before = Path("widthsearch.db").read_bytes()
     b = measured("sqlite:///widthsearch.db", "--batch", "2", "--no-compile")
-    assert [n["name"] for n in b["networks"]] == ["seed", "uniform baseline"]
+    assert [n["name"] for n in b["networks"]] == ["seed", "uniform"]
     assert Path("widthsearch.db").read_bytes() == before  # it only looks
 
 
@@ -192,8 +191,8 @@ def test_a_compiler_that_fails_is_said_in_one_line() -> None:
             device=CPU,
             threads=1,
             passes=2,
+            compile=True,
             say=said.append,
         )
-    assert [r["mode"] for r in rows] == ["eager"]
-    assert np.isfinite(rows[0]["throughput"])
+    assert rows == []
     assert "torch.compile does not work here" in said[-1] and "\n" not in said[-1]

@@ -374,7 +374,7 @@ def test_a_submitted_search_is_followed_left_alone_stopped_and_resumed(
         cluster.start("laptop", "widthsearch", "resume", "tiny", "--study", "tiny.py", *where, log=log), log
     )
     assert result.code == 0, result.out
-    assert "going on after" in result.out and "verdict" in result.out
+    assert "going on after" in result.out and "uniform widths" in result.out
     assert complete(trials(url)) == undisturbed
 
 

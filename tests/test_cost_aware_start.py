@@ -63,14 +63,16 @@ def test_all_that_shows_a_search_knows_of_cost_aware_widths(study: Path) -> None
     aware = load("tiny").widths
     assert result.widths == aware
     places = result.plot_widths().data[0].x
-    assert list(places[:3]) == ["seed", "baseline", "cost-aware"]
+    assert list(places[:3]) == ["seed", "uniform", "cost-aware"]
     loss = {trace.name: trace for trace in result.plot_loss().data}
-    assert len(loss["uniform baseline"].y) == 1
-    assert any(text.startswith("cost-aware widths") for text in loss["candidate"].text)
-    pairs = [trace for trace in result.plot_seeds().data if trace.name.startswith("searched is better")]
-    assert len(pairs) == 1
+    assert len(loss["uniform"].y) == 1
+    assert any(text.startswith("cost-aware widths") for text in loss["scored"].text)
+    assert sum(trace.name.startswith("better than uniform") for trace in result.plot_seeds().data) == 2
     rows = result.to_frame()
-    assert len(rows[(rows["kind"] == "score") & (rows["round"] == -1)]) == 2
+    starts = rows[(rows["network"] == "cost-aware widths") & (rows["kind"] == "score")]
+    assert len(starts) == 2 and starts["round"].isna().all()
+    assert set(rows[rows["kind"] == "measure"]["round"]) == {1}
+    assert set(rows[rows["kind"] == "baseline"]["network"]) == {"uniform widths"}
     assert command("report", "-o", "r.html").code == 0
     assert "cost-aware widths" in Path("r.html").read_text()
     exported = command("export", "-o", "net")

@@ -221,7 +221,7 @@ def test_the_dashboard_shows_studies_and_cannot_delete_them(server: Postgres, tm
         log.close()
 
 
-@pytest.mark.parametrize("script", ["start-head.sh", "start-worker.sh", "start-dashboard.sh"])
+@pytest.mark.parametrize("script", sorted(path.name for path in DOCKER.glob("start-*.sh")))
 def test_a_missing_secret_is_named(script: str, tmp_path: Path) -> None:
     env = {**os.environ, "SECRETS_DIR": str(tmp_path), "PRIVATE_DIR": str(tmp_path / "private")}
     result = subprocess.run([DOCKER / script], env=env, capture_output=True, text=True)
@@ -236,9 +236,9 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def test_compose_opens_ports_to_this_machine_only(services: dict[str, dict[str, Any]]) -> None:
-    assert {"db", "head", "worker", "dashboard"} == set(services)
+    assert {"db", "head", "worker", "serve", "dashboard"} == set(services)
     published = {name: s["ports"] for name, s in services.items() if "ports" in s}
-    assert set(published) == {"head", "dashboard"}
+    assert set(published) == {"head", "serve", "dashboard"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
@@ -253,7 +253,7 @@ def test_compose_watches_restarts_and_orders_every_service(services: dict[str, d
 
 def test_compose_holds_no_secret(services: dict[str, dict[str, Any]]) -> None:
     files = {s["file"] for s in yaml.safe_load(COMPOSE.read_text())["secrets"].values()}
-    assert files == {"secrets/ray_token", "secrets/postgres_password"}
+    assert files == {"secrets/ray_token", "secrets/postgres_password", "secrets/serve_token"}
     assert "secrets/" in (DOCKER / ".gitignore").read_text().splitlines()
     for name, service in services.items():
         for variable in service["environment"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 import sys
@@ -29,14 +28,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from played import play
 
-from widthsearch.database.records import modules_of
+from widthsearch.database.records import modules_of, plan_of
 from widthsearch.report.search import summarise
 from widthsearch.show.drawing import draw_architecture
-from widthsearch.show.ties import lanes, ties_of
+from widthsearch.show.drawing import drawn as drawn_of
+from widthsearch.show.formats import title
+from widthsearch.show.ties import lanes, skips_of, ties_of
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
-NETWORKS = ("seed", "over-wide", "recommended")
+NETWORKS = ("seed", "uniform", "over-wide", "recommended", "best found")
 
 
 class Block(NamedTuple):
@@ -76,7 +77,7 @@ def blocks(svg: str) -> dict[tuple[str, str], Block]:
 
 def drawn(study: optuna.Study) -> tuple[str, dict[str, Any]]:
     summary = summarise(study, URL)
-    return draw_architecture(summary, modules_of(study)), summary
+    return drawn_of(study, summary), summary
 
 
 @pytest.mark.parametrize("many", [1, 5, 50])
@@ -84,12 +85,19 @@ def test_every_variable_is_drawn_with_its_numbers(tmp_path: Path, many: int) -> 
     widths = [40 + 9 * (k % 11) for k in range(many)]
     svg, summary = drawn(play(write_study(tmp_path, chain(widths)), URL, 10))
     last, found, said = summary["rounds"][-1], blocks(svg), texts(svg)
-    for network, of in zip(NETWORKS, (summary["seed"]["widths"], last["over_wide"],
-                                      summary["recommended"]["widths"]), strict=True):  # fmt: skip
+    networks = {
+        "seed": summary["seed"]["widths"],
+        "uniform": summary["baseline"]["widths"],
+        "over-wide": last["over_wide"],
+    }
+    if summary["candidate"] is not None:  # there is nothing to move in one layer
+        networks[title(summary)] = summary["candidate"]["widths"]
+    assert len(networks) == 3 + (many > 1)
+    for network, of in networks.items():
         assert {v: found[network, v].width for v in summary["seed"]["widths"]} == of
         for width in set(of.values()):
             assert said.count(str(width)) >= list(of.values()).count(width)
-    assert len(found) == 3 * many
+    assert len(found) == len(networks) * many
     for v, p in last["prune_ratio"].items():
         assert v in said
         assert f"{p:.2f}" in said
@@ -97,21 +105,27 @@ def test_every_variable_is_drawn_with_its_numbers(tmp_path: Path, many: int) -> 
     assert "made by" not in svg  # nothing is tied
 
 
-@pytest.mark.parametrize("widths, root", [([64, 64, 1, 200, 100], False), ([1, 8, 16, 4096, 12, 20], True)])
+@pytest.mark.parametrize("widths, own", [([64, 64, 1, 200, 100], False), ([1, 8, 16, 4096, 12, 20], True)])
 def test_heights_are_in_the_scale_that_the_picture_states(
-    tmp_path: Path, widths: list[int], root: bool
+    tmp_path: Path, widths: list[int], own: bool
 ) -> None:
     """On a summary whose widths were replaced: a layer of one unit cannot be searched."""
     _, summary = drawn(play(write_study(tmp_path, chain([9] * len(widths))), URL, 10))
     names = list(summary["seed"]["widths"])
     summary["seed"]["widths"] = dict(zip(names, widths, strict=True))
     svg = draw_architecture(summary)
-    assert ("square root" in svg) == root
-    assert ("linear" in svg) != root
-    scale = {b.height / (math.sqrt(b.width) if root else b.width) for b in blocks(svg).values()}
-    assert max(scale) == pytest.approx(min(scale), rel=1e-4)
-    assert max(b.height for b in blocks(svg).values()) == pytest.approx(150)
-    if not root:
+    assert ("the widest of its own column" in svg) == own
+    found = blocks(svg)
+    scale = {b.height / b.width for b in found.values()}
+    if own:  # a scale for each variable
+        for v in names:
+            column = [b for (_, variable), b in found.items() if variable == v]
+            assert max(b.height for b in column) == pytest.approx(150)
+            ratios = [b.height / b.width for b in column]
+            assert max(ratios) == pytest.approx(min(ratios), rel=1e-3)
+    else:
+        assert max(scale) == pytest.approx(min(scale), rel=1e-3)
+        assert max(b.height for b in found.values()) == pytest.approx(150)
         stated = re.search(r"1 unit is ([\d.e-]+) px high", svg)
         assert stated is not None
         assert float(stated[1]) == pytest.approx(min(scale), rel=0.01)
@@ -161,6 +175,71 @@ def test_a_residual_stage_is_bracketed_over_what_it_spans(tmp_path: Path) -> Non
     assert texts(svg).count("made by 3 modules") == 1
     assert "stem: made by stem, b, d" in svg
     assert "made by" not in draw_architecture(summary)  # a study that does not know them
+    # The one module is one maker, however often it is run.
+    again = [*modules_of(study), ("stem", "stem")]
+    assert ties_of(again, list(summary["seed"]["widths"])) == ties
+
+
+UNET = """class Unet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down1, self.down2, self.bottom = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 20)
+        self.up2, self.up1, self.out = nn.Linear(32, 12), nn.Linear(28, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        a = torch.relu(self.down1(x))
+        b = torch.relu(self.down2(a))
+        c = torch.cat([torch.relu(self.bottom(b)), b], 1)
+        return self.out(torch.relu(self.up1(torch.cat([torch.relu(self.up2(c)), a], 1))))
+
+
+"""
+
+
+def test_skips_are_arrows_from_where_units_are_made_to_where_they_are_read_again(tmp_path: Path) -> None:
+    file = write_study(tmp_path, (HEADER, UNET + HEADER), (MODEL, "return Unet()"))
+    study = play(file, URL, 10)
+    svg, summary = drawn(study)
+    variables = list(summary["seed"]["widths"])
+    assert variables == ["down1", "down2", "bottom", "up2", "up1"]
+    skips = skips_of(plan_of(study).plan.cost, {}, variables)
+    assert skips == {(0, 4): "down1 is read by up1 too", (1, 3): "down2 is read by up2 too"}
+    assert all(tooltip in svg for tooltip in skips.values()) and "read again there" in texts(svg)
+    assert "read again there" not in draw_architecture(summary)
+
+
+def test_a_densely_connected_network_is_not_covered_by_arrows(tmp_path: Path) -> None:
+    layers = "nn.ModuleList([nn.Linear(8 + 12 * k, 12) for k in range(9)])"
+    dense = f"""class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.out = {layers}, nn.Linear(8 + 9 * 12, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.cat([x, torch.relu(layer(x))], 1)
+        return self.out(x)
+
+
+"""
+    study = play(write_study(tmp_path, (HEADER, dense + HEADER), (MODEL, "return Dense()")), URL, 10)
+    svg, _ = drawn(study)
+    assert "28 skips, not drawn" in texts(svg) and "is read by" not in svg
+
+
+def test_a_residual_stage_has_no_skips_beside_its_bracket(tmp_path: Path) -> None:
+    file = write_study(tmp_path, (HEADER, RESIDUAL + HEADER), (MODEL, "return Residual()"))
+    svg, _ = drawn(play(file, URL, 10))
+    assert "read again there" not in texts(svg)
+
+
+def test_on_a_phone_the_picture_is_as_wide_as_the_phone(tmp_path: Path) -> None:
+    study = play(write_study(tmp_path, chain([40 + k for k in range(13)])), URL, 10)
+    summary = summarise(study, URL)
+    svg = drawn_of(study, summary, slim=True)
+    assert float(ElementTree.fromstring(svg).get("width", 0)) == 340
+    assert len(blocks(svg)) == len(blocks(drawn_of(study, summary))) == 4 * 13
+    assert texts(svg).count("seed") == 3  # bands of five
 
 
 def test_a_tie_goes_on_in_the_next_band(tmp_path: Path) -> None:
@@ -192,7 +271,7 @@ def test_a_search_is_drawn_at_any_moment(tiny: Path, stop_at: int) -> None:
     svg = Path("a.svg").read_text()
     known = {network for network, _ in blocks(svg)}
     assert ("nothing measured yet" in texts(svg)) == ("over-wide" not in known) == (stop_at < 5)
-    assert ("nothing scored yet" in texts(svg)) == ("recommended" not in known)
+    assert ("nothing scored yet" in texts(svg)) == ("best found" not in known)
 
 
 def png_size(file: Path) -> tuple[int, int]:

@@ -195,7 +195,7 @@ def test_a_second_driver_of_the_family_is_refused(study: Path):
     interrupt_in(study, MIDDLE, 0)
     with driver_lock(URL, "tiny"):
         assert json.loads(command("show", "--json").out)["status"] == "running"
-        assert_refused(command("resume", "tiny"), "'tiny' is being run by another driver")
+        assert_refused(command("resume", "tiny"), "'tiny' is running on")
 
 
 def test_a_member_that_fails_does_not_keep_the_others_from_their_verdict(tmp_path: Path):

@@ -95,11 +95,63 @@ def test_every_gate_gets_a_gradient():
     gates = Gates(trace(model, example))
     gates.log_alpha[:] = 0  # half open: no unit's samples are all clamped
     gradients = []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gates.attached(gradients.append):
         for _ in range(20):
             model(*example).square().sum().backward()
-    assert len(gradients) == 20  # one for each backward pass
+            optimizer.step()
+    assert len(gradients) == 20  # one for each step of the optimizer
     assert (np.abs(gradients).sum(0) > 0).all()
+
+
+def two_passes(model, x, change):
+    (model(x[:4]).sum() + model(x[4:]).sum()).backward()
+    change()
+
+
+def two_backward_passes(model, x, change):
+    for half in (x[:4], x[4:]):
+        model(half).sum().backward()
+    change()
+
+
+def two_optimizers(model, x, change):
+    model(x).sum().backward()
+    for layer in (model[0], model[2]):
+        torch.optim.SGD(layer.parameters(), lr=0.01).step()
+
+
+def a_closure(model, x, change):
+    def closure():
+        loss = model(x).sum()
+        loss.backward()
+        return loss
+
+    torch.optim.SGD(model.parameters(), lr=0.01).step(closure)
+
+
+@pytest.mark.parametrize("loop", [two_passes, two_backward_passes, two_optimizers, a_closure])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_gates_make_a_step_when_the_weights_do(loop, by_hand):
+    """However many passes a step takes, and whoever changes the weights."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(8, 6)
+    gates = Gates(trace(model, x))
+
+    def change():
+        if not by_hand:
+            torch.optim.SGD(model.parameters(), lr=0.01).step()
+            return
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.01 * p.grad
+
+    gradients = []
+    with gates.attached(gradients.append):
+        for _ in range(3):
+            loop(model, x, change)
+            model.zero_grad()
+    assert len(gradients) == 3
 
 
 def test_samples_follow_the_hard_concrete_distribution():
@@ -150,6 +202,7 @@ def test_gating_inputs_equals_gating_weights():
             model.zero_grad()
             output = model(batch)[:4]
             output.sum().backward()
+            torch.optim.SGD(model.parameters(), lr=0.0).step()
             results.append((output.detach(), gradients[-1], *(p.grad.clone() for p in model.parameters())))
     for small, large in zip(*results, strict=True):
         np.testing.assert_allclose(small, large, atol=1e-5)

@@ -41,7 +41,7 @@ def test_verbose_says_what_is_handed_out_and_why(tiny: Path):
     assert [int(m[1]) for line in lines if (m := told.search(line))] == list(range(TRIALS))
     # The over-wide network, under its budget; the price and cost of each measure; the end.
     over_wide = "-".join(map(str, trials()[4].params.values()))
-    assert f"phase: round 0 measure 0; budget {{'params': 193}}, widths {over_wide} cost" in result.err
+    assert f"phase: round 1 measure 0; budget {{'params': 193}}, widths {over_wide} cost" in result.err
     gates = re.findall(
         r"gates: price ([\d.]+) at the end, expected cost ([\d.]+) times its params", result.err
     )
@@ -74,14 +74,14 @@ def test_a_resumed_training_says_where_it_goes_on(tmp_path: Path):
     file = once(tmp_path, "import signal; signal.raise_signal(signal.SIGINT)", 5)
     assert command("launch", file).code == 130
     err = command("resume", "-v").err
-    assert "uniform baseline 0: again, after interrupted" in err
+    assert "uniform widths 0: again, after interrupted" in err
     assert "checkpoint baseline-0.ckpt: goes on after 1 epochs" in err
 
 
 def test_a_failure_is_told_with_its_reason(tmp_path: Path):
     err = command("launch", once(tmp_path, "raise OSError('lost it')", 2), "-v").err
     assert "trial 0: failed: OSError: lost it" in err
-    assert "uniform baseline 0: again, after failed OSError: lost it" in err
+    assert "uniform widths 0: again, after failed OSError: lost it" in err
 
 
 def test_the_password_of_a_database_is_never_logged(server: Postgres, tiny: Path):

@@ -38,6 +38,21 @@ def between(f: Callable[[Tensor], Tensor], out: int = 8) -> nn.Module:
     return Own(lambda m, x: m.b(f(m.a(x))), a=nn.Linear(5, 8), b=nn.Linear(out, 3))
 
 
+def steps(f: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Over a sequence of six steps."""
+    return Own(lambda m, x: m.b(f(m.a(x))), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+
+
+EDGES = torch.tensor([0, 1])
+MASK = [[1, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 1]]
+
+
+def masked(y: Tensor, token: Tensor) -> Tensor:
+    y = y.clone()
+    y[y.new_tensor(MASK).bool()] = token
+    return y
+
+
 def einsum_attention(m: Any, x: Tensor) -> Any:
     q, k, v = (torch.einsum("ntd,dhe->nhte", m.embed(x), w) for w in (m.q, m.k, m.v))
     return m.out(torch.einsum("nhte,hed->ntd", (q @ k.mT).softmax(-1) @ v, m.o))
@@ -131,11 +146,11 @@ FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
     "LSTM with a projection": (
         Own(
             lambda m, x: m.out(m.cell(x)[0]),
-            cell=nn.LSTM(5, 10, proj_size=4, batch_first=True),
-            out=nn.Linear(4, 3),
+            cell=nn.LSTM(5, 10, proj_size=5, batch_first=True),
+            out=nn.Linear(5, 3),
         ),
         SEQUENCE,
-        [10, 4],
+        [5],
     ),
     "weights shaped heads x size": (
         Own(
@@ -154,6 +169,104 @@ FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
         nn.Sequential(weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3)),
         VECTOR,
         [8],
+    ),
+    "cosine similarity": (
+        between(lambda y: y * F.cosine_similarity(y, y.flip(0), dim=-1)[:, None]),
+        VECTOR,
+        [8],
+    ),
+    "distances to prototypes": (
+        Own(lambda m, x: torch.cdist(m.a(x), m.p), a=nn.Linear(5, 8), p=(3, 8)),
+        VECTOR,
+        [8],
+    ),
+    "a bilinear layer": (
+        Own(
+            lambda m, x: m.o(m.b(m.a(x), m.a(x).relu())),
+            a=nn.Linear(5, 8),
+            b=nn.Bilinear(8, 8, 6),
+            o=nn.Linear(6, 3),
+        ),
+        VECTOR,
+        [8, 6],
+    ),
+    "tokens by number": (
+        steps(lambda y: y.gather(1, torch.tensor([[1, 4], [0, 2]])[..., None].expand(-1, -1, y.shape[-1]))),
+        SEQUENCE,
+        [8],
+    ),
+    "tokens by a mask": (steps(lambda y: y[y.new_tensor(MASK).bool()][None]), SEQUENCE, [8]),
+    "tokens replaced": (
+        steps(lambda y: y.index_put((torch.tensor([0]), torch.tensor([2])), y[1, 1])),
+        SEQUENCE,
+        [8],
+    ),
+    "a token for masked ones": (
+        Own(lambda m, x: m.b(masked(m.a(x), m.token)), a=nn.Linear(5, 8), b=nn.Linear(8, 3), token=(8,)),
+        SEQUENCE,
+        [8],
+    ),
+    "nodes, scatter_add": (
+        between(lambda y: y.new_zeros(2, y.shape[1]).scatter_add_(0, EDGES[:, None].expand_as(y), y)),
+        VECTOR,
+        [8],
+    ),
+    "nodes, scatter_reduce": (
+        between(
+            lambda y: y.new_zeros(2, y.shape[1]).scatter_reduce(0, EDGES[:, None].expand_as(y), y, "amax")
+        ),
+        VECTOR,
+        [8],
+    ),
+    "nodes, index_add": (between(lambda y: torch.zeros_like(y).index_add(0, EDGES, y)), VECTOR, [8]),
+    "im2col and back": (
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Unfold(3, padding=1),
+            nn.Fold((6, 6), 3, padding=1),
+            nn.Conv2d(8, 3, 1),
+        ),
+        vectors(3, 6, 6),
+        [8],
+    ),
+    "im2col and a linear layer": (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unfold(2), Own(lambda m, x: m.b(x.mT), b=nn.Linear(32, 3))),
+        vectors(3, 6, 6),
+        [8],
+    ),
+    "windows": (steps(lambda y: y.unfold(1, 2, 1).amax(-1)), SEQUENCE, [8]),
+    "a Fourier transform over time": (
+        steps(lambda y: torch.fft.irfft(torch.fft.rfft(y, dim=1) * 0.5, n=6, dim=1)),
+        SEQUENCE,
+        [8],
+    ),
+    "complex numbers": (
+        steps(lambda y: torch.view_as_real(torch.view_as_complex(torch.stack([y, -y], -1)) * 1j)[..., 0]),
+        SEQUENCE,
+        [8],
+    ),
+    "a loss inside": (
+        Own(
+            lambda m, x: m.b(m.a(x)) + F.mse_loss(m.a(x), torch.ones_like(m.a(x))),
+            a=nn.Linear(5, 8),
+            b=nn.Linear(8, 3),
+        ),
+        VECTOR,
+        [8],
+    ),
+    "experts, grouped": (
+        Own(
+            lambda m, x: m.b(
+                torch._grouped_mm(
+                    m.a(x).bfloat16(), m.w.bfloat16(), offs=torch.tensor([1, 2], dtype=torch.int32)
+                ).float()
+            ),
+            a=nn.Linear(5, 16),
+            b=nn.Linear(24, 3),
+            w=(2, 16, 24),
+        ),
+        VECTOR,
+        [2, 3],  # blocks of 8, as the operation wants its rows aligned
     ),
     "grouped queries": (grouped("fused"), SEQUENCE, [24, 2]),
     "grouped queries, repeated keys": (grouped("repeated"), SEQUENCE, [24, 2]),
@@ -202,11 +315,27 @@ FROZEN: dict[str, tuple[nn.Module, str]] = {
         between(lambda y: y / (y.norm(float("inf"), -1, keepdim=True) + 1)),
         "without some of its units the network does not run",
     ),
-    "cosine similarity": (
-        between(lambda y: y * F.cosine_similarity(y, y.flip(0), dim=-1)[:, None]),
-        "computes statistics over these units",
+    "largest units": (
+        between(lambda y: y.topk(4, -1)[0], 4),
+        "topk in the model's own forward: picks these units by their values",
     ),
+    "units by number": (between(lambda y: y.gather(1, torch.tensor([[0, 3], [1, 2]])), 2), "gather in"),
 }
+
+
+def test_a_shortcut_padded_with_zeros_keeps_what_lies_beside_constants() -> None:
+    """As in the ResNets for CIFAR: of the wider stage, the middle is the narrower one."""
+    model = Own(
+        lambda m, x: m.o(F.pad(m.a(x).relu(), (4, 4)) + m.b(m.a(x).relu())),
+        a=nn.Linear(5, 8),
+        b=nn.Linear(8, 16),
+        o=nn.Linear(16, 3),
+    )
+    space = space_of(model, VECTOR)
+    assert (space.widths, [(f.name, f.width) for f in space.frozen]) == ({"a": 8}, [("b", 8)])
+    assert space.resize({"a": 3}).b.weight.shape == (11, 3)  # type: ignore[union-attr]
+    assert costs_are_torchs(space, VECTOR)
+    assert removal(space, VECTOR, half_of_each(space)).error < 1e-5
 
 
 def test_a_random_state_of_a_stated_size_is_a_constant() -> None:

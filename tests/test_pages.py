@@ -73,8 +73,8 @@ def test_the_report_opens_and_draws_without_asking_anybody(finished: Finished, t
     assert not console
     assert not asked
     assert 'data-drawn="yes"' in dom
-    assert dom.count('class="main-svg"') >= 4  # one or more for each of the four figures
-    assert "before" in dom and "recommended" in dom
+    assert dom.count('class="main-svg"') >= 4  # one or more for each of the figures
+    assert "Before and after" in dom and 'class="verdict">' in dom
 
 
 def test_a_large_study_is_a_small_page(tmp_path: Path) -> None:
@@ -146,11 +146,12 @@ def test_html_and_markdown_hold_every_cell_of_the_page(finished: Finished) -> No
     summary = summary_of(load("tiny", Database.open(finished.url)), finished.url)
     parts = search_page(summary).renderables
     html, markdown = html_of(parts), markdown_of(parts)
-    for width in summary["recommended"]["widths"].values():
+    for width in summary["baseline"]["widths"].values():
         assert f">{width}<" in html and f"| {width} |" in markdown
     loss = f"{summary['baseline']['val_loss']['mean']:.4f}"
     assert loss in html and loss in markdown
     assert html.count("<table>") == 3
+    assert "█" not in html + markdown  # bars are boxes of the page's style, and Markdown has none
 
 
 def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
@@ -159,7 +160,7 @@ def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
     study = load("tiny", Database.open(url))
     annotate(study, url)
     first = get_note(study)
-    assert "still to come" in first or "no round is scored yet" in first
+    assert first.startswith("# Not decided yet: interrupted after 3 of at most 12 trainings")
     attributes = study._storage.get_study_system_attrs(study._study_id)
     notes = [k for k in attributes if k.endswith(":note_ver") and k != "dashboard:note_ver"]
     assert len(notes) == 3
@@ -168,7 +169,7 @@ def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
     assert all(again[k] == 1 for k in notes)  # not written again
     assert command("resume").code == 0
     annotate(study, url)
-    assert "verdict" in get_note(study)
+    assert summary_of(study, url)["decision"]["sentence"] in get_note(study)
     # What the dashboard keeps is no part of the search.
     assert command("show").code == 0
 
@@ -187,7 +188,7 @@ def test_a_study_that_cannot_be_read_is_told_of_once(tiny: Path) -> None:
     assert len(said) == 1 and "tiny" in said[0] and "another version" in said[0]
     study.set_user_attr(PLAN, plan)
     look(database, said.append, seen)
-    assert len(said) == 1 and "verdict" in get_note(study)
+    assert len(said) == 1 and "uniform widths" in get_note(study)
 
 
 @pytest.mark.parametrize(
@@ -248,9 +249,12 @@ def test_the_dashboard_shows_our_note_and_figures(served: Served, tmp_path: Path
     figures = {f["id"] for f in study["plotly_graph_objects"]}  # type: ignore[attr-defined]
     names = ("prune-ratio", "widths", "loss", "seeds")
     assert figures == {f"widthsearch-{name}" for name in names}
+    assert study["objective_names"] == ["validation loss"]
+    page = served.get("/dashboard")[1]
+    assert "graph-hyperparameter-importances" in page and page.index("</style>") < page.index("</head>")
     if CHROMIUM is not None:
         dom, _, asked = opened(f"{served.url}/dashboard/studies/1/note", tmp_path)
-        assert "width variable" in dom and "fc1" in dom
+        assert "<table>" in dom and "width variable" in dom and "fc1" in dom
         assert any(url.startswith(served.url) for url in asked)
 
 

@@ -250,7 +250,7 @@ def test_a_search_whose_scores_all_fail_says_so():
 
     step, _, _ = simulate(run=run)
     assert isinstance(step, Failed)
-    assert "every score of round 0 failed" in step.because
+    assert "every score of round 1 failed" in step.because
 
 
 def test_it_stops_when_balanced():

@@ -16,7 +16,13 @@ from widthsearch.database.records import load
 from widthsearch.report.search import summarise
 from widthsearch.report.trials import Trial, trials_of
 from widthsearch.report.types import SearchSummary
-from widthsearch.show.search_figures import loss_figure, prune_ratio_figure, seeds_figure, widths_figure
+from widthsearch.show.search_figures import (
+    _spread_out,
+    loss_figure,
+    prune_ratio_figure,
+    seeds_figure,
+    widths_figure,
+)
 from widthsearch.show.style import colour_of
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -64,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Shown:
 def test_the_heat_map_is_the_rounds_prune_ratios(whole: Shown) -> None:
     heat = traces(prune_ratio_figure(*whole))[""]
     rounds = whole.summary["rounds"]
-    assert heat["x"] == ["round 0", "round 1", "round 2"]
+    assert heat["x"] == ["round 1", "round 2", "round 3"]
     for v, (variable, row) in enumerate(zip(("fc1", "fc2"), heat["z"], strict=True)):
         assert row == [r["prune_ratio"][variable] for r in rounds]
         for r, round_ in enumerate(rounds):
@@ -81,13 +87,11 @@ def test_widths_go_from_the_seed_to_the_recommendation(whole: Shown) -> None:
     networks = [summary["seed"]["widths"], summary["baseline"]["widths"]]
     if summary["started_from"] == "cost-aware":
         networks.append(summary["starting_networks"][1]["widths"])
-    networks += [r["proposal"] for r in summary["rounds"] if r["proposal"]] + [
-        summary["recommended"]["widths"]
-    ]
+    networks += [r["proposal"] for r in summary["rounds"] if r["proposal"]] + [summary["candidate"]["widths"]]
     for variable in ("fc1", "fc2"):
         assert plain(found[variable]["y"]) == [widths[variable] for widths in networks]
         places = found[variable]["x"]
-        assert places[:2] == ["seed", "baseline"] and places[-1] == "recommended"
+        assert places[:2] == ["seed", "uniform"] and places[-1] == "recommended"
         assert ("cost-aware" in places) == (summary["started_from"] == "cost-aware")
 
 
@@ -95,8 +99,8 @@ def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole
     found = traces(loss_figure(*whole))
     scored = [step["val_loss"] for r in whole.summary["rounds"] for step in r["steps"]]
     scored += [start["val_loss"] for start in whole.summary["starting_networks"][1:]]
-    assert sorted(plain(found["candidate"]["y"])) == pytest.approx(sorted(loss["mean"] for loss in scored))
-    errors = sorted(plain(found["candidate"]["error_y"]["array"]))
+    assert sorted(plain(found["scored"]["y"])) == pytest.approx(sorted(loss["mean"] for loss in scored))
+    errors = sorted(plain(found["scored"]["error_y"]["array"]))
     assert errors == pytest.approx(sorted(loss["se"] for loss in scored))
     best = found["best so far"]
     assert best["x"] == sorted(best["x"])
@@ -104,7 +108,7 @@ def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole
     assert min(best["y"]) == pytest.approx(min(loss["mean"] for loss in scored))
     # Its last point is the last score of the search: nothing of the verdict is counted.
     assert best["x"][-1] == pytest.approx(whole.summary["cost"]["in_uniform_trainings"])
-    base = found["uniform baseline"]
+    base = found["uniform"]
     own = [
         r.val_loss for r in whole.rows if r.kind == "baseline" and r.replica < 2 and r.val_loss is not None
     ]
@@ -112,9 +116,12 @@ def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole
 
 
 def test_seeds_are_paired_and_their_means_are_the_summarys(whole: Shown) -> None:
-    found, summary = traces(seeds_figure(*whole)), whole.summary
+    every = json.loads(seeds_figure(*whole).to_json(engine="json"))["data"]
+    summary = whole.summary
+    left, right = ([t for t in every if t["xaxis"] == axis] for axis in ("x", "x2"))
+    found = {trace["name"]: trace for trace in left}
     mean = found.pop("mean, standard error")
-    networks = [summary["baseline"]["val_loss"], summary["recommended"]["val_loss"]]
+    networks = [summary["baseline"]["val_loss"], summary["candidate"]["val_loss"]]
     assert plain(mean["y"]) == pytest.approx([n["mean"] for n in networks])
     assert plain(mean["error_y"]["array"]) == pytest.approx([n["se"] for n in networks])
     pairs = {}
@@ -130,6 +137,24 @@ def test_seeds_are_paired_and_their_means_are_the_summarys(whole: Shown) -> None
     assert len(pairs) == 5
     gains = [a - b for a, b in pairs.values()]
     assert sum(gains) / 5 == pytest.approx(summary["gain"]["mean"])
+    # Beside them the same gains, sorted, over their mean and its interval.
+    (interval,) = (t for t in right if t["name"] == "mean, 95 % interval")
+    points = [p for t in right if t is not interval for p in zip(plain(t["y"]), plain(t["x"]), strict=True)]
+    assert [x for _, x in sorted(points)] == pytest.approx(sorted(gains))
+    assert plain(interval["x"]) == pytest.approx([summary["gain"]["mean"]])
+    half = summary["gain"]["ci95"][1] - summary["gain"]["mean"]
+    assert plain(interval["error_x"]["array"]) == pytest.approx([half])
+
+
+def test_lines_have_their_names_at_their_ends_and_none_covers_another(whole: Shown) -> None:
+    figure = widths_figure(whole.summary)
+    assert not figure.layout.showlegend
+    assert [a.text for a in figure.layout.annotations] == ["fc1", "fc2"]
+    ends = _spread_out({"a": 10.0, "b": 10.0, "c": 10.5, "d": 80.0}, 64.0)
+    places = sorted(ends.values())
+    apart = 64 ** (1 / 18) * (1 - 1e-9)
+    assert all(b / a >= apart for a, b in zip(places, places[1:], strict=False))
+    assert sorted(ends, key=lambda v: ends[v]) == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize("stop_at", range(TRIALS + 1))

@@ -31,6 +31,7 @@ from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Done, Failed, Run
 from widthsearch.plans.probe import PLAIN, WITHIN, back_after, branch_of, close, spread
 from widthsearch.plans.search import next_step as next_of_search
+from widthsearch.report.probe import end_of
 from widthsearch.show.formats import interval
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -309,7 +310,7 @@ def test_json_holds_every_start_its_course_and_its_end(probed):
     assert [s["start"] for s in found["starts"]] == STARTS
     by_name = {s["start"]: s for s in found["starts"]}
     plain = by_name["plain"]
-    wanted = plain["recommended"]["widths"]
+    wanted = end_of(plain)["widths"]
     for s in found["starts"]:
         assert len(s["course"]) == 2 + len(s["rounds"]) == 4  # two rounds, whatever would stop it
         start = next(n for n in s["starting_networks"] if n["start"] == s["started_from"])
@@ -328,7 +329,7 @@ def test_json_holds_every_start_its_course_and_its_end(probed):
     assert by_name["all x2"]["same_as"] == "plain"
     assert by_name["all x2"]["gain_over_plain"]["ci95"] == [0.0, 0.0]
     assert by_name["fc2 x20"]["seed"]["widths"] == {"fc1": 16, "fc2": 240}
-    ends = [s["recommended"]["widths"] for s in found["starts"] if s["same_as"] is None]
+    ends = [end_of(s)["widths"] for s in found["starts"] if s["same_as"] is None]
     assert found["spread"]["of"] == [s for s in STARTS if s not in ("all x2", "again 1")]
     assert found["spread"]["recommended"] == spread(ends[:-1])
     assert found["spread_by_chance"]["recommended"] == spread([ends[0], ends[-1]])
@@ -343,7 +344,7 @@ def test_fresh_losses_are_those_of_the_trainings_on_fresh_seeds(probed):
             by_network.setdefault((a["replica"], *t.params.values()), set()).add(t.value)
     assert all(len(losses) == 1 for losses in by_network.values())
     for s in shown(probed[0])["starts"]:
-        widths = s["recommended"]["widths"].values()
+        widths = end_of(s)["widths"].values()
         losses = [next(iter(by_network[(k, *widths)])) for k in (2, 3)]
         assert s["fresh_loss"]["mean"] == pytest.approx(np.mean(losses))
 
@@ -355,7 +356,7 @@ def test_the_page_says_for_every_start_where_it_leads(probed):
     assert "within a factor 1.5 of what the plain search recommends" in page
     assert "all x2: the same proportions as plain, and so the same search" in page
     for s in shown(url)["starts"]:
-        assert "-".join(map(str, s["recommended"]["widths"].values())) in page
+        assert "-".join(map(str, end_of(s)["widths"].values())) in page
         if s["same_as"] is None and s["start"] != "plain":
             line = next(
                 x

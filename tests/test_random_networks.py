@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import images, randomise, vectors
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from widthsearch.space import WidthSpace, trace
 
@@ -157,10 +158,43 @@ class Twice(nn.Module):
         return self.twice(self.twice(x))
 
 
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        middle, spread = self.weight.mean((1, 2, 3), keepdim=True), self.weight.std((1, 2, 3), keepdim=True)
+        return F.conv2d(x, (self.weight - middle) / (spread + 1e-3), self.bias, padding=1)
+
+
+class Computed(nn.Module):
+    """A convolution whose weight is computed, before a size that is only compared."""
+
+    def __init__(self, c: int, block: Block) -> None:
+        super().__init__()
+        self.channels = block.width
+        conv = (Standardised if block.variant == 2 else nn.Conv2d)(c, block.width, 3, padding=1)
+        self.conv = [weight_norm, spectral_norm, nn.Sequential, nn.Sequential][block.variant % 4](conv)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.conv(x)
+        assert x.shape[1] == self.channels
+        return x.relu()
+
+
+class Unfolded(nn.Module):
+    """A convolution written with im2col."""
+
+    def __init__(self, c: int, block: Block) -> None:
+        super().__init__()
+        self.channels, self.weight = block.width, nn.Linear(9 * c, block.width)
+
+    def forward(self, x: Tensor) -> Any:
+        columns = self.weight(F.unfold(x, 3, padding=1).transpose(1, 2))
+        return columns.transpose(1, 2).unflatten(2, x.shape[2:]).relu()
+
+
 MAPS: dict[str, Callable[[int, Block], nn.Module]] = {
     kind.__name__: kind
     for kind in (
-        Conv, Separable, Residual, Concatenation, Halves, SqueezeExcite, Grouped, Pool, Twice,
+        Conv, Separable, Residual, Concatenation, Halves, SqueezeExcite, Grouped, Pool, Twice, Computed, Unfolded,
     )
 }  # fmt: skip
 
@@ -271,8 +305,59 @@ class Repeated(nn.Module):
         return self.inner(self.inner(x))
 
 
+class Configured(nn.Module):
+    """A gated MLP that reads its sizes from a config, one for all blocks, through a closure."""
+
+    def __init__(self, d: int, block: Block) -> None:
+        super().__init__()
+        self.config = {"sizes": {"inner": block.width}}
+        self.up, self.down = nn.Linear(d, 2 * block.width), nn.Linear(block.width, d)
+        up = self.up
+        self.raised = lambda x: up(x)
+
+    def forward(self, x: Tensor) -> Any:
+        inner = self.config["sizes"]["inner"]
+        a, b = self.raised(x).split([inner, inner], -1)
+        return x + self.down(a * b.sigmoid())
+
+
+class Indexed(nn.Module):
+    """Steps by number: picked, put back, added to those before."""
+
+    def __init__(self, d: int, block: Block) -> None:
+        super().__init__()
+        self.variant, self.inner = block.variant, Perceptron(d, block)
+
+    def forward(self, x: Tensor) -> Any:
+        steps = torch.tensor([3, 0, 2], device=x.device)
+        each = steps[None, :, None].expand(len(x), -1, x.shape[-1])
+        y = self.inner(x[:, steps] if self.variant % 2 else x.gather(1, each))
+        if self.variant < 2:
+            return x.index_add(1, steps, y)
+        return x.index_put((slice_of(x), steps), y) if self.variant == 2 else x.scatter_add(1, each, y)
+
+
+def slice_of(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)[:, None]
+
+
+class Tables(nn.Module):
+    """A fixed table that is the same for all units, then attention over a learned number of queries."""
+
+    def __init__(self, d: int, block: Block) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.register_buffer("table", torch.arange(5.0)[:, None].repeat(1, d).sin())
+        self.queries = nn.Parameter(torch.randn(5, block.width))
+        self.key, self.value = nn.Linear(d, block.width), nn.Linear(d, d)
+
+    def forward(self, x: Tensor) -> Any:
+        x = x + self.table
+        return x + (self.queries @ self.key(x).transpose(1, 2)).softmax(-1) @ self.value(x)
+
+
 SEQUENCES: dict[str, Callable[[int, Block], nn.Module]] = {
-    kind.__name__: kind for kind in (Perceptron, Attention, Mixer, Repeated)
+    kind.__name__: kind for kind in (Perceptron, Attention, Mixer, Repeated, Configured, Indexed, Tables)
 }
 
 
@@ -338,11 +423,21 @@ def assert_closed_is_compact(space: WidthSpace, example: tuple[Tensor, ...], see
     assert removal(space, example, keep).error <= 1e-5
 
 
+def assert_nothing_is_lost(space: WidthSpace) -> None:
+    """What a layer makes is in a variable, frozen with a reason, or an output."""
+    made = {name for name, _ in space.makers}
+    frozen = {f.width for f in space.frozen}
+    for name, module in space.model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and name != "out":
+            assert name in made or module.weight.shape[0] in frozen, name
+
+
 def check(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> WidthSpace:
     randomise(model).train()
     before = state_of(model)
     space = trace(model, example)
     assert_same_state(before, state_of(model))
+    assert_nothing_is_lost(space)
     for step in range(2):
         assert_resizes(space, example, seed + step)
     model.eval()

@@ -1,4 +1,7 @@
-"""Every command of the README runs as it stands there, on a tiny study called my_study.py."""
+"""Every command of the README and of docs/ runs as it stands there, on a tiny study called my_study.py.
+
+(Those of the tutorial, on a study of its own, in test_docs.py.)
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,12 @@ import pytest
 from commands import clean_process, command, write_study
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PAGES = ("README.md", "studies/README.md", "studies/RESULTS.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "studies/README.md", "studies/RESULTS.md"),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+)
+WITH_COMMANDS = [page for page in PAGES if page.startswith(("README", "docs")) and "tutorial" not in page]
+TEXT = "\n".join((ROOT / page).read_text() for page in WITH_COMMANDS)
 WIDER = (
     "nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 3)",
     "nn.Linear(8, 96), nn.Linear(96, 80), nn.Linear(80, 3)",
@@ -23,6 +30,9 @@ ELSEWHERE = {
     "--address": "tests/test_cluster.py",
     "--submit": "tests/test_cluster.py",
     "widthsearch dashboard": "tests/test_pages.py",
+    "widthsearch serve": "tests/test_serve.py",
+    "widthsearch new": "tests/test_new.py",
+    "better_name": "tests/test_manage.py",
     "my_package": "tests/test_widths.py",
     "STUDY": "a placeholder",
     "NAME": "a placeholder",
@@ -32,13 +42,13 @@ ELSEWHERE = {
 
 
 def blocks(language: str) -> Iterator[str]:
-    yield from re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    yield from re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
     """All lines ``widthsearch ...`` of blocks, and what stands so in the text, in their order."""
     found = []
-    for match in re.finditer(r"^(widthsearch .*)$|`(widthsearch [^`]+)`", README, flags=re.MULTILINE):
+    for match in re.finditer(r"^(widthsearch .*)$|`(widthsearch [^`]+)`", TEXT, flags=re.MULTILINE):
         line = " ".join((match[1] or match[2]).split())
         line = re.sub(r"\s+#.*| \[--json\]", "", line)
         if line not in found and " " in line and not any(sign in line for sign in ELSEWHERE):
@@ -77,7 +87,6 @@ def test_links_lead_somewhere(page: str) -> None:
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), path
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
-    assert links
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from commands import BUDGET, Result, command, interrupt, setting, write_study
 
 from widthsearch.database.connection import Database
-from widthsearch.database.records import load, plan_of
+from widthsearch.database.records import FINGERPRINT, load, plan_of
 from widthsearch.driver import run as driving
 
 FIRST, AGAIN = "sqlite:///first.db", "sqlite:///again.db"
@@ -143,16 +143,30 @@ def test_a_family_and_each_of_its_members(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
-    [({"tolerance": 0.5}, "tolerance was 0.5"), ({"report_seeds": 5}, "report_seeds was 5")],
+    "changes",
+    [
+        {"tolerance": 0.5, "report_seeds": 5, "step_sizes": (0.2, 0.4)},
+        {"epochs": 2, "optimizer": "adamw", "lr": 0.01, "search": ["fc1"]},
+    ],
 )
-def test_what_no_option_can_say_is_said_beside_the_command(
-    tiny: Path, changes: Mapping[str, Any], says: str
-) -> None:
+def test_whatever_was_changed_is_changed_again(tiny: Path, changes: Mapping[str, Any]) -> None:
     interrupt(tiny, 0, FIRST, **changes)
-    page = page_of("tiny")
-    assert says in page and "write it in there" in page
-    assert len(commands_of(page)[0]) == 5  # widthsearch launch FILE --name tiny
+    assert repeated("tiny", "launch") == plan_in(FIRST, "tiny")
+    settings = [load("tiny", Database.open(FIRST)), load("other", Database.open(AGAIN))]
+    assert settings[0].user_attrs[FINGERPRINT] == settings[1].user_attrs[FINGERPRINT]
+
+
+def test_what_is_set_must_be_a_setting(tiny: Path) -> None:
+    for given, says in {
+        "lrr=1": "did you mean lr?",
+        "model=3": "no setting of a study",
+        "callbacks=[1]": "no setting of a study",
+        "lr": "give a field and its value",
+        "lr=fast": "Recipe(lr='fast')",
+        "over=0.5": "Study(over=0.5)",
+    }.items():
+        result = command("launch", tiny, "--set", given)
+        assert result.code == 2 and says in result.err
 
 
 def test_a_budget_that_is_no_share(tmp_path: Path) -> None:

@@ -79,13 +79,13 @@ def test_show_states_the_three_ratios_and_the_extremes(finished: Finished):
 
 
 def test_the_line_is_of_the_latest_measured_round(tmp_path: Path):
-    """Played layers take turns: the last prunes most in round 0, the first in round 1."""
+    """Played layers take turns: the last prunes most in round 1, the first in round 2."""
     study = play(write_study(tmp_path), URL, 20, rounds=2, tolerance=0.0, patience=9)
     shown = summarise(study, URL)
     assert [r["round"] for r in shown["rounds"]] == [0, 1]
     assert (shown["pruned_most"]["variable"], shown["pruned_least"]["variable"]) == ("fc1", "fc2")
     ratio = shown["rounds"][1]["prune_ratio"]["fc1"]
-    assert pruned_line(shown).startswith(f"pruned most in round 1: fc1 ({ratio:.2f} ±")
+    assert pruned_line(shown).startswith(f"pruned most in round 2: fc1 ({ratio:.2f} ±")
 
 
 def test_before_anything_is_measured_nothing_is_claimed(tmp_path: Path):

@@ -237,9 +237,9 @@ FROZEN: dict[str, tuple[nn.Module, str]] = {
     "cumsum": (Between(lambda x: x.cumsum(1)), "cumsum in the model's own forward"),
     "roll": (Between(lambda x: torch.roll(x, 1, 1)), "roll in the model's own forward: mixes or reorders"),
     "no rule": (Between(lambda x: x.renorm(2, 1, 1.0)), "renorm in the model's own forward: no rule"),
-    "pad": (
-        Between(lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)), 10),
-        "constant_pad_nd in the model's own forward",
+    "crop": (
+        Between(lambda x: F.pad(x, (0, 0, 0, 0, -1, -1)), 6),
+        "constant_pad_nd in the model's own forward: takes a part of these units",
     ),
     "constant size": (Between(lambda x: x * torch.arange(8.0).view(8, 1, 1)), "tied to a constant size (8)"),
     "buffer": (Between(Filter()), "something.table is not trained"),

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 
 from widthsearch import Budget, Recipe
 from widthsearch.cluster.environment import unpacked
+from widthsearch.driver.prepare import prepare
 from widthsearch.report.shares import removed, removed_line, side_cost_lines, side_costs
 from widthsearch.space import trace
-from widthsearch.study.file import python_files
+from widthsearch.study.file import load_study, python_files
 from widthsearch.training.losses import cross_entropy
 from widthsearch.training.recipe_loop import evaluate
 
@@ -149,6 +150,19 @@ class Answers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+def test_a_loss_that_fails_with_gradients_alone_is_left_to_the_trainings(tmp_path: Path) -> None:
+    """A full GPU, say: they are tried again."""
+    full = """def full(output, target):
+    if torch.is_grad_enabled():
+        raise RuntimeError("CUDA out of memory")
+    return (output - target[:, None]).square().mean()
+
+
+def model():"""
+    loss = (RECIPE, "recipe=Recipe(epochs=1, batch_size=32, lr=0.1, loss=full)")
+    assert prepare(load_study(str(write_study(tmp_path, ("def model():", full), loss)))).plan.widths
 
 
 @pytest.mark.parametrize("dense", [(), (4, 4)])
@@ -352,7 +366,7 @@ def train(net, data, report):
 
 
 x = torch.randn(2, 10)
-study = Study(model=Net, data=data, train=train, steps=16, EXAMPLE, budget=Budget(macs="0.5x"),
+study = Study(model=Net, data=data, train=train, steps=8, EXAMPLE, budget=Budget(macs="0.5x"),
               rounds=1, replicas=1, seeds=1, final_seeds=0, report_seeds=2, step_sizes=[0.6], doublings=0)
 """
 BOTH = "examples=[x, {'x': x, 'task': 'b'}]"
@@ -408,6 +422,26 @@ class Late(nn.Module):
     def forward(self, x: Tensor, late: bool = False) -> Tensor:
         x = self.conv(x)
         return self.more(self.norm(x).flatten(1)) if late else self.last(x.mean((2, 3)))
+
+
+class Experts(nn.Module):
+    """Each expert has hidden units of its own; those of one that is not run are no reason to keep the others'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(5, 12), nn.Linear(12, 3)
+        hidden = lambda: nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 12))  # noqa: E731
+        self.experts = nn.ModuleList(hidden() for _ in range(3))
+
+    def forward(self, x: Tensor, chosen: int = 0) -> Tensor:
+        return self.out(self.experts[chosen](self.embed(x)))
+
+
+def test_an_idle_expert_keeps_only_what_it_can_get_at() -> None:
+    space = trace(Experts(), torch.randn(2, 5), more=[(torch.randn(2, 5), 1)])
+    assert space.idle == ("experts.2",) and space.widths == {"experts.0.0": 16, "experts.1.0": 16}
+    assert [(f.name, f.width) for f in space.frozen] == [("embed", 12), ("experts.0.2", 12)]
+    assert space.resize({"experts.0.0": 7, "experts.1.0": 9})(torch.randn(2, 5), 2).shape == (2, 3)
 
 
 def test_flattened_units_single_parameters_and_widths_that_differ_between_examples() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +17,19 @@ from widthsearch.database.connection import Database, url_from
 from widthsearch.driver import launch as launching
 from widthsearch.driver import resume as resuming
 from widthsearch.driver.backend import session_of
+from widthsearch.driver.names import check_new
 from widthsearch.errors import UsageError
-from widthsearch.plans.settings import HELP
 from widthsearch.report.summary import name_of, summary_of_name
 from widthsearch.report.trials import trials_of
 from widthsearch.report.types import SearchSummary, Summary
 from widthsearch.show import search_figures as figures
-from widthsearch.show.drawing import draw_architecture
+from widthsearch.show.drawing import drawn
 from widthsearch.show.page import report_page, summary_html
 from widthsearch.show.pages import figure_of, search_only
 from widthsearch.study.budget import Budget
 from widthsearch.study.data import load_data
-from widthsearch.study.study import Study
+from widthsearch.study.file import check_changes
+from widthsearch.study.study import CALLBACKS, Study
 from widthsearch.training.trial import build_space
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from torch import nn
 
+    from widthsearch.database.ledger import Callback
     from widthsearch.driver.run import Ended
 
 
@@ -101,7 +102,10 @@ class Result:
         return dict(recommended["widths"])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per training run; columns ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""
+        """One row per training run; columns ``width_NAME`` and ``prune_ratio_NAME`` for every variable.
+
+        ``network`` says in words what was trained; ``round`` counts from 1, the starts have none.
+        """
         import pandas as pd
 
         return pd.DataFrame([trial.flat() for trial in trials_of(self.optuna_study)])
@@ -124,7 +128,7 @@ class Result:
 
     def plot_architecture(self) -> Drawing:
         """The network before, over-wide and after, to scale (an SVG that a notebook shows)."""
-        return Drawing(draw_architecture(self._search(), records.modules_of(self.optuna_study)))
+        return Drawing(drawn(self.optuna_study, self._search()))
 
     def plot(self) -> go.Figure:
         """The figure of a family (loss against cost) or a comparison; :class:`UsageError` for a search."""
@@ -166,26 +170,26 @@ def launch(
     workers: int | None = None,
     address: str | None = None,
     checkpoints: str | None = None,
+    callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Result:
     """Start a study and run it to recommended widths: ``widthsearch launch`` with the same options.
 
     ``study``: a study file, ``my_study.py`` or ``my_study.py:name``, or a ``Study`` that stands in a file
     (workers, and whoever resumes, load it from there).  ``budgets``, such as ``["1/16", "1/8"]``, starts a
-    family, one study for each.  ``settings`` of the search (``rounds=2``, ``seeds=8``...) take the place of
-    the study's own.  Ctrl-C stops it, :func:`resume` goes on.
+    family, one study for each.  ``callbacks`` are called beside those of ``Study(callbacks=...)``.
+    ``settings`` of the study and its recipe (``rounds=2``, ``seeds=8``, ``epochs=3``...) take the place of
+    its own.  Ctrl-C stops it, :func:`resume` goes on.
 
     Raises :class:`UsageError` as the command does, also where the search fails.
     """
     changes = {name_: value for name_, value in settings.items() if value is not None}
-    for unknown in changes.keys() - HELP.keys():
-        near = get_close_matches(unknown, HELP, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(HELP)}"
-        raise UsageError(f"launch({unknown}={changes[unknown]!r:.60}): no setting of a search; {hint}")
+    check_changes(changes)
     if budget is not None:
         changes["budget"] = Budget.parse(budget) if isinstance(budget, str) else budget
     reference, url = _reference(study), url_from(storage)
-    with session_of(url, workers, address, checkpoints) as session:
+    check_new(reference, url, name, shares=budgets)
+    with session_of(url, workers, address, checkpoints, callbacks=_checked(callbacks)) as session:
         ended = launching.launch(reference, session, name=name, changes=changes, budgets=budgets)
     return _result(ended, url)
 
@@ -200,12 +204,19 @@ def resume(
     workers: int | None = None,
     address: str | None = None,
     checkpoints: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Go on with a study or family, or make more rounds: ``widthsearch resume`` with the same options."""
     url = url_from(storage)
-    with session_of(url, workers, address, checkpoints) as session:
+    with session_of(url, workers, address, checkpoints, callbacks=_checked(callbacks)) as session:
         ended = resuming.resume(name, session, file=study, force=force, rounds=rounds)
     return _result(ended, url)
+
+
+def _checked(callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    if not CALLBACKS.holds(callbacks):
+        raise UsageError(f"callbacks={callbacks!r:.60}: {CALLBACKS.must}")
+    return callbacks
 
 
 def _result(ended: Ended, url: str) -> Result:

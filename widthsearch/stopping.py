@@ -53,7 +53,7 @@ def leave_on_signals() -> None:
 
     (A KeyboardInterrupt in the middle of an import can land where Python ignores it.)
     """
-    listen(lambda: leave("interrupted before a training was started"))
+    listen(lambda: leave("interrupted"))
 
 
 def listen(action: Callable[[], None]) -> None:

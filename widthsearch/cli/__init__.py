@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from widthsearch.cli import look, questions, search, take
+from widthsearch.cli import look, manage, questions, search, take
+from widthsearch.cli.new import new
 from widthsearch.cli.options import one_line_errors
 from widthsearch.driver.backend import collect_seldom
 from widthsearch.stopping import INTERRUPTED, leave_on_signals
@@ -27,9 +28,10 @@ app = typer.Typer(
 
 #: The commands as `--help` shows them: what one needs first comes first.
 PANELS = {
-    "Search": (search.launch, look.show, search.resume, look.list_, look.widths),
-    "Look at it, take it with you": (look.report, look.draw, look.dashboard, take.export),
+    "Search": (new, search.launch, look.show, search.resume, look.list_, look.widths),
+    "Look at it, take it with you": (look.report, look.draw, look.serve, look.dashboard, take.export),
     "Ask more": (questions.compare, questions.probe, questions.pruners, take.bench),
+    "Keep order": (manage.rename, manage.delete),
 }
 for _panel, _commands in PANELS.items():
     for _command in _commands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from widthsearch.cli.options import AsJson, Name, Plot, Storage
 from widthsearch.cli.summaries import check_plot, open_study, opened, print_named, watch
 from widthsearch.errors import UsageError
 from widthsearch.show.console import out, say
+from widthsearch.stopping import interrupt, listen
 
 
 def show(
@@ -129,21 +131,45 @@ def draw(
     name: Name = None,
     storage: Storage = None,
 ) -> None:
-    """Draw the network before (seed), over-wide and after (recommended), layer by layer, to scale."""
+    """Draw the network before (seed, uniform), over-wide and after (best found), layer by layer, to scale."""
     from widthsearch.database.checks import reading
-    from widthsearch.database.records import modules_of
     from widthsearch.report.summary import summary_of
     from widthsearch.show import picture
-    from widthsearch.show.drawing import draw_architecture
+    from widthsearch.show.drawing import drawn
     from widthsearch.show.pages import search_only
 
     picture.check(file)
     study, database = open_study(name, storage)
     summary = search_only(summary_of(study, database.url), "draw shows a single search")
     with reading(study.study_name):
-        drawn = draw_architecture(summary, modules_of(study))
-    picture.write(drawn, file)
+        svg = drawn(study, summary)
+    picture.write(svg, file)
     say(f"drawn into {file}")
+
+
+def serve(
+    storage: Storage = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond this machine with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8090,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The token in it is asked for (header Authorization: Bearer, or a form)."
+        ),
+    ] = None,
+) -> None:
+    """Serve a page for a team: all studies, their reports, and /api/studies/NAME.  It only reads."""
+    if any(find_spec(package) is None for package in ("starlette", "uvicorn", "plotly")):
+        raise UsageError("serve needs an extra: pip install 'widthsearch[serve]'")
+    from widthsearch.serve.app import serve, token_in
+
+    token = None if token_file is None else token_in(token_file)
+    listen(interrupt)
+    with suppress(KeyboardInterrupt):
+        serve(opened(storage), host, port, token, say)
+    out.print("ended")
 
 
 def dashboard(
@@ -155,6 +181,7 @@ def dashboard(
         raise UsageError("the dashboard needs an extra: pip install 'widthsearch[dashboard]'")
     from widthsearch.show.dashboard import serve
 
+    listen(interrupt)
     try:
         serve(opened(storage), port, say)
     except KeyboardInterrupt:

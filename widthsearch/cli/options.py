@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -132,8 +133,8 @@ Changes = dict[str, Any]  # settings of the study that were given on the command
 def spread(verb: str) -> Callable[[Command], Command]:
     """Spread the parameters of a command that are dataclasses over options, one for each of their fields.
 
-    A parameter ``changes`` becomes an option for each setting of a study that the ``verb`` may change; the
-    command gets those that were given.
+    A parameter ``changes`` becomes an option for each setting of a study that the ``verb`` may change, and
+    ``--set`` for all others; the command gets those that were given.
     """
     settings = OPTIONS.get(verb, ())
 
@@ -142,7 +143,7 @@ def spread(verb: str) -> Callable[[Command], Command]:
         groups: dict[str, Any] = {p.name: p.annotation for p in asked if is_dataclass(p.annotation)}
         own = [p for p in asked if p.name not in (*groups, "changes")]
         options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        options += [_option_of(name) for name in settings]
+        options += [*(_option_of(name) for name in settings), _SET] if settings else []
         options += [option for group in groups.values() for option in _fields_of(group)]
 
         @functools.wraps(command)
@@ -151,7 +152,8 @@ def spread(verb: str) -> Callable[[Command], Command]:
                 given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
             if settings:
                 values = {name: given.pop(name) for name in settings}
-                given["changes"] = {name: value for name, value in values.items() if value is not None}
+                values = {name: value for name, value in values.items() if value is not None}
+                given["changes"] = values | dict(map(_setting, given.pop("set_") or ()))
             command(**given)
 
         wrapper.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # Typer reads it
@@ -175,6 +177,33 @@ def _option_of(setting: str) -> inspect.Parameter:
     return inspect.Parameter(
         setting, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[of | None, option]
     )
+
+
+_SET = inspect.Parameter(
+    "set_",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Any other plain field of the study or its recipe, e.g. lr=0.05; repeatable.",
+            show_default=False,
+        ),
+    ],
+)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``lr=0.05`` as a name and a value: a Python literal, else a text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"--set {text!r:.60}: give a field and its value, e.g. lr=0.05")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return name, value
 
 
 def url_of(option: str | None) -> str:
@@ -220,7 +249,7 @@ def one_line_errors(command: Command) -> Command:
             say(f"error: {' '.join(str(error).split())}", err, style="red")
             raise typer.Exit(WRONG_USE) from None
         except KeyboardInterrupt:
-            say("interrupted before a training was started", err)
+            say("interrupted", err)
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapper

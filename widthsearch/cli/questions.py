@@ -18,11 +18,13 @@ from widthsearch.cli.options import (
     spread,
     words_of,
 )
-from widthsearch.cli.search import finish
+from widthsearch.cli.search import begin, finish
 from widthsearch.cli.summaries import check_plot
 from widthsearch.show.console import err, out
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from widthsearch.driver.launch import Question
     from widthsearch.plans.plan import Plan, StudyPlan
     from widthsearch.study.study import Study
@@ -56,6 +58,7 @@ def compare(
     name: NewName = None,
 ) -> None:
     """Compare the width search with what else one might do, at equal cost and on the same fresh seeds."""
+    _begin("compare", study, where, found, name)
     from widthsearch.driver.launch import Question
     from widthsearch.driver.questions import make_comparison
 
@@ -101,6 +104,7 @@ def probe(
     width in the best network so far is within a factor 1.5 of what the search from the plain seed recommends,
     and stays so.
     """
+    _begin("probe", study, where, found, name)
     from widthsearch.driver.launch import Question
     from widthsearch.driver.questions import make_probe
 
@@ -144,6 +148,7 @@ def pruners(
     name: NewName = None,
 ) -> None:
     """Prune the study's over-wide network by several pruners: what do they remove, save and cost?"""
+    _begin("pruners", study, where, found, name)
     from widthsearch.driver.launch import Question
     from widthsearch.driver.questions import make_pruner_plan
 
@@ -151,6 +156,16 @@ def pruners(
     options: dict[str, Any] = {name: parts(value) for name, value in given.items() if value is not None}
     make = functools.partial(make_pruner_plan, **options)
     _ask(study, Question("pruners", make, tuple(words_of(given))), where, found, changes, name)
+
+
+def _console(found: Found) -> Console:
+    """Where progress goes: an object is alone on stdout."""
+    return err if found.as_json else out
+
+
+def _begin(verb: str, study: str, where: Where, found: Found, name: str | None) -> None:
+    check_plot(found.plot)
+    begin(verb, study, where, name, console=_console(found))
 
 
 def _ask(
@@ -164,7 +179,6 @@ def _ask(
     """Launch what is more than one search, and print what it found."""
     from widthsearch.driver.launch import launch
 
-    check_plot(found.plot)
-    with where.session(err if found.as_json else out) as session:
+    with where.session(_console(found)) as session:
         ended = launch(study, session, name=name, changes=changes, question=question)
     finish(ended, session.url, as_json=found.as_json, plot=found.plot)

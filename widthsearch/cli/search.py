@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,10 +24,12 @@ from widthsearch.cli.options import (
 from widthsearch.cli.submit import submit_job
 from widthsearch.cli.summaries import print_named
 from widthsearch.errors import UsageError
-from widthsearch.show.console import err, say
-from widthsearch.stopping import INTERRUPTED
+from widthsearch.show.console import err, out, say
+from widthsearch.stopping import INTERRUPTED, leave, listen
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from widthsearch.driver.run import Ended
 
 
@@ -36,6 +39,9 @@ def launch(
     where: Where,
     changes: Changes,
     name: NewName = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of the recipe.  Default: the study's.", show_default=False)
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Budget instead of the file's, e.g. macs=0.25x,params=0.25x.")
     ] = None,
@@ -44,16 +50,20 @@ def launch(
     tensorboard: TensorBoard = None,
 ) -> None:
     """Start a study, or a family of them, and run it to recommended widths."""
+    if epochs is not None:
+        changes["epochs"] = epochs
     if submit is not None:
-        given = {**changes, "name": name, "budget": budget, "budgets": budgets, "tensorboard": tensorboard}
+        given = {"set": [f"{field}={value!r}" for field, value in changes.items()], "name": name}
+        given |= {"budget": budget, "budgets": budgets, "tensorboard": tensorboard}
         return submit_job(submit, "launch", study, where, given)
+    shares = None if budgets is None else parts(budgets)
+    begin("launch", study, where, name, shares)
     from widthsearch.driver.launch import launch
     from widthsearch.study.budget import Budget
 
     if budget is not None:
         changes["budget"] = Budget.parse(budget)
     with where.session(tensorboard=tensorboard) as session:
-        shares = None if budgets is None else parts(budgets)
         ended = launch(study, session, name=name, changes=changes, budgets=shares)
     return finish(ended, session.url)
 
@@ -83,6 +93,23 @@ def resume(
     with where.session(tensorboard=tensorboard) as session:
         ended = resume(name, session, file=study, force=force, rounds=rounds)
     return finish(ended, session.url)
+
+
+def begin(
+    verb: str,
+    study: str,
+    where: Where,
+    name: str | None,
+    shares: Sequence[str] | None = None,
+    console: Console = out,
+) -> None:
+    """Before anything slow is imported: say that something happens, and refuse a name that is taken."""
+    from widthsearch.database.connection import url_from
+    from widthsearch.driver.names import check_new
+
+    say(f"reading {study}", console)
+    listen(lambda: leave("interrupted before a training was started"))
+    check_new(study, url_from(where.storage), name, verb, shares)
 
 
 def finish(ended: Ended, url: str, *, as_json: bool = False, plot: str | None = None) -> None:

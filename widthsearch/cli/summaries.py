@@ -44,17 +44,18 @@ def print_named(name: str | None, database: Database, as_json: bool = False, plo
     """Print what is known of a study or a family, of the latest without a name; draw it into ``plot``."""
     from widthsearch.database.checks import reading
     from widthsearch.report.summary import finite, name_of, summary_of_name
-    from widthsearch.show.pages import figure_of, page_of
-    from widthsearch.show.style import write_figure
+    from widthsearch.show.page import figure_page
+    from widthsearch.show.pages import page_of
+    from widthsearch.show.style import write_file
 
     summary = summary_of_name(name, database)
     if plot is not None:
-        write_figure(figure_of(summary), plot)
+        write_file(figure_page(summary).encode(errors="backslashreplace"), plot)
     if as_json:
         print(json.dumps(finite(summary), indent=2, allow_nan=False))
         return
     with reading(name_of(summary)):
-        page = page_of(summary, out.width)
+        page = page_of(summary)
     out.print(page, crop=False)
     for line in _next_lines(summary, database):
         say(line)
@@ -70,7 +71,7 @@ def watch(name: str | None, database: Database) -> None:
     if out.is_terminal:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while (summary := summary_of_name(name, database))["status"] == "running":
-                live.update(page_of(summary, out.width), refresh=True)
+                live.update(page_of(summary), refresh=True)
                 time.sleep(WATCH_SECONDS)
     print_named(name, database)
 

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from widthsearch.cli.options import AsJson, Checkpoints, Moved, Name, Storage, parts
@@ -76,12 +77,17 @@ def bench(
     from widthsearch.driver.bench import Conditions, measured
     from widthsearch.show.bench_table import show_bench
 
+    listen(interrupt)
     conditions = Conditions(_batches(batch), device, threads, compile)
-    found = measured(*open_study(name, storage), study, conditions, lambda text: say(text, err))
+    with (err if as_json else out).status("tracing the network") as status:
+        steps = measured(
+            *open_study(name, storage), study, conditions, lambda text: status.update(escape(text))
+        )
+        for mode, found in zip(("eager", "compile"), steps, strict=False):
+            if not as_json:
+                show_bench(out, found, mode)
     if as_json:
         print(json.dumps(found, indent=2))
-    else:
-        show_bench(out, found)
 
 
 def _batches(text: str) -> list[int]:

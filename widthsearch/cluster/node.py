@@ -50,6 +50,8 @@ def start_ray(
         if address is None and state.outcome is not None:
             say(f"{state.outcome.exception()}; trying again")
 
+    if not again:
+        say("starting Ray" if address is None else f"connecting to the Ray cluster at {address}")
     tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(UsageError if again and address is not None else _NoRayError),
         stop=tenacity.stop_after_attempt(STARTS)

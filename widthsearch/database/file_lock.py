@@ -39,8 +39,8 @@ def me() -> str:
 def refusal(url: str, study_name: str, holder: str | None) -> UsageError:
     """What a second driver is told."""
     return UsageError(
-        f"study {study_name!r} is being run by another driver ({holder or 'its name is not known'}); "
-        f"stop that one first, or watch it with: {database_command(url, 'show', study_name)}"
+        f"study {study_name!r} is running on {holder or 'a host that is not known'}; watch it with: "
+        f"{database_command(url, 'show', study_name, '--watch')}"
     )
 
 

@@ -62,9 +62,10 @@ class Folder:
 
     @classmethod
     def of_study(cls, url: str, study_name: str, identity: str) -> Folder:
-        """The folder that the database names, if it is called as a study's is."""
+        """The folder that the database names, if it is called as a study's is: by its first name, perhaps."""
         wanted = folder_name(study_name, identity)
-        if url.rstrip("/").rpartition("/")[2] != wanted:
+        called = url.rstrip("/").rpartition("/")[2]
+        if not re.fullmatch(r"[-\w]{1,60}" + re.escape(wanted[-9:]), called, re.ASCII):
             raise CheckpointError(
                 f"study {study_name!r}: its checkpoints are said to be in {url!r:.200}, which should end in "
                 f"{wanted!r}: no search made it; say where they are with --checkpoints"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import optuna
 import tenacity
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch.database import records
 from widthsearch.database.checks import reading
@@ -20,11 +21,13 @@ from widthsearch.database.folder import Folder
 from widthsearch.database.lock import DriverLock
 from widthsearch.database.records import forgiven_in, plan_of, runs_of
 from widthsearch.database.sampler import GivenWidths, search_space
-from widthsearch.errors import DatabaseGoneError
+from widthsearch.errors import DatabaseGoneError, describe_error
 from widthsearch.plans.plan import Run, Slot, Step, StudyPlan, Wait
 from widthsearch.plans.words import joined
 
 T = TypeVar("T")
+#: What Optuna calls with its study and a trial that has ended.
+Callback = Callable[[optuna.Study, FrozenTrial], object]
 log = logging.getLogger(__name__)
 
 #: How often in a row one operation may lose its connection (a server that is down is waited for elsewhere).
@@ -78,6 +81,7 @@ class Ledger:
         self._lock = lock
         self._live: dict[int, tuple[optuna.Trial, Slot]] = {}
         self._phase: object = None  # what was last handed out, or waited for
+        self.callbacks: Sequence[Callback] = ()
         self.ended = 0  # trials that came to an end since this driver started
 
     def next_step(self) -> Step:
@@ -160,6 +164,7 @@ class Ledger:
         for warning in outcome.get("warnings", ()):
             self.progress.say(f"trial {number}: {warning}")
         self.progress.finished(number, slot, outcome)
+        self._call_back(number)
 
     def fail(self, number: int, error: str, *, worker_died: bool = False) -> None:
         """Write a failed run; its slot is open again until the retries are used up."""
@@ -176,6 +181,16 @@ class Ledger:
         del self._live[number]
         self.ended += 1
         self.progress.failed(number, slot, f"{error}; another worker takes over" if worker_died else error)
+        self._call_back(number)
+
+    def _call_back(self, number: int) -> None:
+        """Tell the callbacks of a trial that has ended; what goes wrong in there does not stop the search."""
+        for callback in self.callbacks:
+            try:
+                callback(self.study, copy.deepcopy(self.study.get_trials(deepcopy=False)[number]))
+            except Exception as error:
+                name = getattr(callback, "__qualname__", type(callback).__qualname__)
+                self.progress.say(f"trial {number}: callback {name} raised {describe_error(error)}")
 
     def close_orphans(self) -> None:
         """Fail every trial that still counts as running.  Only under the lock: then none of them is."""

@@ -85,21 +85,27 @@ CHECKS: Mapping[str, Check] = {
 NEEDED = {SOURCE, COMMAND, CHANGES, FINGERPRINT, VERSIONS, IDENTITY, CHECKPOINTS}
 
 
-def studies_in(storage: optuna.storages.BaseStorage) -> dict[str, Mapping[str, Any]]:
-    """Name -> attributes of all widthsearch studies in the database, oldest first.
+def studies_in(storage: optuna.storages.BaseStorage) -> dict[str, dict[str, Any]]:
+    """Name -> attributes of all widthsearch studies in the database, oldest first."""
+    return {name: found for name, found in all_studies(storage).items() if PLAN in found}
 
-    One whose attributes are no JSON has an empty plan here, and is refused when it is loaded.
+
+def all_studies(storage: optuna.storages.BaseStorage) -> dict[str, dict[str, Any]]:
+    """Name -> attributes of all studies in the database, whosever they are, oldest first.
+
+    One whose attributes are no JSON has nothing but an empty plan here, and is refused when it is loaded.
     """
     try:  # (Optuna's summaries would read all trials as well)
-        found = {s.study_name: s.user_attrs for s in storage.get_all_studies()}
+        return {s.study_name: s.user_attrs for s in storage.get_all_studies()}
     except ValueError:
-        found = {}
-        for name in _names_in(storage):
-            try:
-                found[name] = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-            except ValueError:
-                found[name] = {PLAN: {}}
-    return {name: attributes for name, attributes in found.items() if PLAN in attributes}
+        return {name: _attributes_of(name, storage) for name in _names_in(storage)}
+
+
+def _attributes_of(name: str, storage: optuna.storages.BaseStorage) -> dict[str, Any]:
+    try:
+        return storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    except ValueError:
+        return {PLAN: {}}
 
 
 def _names_in(storage: optuna.storages.BaseStorage) -> list[str]:
@@ -120,7 +126,12 @@ def load(name: str | None, database: Database) -> optuna.Study:
         raise UsageError(f"no study in {database.shown!r} yet; launch one first")
     if name is not None and name not in names:
         raise UsageError(f"no study {name!r} in {database.shown!r}; it has {', '.join(names)}")
-    study = optuna.load_study(study_name=name or names[-1], storage=database.storage)
+    return load_known(name or names[-1], database)
+
+
+def load_known(name: str, database: Database) -> optuna.Study:
+    """Load a study that is in the database, without a look at the others."""
+    study = optuna.load_study(study_name=name, storage=database.storage)
     with reading(study.study_name):
         check_study(study.study_name, study.user_attrs, CHECKS, NEEDED)
     return study

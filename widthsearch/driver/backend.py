@@ -9,7 +9,7 @@ import functools
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from widthsearch.show.console import err, out, say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from widthsearch.database.ledger import Ledger
+    from widthsearch.database.ledger import Callback, Ledger
     from widthsearch.driver.run import Backend, Session
     from widthsearch.show.progress import Tracker
     from widthsearch.stopping import Stop
@@ -71,11 +71,13 @@ def session_of(
     console: Console = out,
     verbose: int = 0,
     tensorboard: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Iterator[Session]:
     """The session of a search that is started here; leaves the terminal clean at its end.
 
     ``url`` of the database; ``workers`` at a time (``None``: one per core, 0: in this process); ``address``
-    of a Ray cluster (``None``: a Ray of its own); ``tensorboard``: the folder for its scalars.
+    of a Ray cluster (``None``: a Ray of its own); ``tensorboard``: the folder for its scalars; ``callbacks``:
+    called after each training that ended.
     """
     from widthsearch.driver.run import Session
     from widthsearch.show.progress import LiveTracker, Tracker
@@ -91,7 +93,7 @@ def session_of(
     logger.addHandler(handler)
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
     try:
-        yield Session(url, _backend(workers, address), progress, checkpoints)
+        yield Session(url, _backend(workers, address), progress, checkpoints, callbacks)
     finally:
         logger.setLevel(before)
         logger.removeHandler(handler)

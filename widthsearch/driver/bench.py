@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import optuna
@@ -39,11 +39,13 @@ def measured(
     file: str | None,
     conditions: Conditions,
     say: Callable[[str], None],
-) -> Bench:
+) -> Iterator[Bench]:
     """What ``bench --json`` prints: the seed, uniform and recommended networks, and their times.
 
-    ``file``: where the study file is now, if it was moved.  Raises :class:`UsageError` for a study that is no
-    single search, a network that has changed, and a device that is not there.
+    First eager ones, then, where ``conditions`` want it, the same object with the compiled ones in it too.
+    ``file``: where the study file is now, if it was moved; ``say`` gets what is being done.  Raises
+    :class:`UsageError` for a study that is no single search, a network that has changed, and a device that is
+    not there.
     """
     summary = search_only(summary_of(optuna_study, database.url), "bench measures the networks of a search")
     found = study_of(optuna_study, file)
@@ -54,14 +56,7 @@ def measured(
         raise UsageError(f"{found.path}: its network is not the one of study {summary['study']!r} any more")
     networks = _networks(summary)
     threads = conditions.threads or study.threads
-    notes: list[str] = []
-
-    def note(text: str) -> None:
-        say(text)
-        if "does not work" in text:
-            notes.append(text)
-
-    return {
+    made: Bench = {
         "study": summary["study"],
         "device": where.type,
         "machine": hardware(where),
@@ -69,17 +64,26 @@ def measured(
         "dtype": "float32",
         "torch": torch.__version__,
         "networks": [_row(label, n, seed) for label, n in networks.items()],
-        "timings": bench(
+        "timings": [],
+        "notes": [],
+    }
+
+    def note(text: str) -> None:
+        say(text)
+        if "does not work" in text:
+            made["notes"].append(text)
+
+    for compile in (False, True) if conditions.compile else (False,):
+        made["timings"] += bench(
             {label: space.resize(n["widths"]) for label, n in networks.items()},
             space.example,
             batches=conditions.batches,
             device=where,
             threads=threads,
-            compile=conditions.compile,
+            compile=compile,
             say=note,
-        ),
-        "notes": notes,
-    }
+        )
+        yield made
 
 
 def _row(name: str, network: Network, seed: Network) -> BenchNetwork:
@@ -97,7 +101,7 @@ def _row(name: str, network: Network, seed: Network) -> BenchNetwork:
 def _networks(summary: SearchSummary) -> dict[str, Network]:
     """The networks to measure, by name: the seed first, and what the search found as far as it has come."""
     found, recommended = summary["candidate"], summary["recommended"]
-    networks: dict[str, Network] = {"seed": summary["seed"], "uniform baseline": summary["baseline"]}
+    networks: dict[str, Network] = {"seed": summary["seed"], "uniform": summary["baseline"]}
     if found is not None:
         kept = recommended is not None and recommended["widths"] == found["widths"]
         networks["recommended" if kept else f"best: {found_name(found)}"] = found

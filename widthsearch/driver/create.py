@@ -1,25 +1,20 @@
-"""Writing a new study down: its names checked, its place for checkpoints made, its plan last."""
+"""Writing a new study down: its place for checkpoints made, its plan last."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
 import uuid
+import warnings
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 
 from widthsearch.database import records
 from widthsearch.database.connection import Database, sqlite_path
-from widthsearch.database.file_lock import refusal
 from widthsearch.database.folder import OURS, Folder, folder_name
-from widthsearch.database.lock import driver_of
 from widthsearch.database.records import Family
 from widthsearch.driver.prepare import Prepared
 from widthsearch.errors import UsageError, describe_error
@@ -48,6 +43,8 @@ def create(
     study = optuna.create_study(
         study_name=name, storage=database.storage, direction="minimize", load_if_exists=True
     )
+    with warnings.catch_warnings(action="ignore"):  # experimental, Optuna says
+        study.set_metric_names(["validation loss"])
     plain = {k: asdict(v) if isinstance(v, Budget) else v for k, v in file.changes.items()}
     study.set_user_attr(records.SOURCE, {"file": str(file.path), "name": file.name})
     study.set_user_attr(records.COMMAND, list(command))
@@ -88,49 +85,3 @@ def checkpoint_folder(url: str, given: str | None, name: str, identity: str) -> 
         raise UsageError(f"checkpoints {base!r} cannot be used: {describe_error(error)}") from None
     Folder(folder).check()
     return folder
-
-
-def check_names(url: str, wanted: set[str], family: Family | None) -> None:
-    """Refuse names that a database would not keep or a terminal not show, and those that are taken."""
-    for name in wanted:
-        if not 0 < len(name) <= 512 or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-            raise UsageError(
-                f"study name {name!r:.60}: give one of 1 to 512 characters, without control characters "
-                "(--name)"
-            )
-    file = sqlite_path(url)
-    if file is None or file.exists():
-        for name in sorted(wanted):
-            if (driver := driver_of(url, name)) is not None:
-                raise refusal(url, name, driver)
-        with closing(Database.open(url)) as database:
-            refuse_taken(database, wanted, family)
-
-
-def refuse_taken(database: Database, wanted: set[str], family: Family | None) -> None:
-    """:class:`UsageError` if one of these names is that of a study or family in the database."""
-    for found in database.storage.get_all_studies():
-        of = records.family_in(found.user_attrs)
-        if of is not None and of.name in wanted:
-            kind, name = "family", of.name
-        elif found.study_name in wanted:
-            kind, name = "study", found.study_name
-        else:
-            continue
-        if not _is_left_over(database, found, family):
-            ours = records.PLAN in found.user_attrs
-            hint = f"go on with: {database.command('resume', name)}; " if ours else ""
-            raise UsageError(f"{kind} {name!r} exists already; {hint}start a new one with --name")
-
-
-def _is_left_over(database: Database, found: Any, family: Family | None) -> bool:
-    """Whether a study without trials is what a launch left that was stopped in its first moments.
-
-    It is taken over by the launch of the same study, or of the same ``family``.
-    """
-    of = records.family_in(found.user_attrs)
-    same = of == family or (of is None and family is not None and found.study_name in family.members)
-    if not same or found.directions != [StudyDirection.MINIMIZE]:
-        return False
-    study = optuna.load_study(study_name=found.study_name, storage=database.storage)
-    return not study.get_trials(deepcopy=False)

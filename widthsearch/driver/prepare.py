@@ -18,7 +18,7 @@ from widthsearch.study.budget import ANY, Budget
 from widthsearch.study.data import digests_of, load_data
 from widthsearch.study.file import StudyFile
 from widthsearch.study.fingerprint import code_of, text_of
-from widthsearch.study.patterns import numbers_of
+from widthsearch.study.patterns import numbers_of, several
 from widthsearch.study.study import Data, Study, settings_of
 from widthsearch.training.targets import check_targets
 from widthsearch.training.trial import build_space, measure_epochs
@@ -67,8 +67,19 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
         code=text_of(next(iter(file.files.values()), b"")),
-        notes=(*not_run_lines(space.idle), *side),
+        notes=(*not_run_lines(space.idle), *_untrained_lines(space, study), *side),
     )
+
+
+def _untrained_lines(space: WidthSpace, study: Study) -> list[str]:
+    """Weights that are not trained, and would be random: every network starts afresh."""
+    names = [name for name, weight in space.model.named_parameters() if not weight.requires_grad]
+    if not names or study.init is not None:
+        return []
+    return [
+        f"not trained, and random, as every training starts afresh: {several(names)} (requires_grad=False); "
+        "load their values in Study(init=...), and keep their widths by Study(fix=[...])"
+    ]
 
 
 def fingerprint_of(file: StudyFile, before: Mapping[str, str]) -> dict[str, str]:

@@ -46,11 +46,12 @@ def make_comparison(
     largest = {r: max(budget[r] for budget in budgets) for r in plan.budget}
     for budget in budgets:
         check_budget(replace(plan, budget=budget))
-        least = least_cost(replace(plan, budget=budget), rounds=1)
-        if cost is not None and cost < least and "grow-shrink" in arms:
-            raise UsageError(
-                f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already"
-            )
+    least = max(least_cost(replace(plan, budget=budget), rounds=1) for budget in budgets)
+    if cost is not None and cost < least and "grow-shrink" in arms:
+        raise UsageError(
+            f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already: give "
+            f"--cost {math.ceil(least)} or more"
+        )
     return Comparison(replace(plan, budget=largest), tuple(budgets), tuple(arms), repeats, cost)
 
 

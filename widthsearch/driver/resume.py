@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +24,10 @@ from widthsearch.driver.run import Ended, Session, run
 from widthsearch.errors import UsageError
 from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import Done, Plan, Run, StudyPlan, identity
-from widthsearch.plans.settings import HELP
 from widthsearch.stopping import stop_on_signals
 from widthsearch.study.budget import Budget
-from widthsearch.study.file import StudyFile, existing, load_study, study_in
-from widthsearch.study.fingerprint import changed_fields
+from widthsearch.study.file import StudyFile, existing, load_study, python_files, study_in
+from widthsearch.study.fingerprint import changed_code, changed_fields
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ def _resume(
         if session.checkpoints is not None:
             folder = checkpoint_folder(session.url, session.checkpoints, name, attrs[records.IDENTITY])
             study.set_user_attr(records.CHECKPOINTS, folder)
-        return run(Ledger(study, session.progress, lock), found, session.backend)
+        return run(Ledger(study, session.progress, lock), found, session)
 
 
 def _forgiven(
@@ -139,39 +137,39 @@ def _forgiven(
     return before.union(failed)
 
 
-def study_of(study: optuna.Study, file: str | None) -> StudyFile:
+def study_of(study: optuna.Study, file: str | None, *, force: bool = False) -> StudyFile:
     """What a study's file holds now, with the command line's changes at launch.
 
     ``file`` says where it is now.  Without it, the file that the database names is imported only if it lies
-    in or below the working folder: whoever may write into the database must not choose the code that runs.
-    Raises :class:`UsageError` if it lies elsewhere or is gone.
+    in or below the working folder, and its code is what it was (or ``force``): whoever may write into the
+    database must not choose the code that runs.  Raises :class:`UsageError` if it is not so, or it is gone.
     """
-    source, changes = study.user_attrs[records.SOURCE], study.user_attrs[records.CHANGES]
+    changes = study.user_attrs[records.CHANGES]
     if file is not None:
         found = load_study(file)
     else:
-        path, whole = existing(source["file"]), f"{source['file']}:{source['name']}"
-        if path is None:
-            raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
-        if not path.is_relative_to(Path.cwd().resolve()):
-            raise UsageError(
-                f"study file {source['file']!r} lies outside of the working folder, and only the database "
-                f"says that it belongs to {study.study_name!r}; if it does, give it: "
-                f"--study {shlex.quote(whole)}"
-            )
-        found = study_in(str(path), source["name"])
+        path = _path_of(study)
+        if not force:
+            _refuse_changes(path, changed_code(study.user_attrs[records.FINGERPRINT], python_files(path)))
+        found = study_in(str(path), study.user_attrs[records.SOURCE]["name"])
     with reading(study.study_name):
-        return found.with_changes(**_changes(changes))
+        budget = {"budget": Budget(**changes["budget"])} if "budget" in changes else {}
+        return found.with_changes(**{**changes, **budget})
 
 
-def _changes(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a command line changed, of a database that may hold anything."""
-    if unknown := set(found) - {"budget", *HELP}:
-        raise ValueError(f"no setting of a search: {', '.join(sorted(unknown))}")
-    changes = dict(found)
-    if "budget" in changes:
-        changes["budget"] = Budget(**changes["budget"])
-    return changes
+def _path_of(study: optuna.Study) -> Path:
+    """The study file that the database names, if it is in or below the working folder."""
+    source = study.user_attrs[records.SOURCE]
+    path, whole = existing(source["file"]), f"{source['file']}:{source['name']}"
+    if path is None:
+        raise UsageError(f"study file {source['file']!r} is gone; say where it is now with --study")
+    if not path.is_relative_to(Path.cwd().resolve()):
+        raise UsageError(
+            f"study file {source['file']!r} lies outside of the working folder, and only the database "
+            f"says that it belongs to {study.study_name!r}; if it does, give it: "
+            f"--study {shlex.quote(whole)}"
+        )
+    return path
 
 
 def load_again(study: optuna.Study, file: str | None, *, force: bool) -> StudyFile:
@@ -180,16 +178,21 @@ def load_again(study: optuna.Study, file: str | None, *, force: bool) -> StudyFi
     ``file``: where it is, if it was moved.  Raises :class:`UsageError` if something has changed, without
     ``force``.
     """
-    found = study_of(study, file)
-    # Unchanged, its plan is that of the database: the network need not be traced again here.
+    found = study_of(study, file, force=force)
     before = study.user_attrs[records.FINGERPRINT]
+    # Unchanged, its plan is that of the database: the network need not be traced again here.
     changed = changed_fields(before, fingerprint_of(found, before))
-    if changed and not force:
+    if not force:
+        _refuse_changes(found.path, changed)
+    return replace(found, changed=tuple(changed))
+
+
+def _refuse_changes(path: Path, changed: list[str]) -> None:
+    if changed:
         raise UsageError(
-            f"{found.path} has changed since launch: {'; '.join(changed)}; "
+            f"{path} has changed since launch: {'; '.join(changed)}; "
             f"undo that, launch it under a new --name, or go on all the same with --force"
         )
-    return replace(found, changed=tuple(changed))
 
 
 def _follow_changes(study: optuna.Study, file: StudyFile) -> None:

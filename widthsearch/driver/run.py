@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from widthsearch.database import records
-from widthsearch.database.ledger import Ledger, Progress
+from widthsearch.database.ledger import Callback, Ledger, Progress
 from widthsearch.errors import DatabaseGoneError, TrainingError, UsageError
 from widthsearch.plans.plan import Done, Failed, Slot
 from widthsearch.stopping import Stop, stop_on_signals
@@ -27,13 +27,15 @@ Backend = Callable[[Ledger, StudyFile, Stop], None]
 class Session:
     """Where a search is kept, where its trainings run, and what a person sees of it.
 
-    ``url`` of the database; ``checkpoints``: the folder or URL that all workers share.
+    ``url`` of the database; ``checkpoints``: the folder or URL that all workers share; ``callbacks``: called
+    after each training that ended, as those of the study.
     """
 
     url: str
     backend: Backend
     progress: Progress
     checkpoints: str | None = None
+    callbacks: Sequence[Callback] = ()
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def run_in_process(ledger: Ledger, file: StudyFile, stop: Stop) -> None:
             ledger.tell(number, outcome)
 
 
-def run(ledger: Ledger, file: StudyFile, backend: Backend) -> Ended:
-    """Run the backend and write down how it ended.  Called under the driver lock."""
+def run(ledger: Ledger, file: StudyFile, session: Session) -> Ended:
+    """Run the session's backend and write down how it ended.  Called under the driver lock."""
     name = ledger.study.study_name
+    ledger.callbacks = (*file.study.callbacks, *session.callbacks)
     family = records.family_in(ledger.study.user_attrs)
     with stop_on_signals(name if family is None else family.name) as stop:
         ledger.close_orphans()
@@ -69,7 +72,7 @@ def run(ledger: Ledger, file: StudyFile, backend: Backend) -> Ended:
         ledger.progress.begin(ledger.plan, ledger.study)
         log.info("driving %r; checkpoints in %s", name, ledger.checkpoints.url)
         try:
-            backend(ledger, file, stop)
+            session.backend(ledger, file, stop)
         except KeyboardInterrupt:
             pass
         except BaseException as error:

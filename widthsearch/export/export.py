@@ -205,7 +205,10 @@ def _write_widths(network: Network, folder: Path) -> dict[str, str]:
     content = {
         "study": s["study"],
         "file": network.file.reference,
-        **{key: s[key] for key in ("status", "stopped_because", "verdict", "gain", "budget", "seed")},
+        **{
+            key: s[key]
+            for key in ("status", "stopped_because", "decision", "verdict", "gain", "budget", "seed")
+        },
         **{key: new[key] for key in keys},
         "keep_heads": network.file.study.keep_heads,
     }
@@ -341,14 +344,7 @@ def _readme(network: Network, about: Mapping[str, str]) -> str:
     lines += [f"cost         {_costs(s)} (seed network -> this one)"]
     if loss := new["val_loss"]:
         lines.append(f"loss         {plus_minus(loss)} in validation, n = {loss['n']} seeds")
-    if gain := s["gain"]:
-        low, high = gain["ci95"]
-        lines.append(
-            f"gain         {gain['mean']:+.4f} in validation loss over uniform scaling "
-            f"(95 % interval {low:+.4f} to {high:+.4f}, n = {gain['n']} fresh seeds)"
-        )
-    if s["verdict"]:
-        lines.append(f"verdict      {s['verdict']}")
+    lines.append(f"decision     {s['decision']['sentence']}")
     if new["round"] is None:
         lines.append("note         uniform scaling is what is recommended: these are its widths")
     if s["status"] != "finished":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,16 @@ class Cost:
     def __call__(self, widths: Mapping[str, float]) -> dict[str, float]:
         """The cost at ``widths`` per resource; whole numbers where the widths are whole."""
         return self.values(np.array([widths[v] for v in self.variables], dtype=np.float64))
+
+    def products(self, resource: str) -> set[tuple[str, str]]:
+        """The pairs of variables of which a product is part of the cost, in both orders."""
+        found: set[tuple[str, str]] = set()
+        for factors in self.polynomials[resource].factors:
+            sizes = [
+                [v for v, m in zip(self.variables, self.multiplicity[f], strict=True) if m] for f in factors
+            ]
+            found |= {(v, w) for a, b in permutations(sizes, 2) for v in a for w in b}
+        return found
 
     def values(self, widths: NDArray[np.float64]) -> dict[str, float]:
         """The cost at real ``widths`` (V,), in the order of ``variables``."""

@@ -334,7 +334,7 @@ class History:
         if round_ + 1 < self.plan.at_least:
             return None
         if rule.balanced(self.prune_ratios(round_), tolerance=self.plan.tolerance):
-            return "no difference between layers is shown"
+            return "balanced: no difference between layers is shown"
         if best is not None and round_ - best.round >= self.plan.patience:
             n = self.plan.patience
             return f"no better score for {n} round{'' if n == 1 else 's'}"

@@ -37,7 +37,7 @@ WORKER_DEATHS = 10
 LABELS: Mapping[Kind, str] = {
     "measure": "measure",
     "score": "score",
-    "baseline": "uniform baseline",
+    "baseline": "uniform widths",
     "report": "fresh seed",
     "pruned": "cut and trained on",
     "sweep": "pruned step by step",
@@ -182,8 +182,8 @@ class Slot:
     asked: tuple[float, ...] = ()  # what a sampler of Optuna's asked for, if the widths follow from that
 
     def __str__(self) -> str:
-        """``round 0 measure 2``, ``uniform baseline 3``, ``budget 1 repeat 0 tpe: round 5 score 0``."""
-        where = f"round {self.round} " if self.kind in ("measure", "score") else ""
+        """``round 1 measure 2``, ``uniform widths 3``, ``budget 1 repeat 0 tpe: round 6 score 0``."""
+        where = f"round {1 + self.round} " if self.kind in ("measure", "score") else ""
         if self.kind == "score" and self.step:
             where = f"{where}step {self.step:g} " if self.round >= 0 else "cost-aware widths "
         if self.kind == "sweep" and self.branch is not None:

@@ -69,13 +69,13 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None,
             measure += phase
             yield phase
         if not history.prune_ratios(round_):
-            return None, f"every measure of round {round_} failed: {history.last_error(measure)}"
+            return None, f"every measure of round {1 + round_} failed: {history.last_error(measure)}"
         for race in history.races(round_):
             yield from race
         candidates = history.candidates(round_)
         if candidates and all(history.score(c) is None for c in candidates):
             lost = [c.slot(k) for c in candidates for k in range(plan.seeds)]
-            return None, f"every score of round {round_} failed: {history.last_error(lost)}"
+            return None, f"every score of round {1 + round_} failed: {history.last_error(lost)}"
         # A round that has another one after it did not end the search (and need not be judged again).
         next_ = history.runs.get(("measure", round_ + 1, 0, 0.0), [])
         another = round_ + 1 < plan.rounds and any(run.state != "interrupted" for run in next_)

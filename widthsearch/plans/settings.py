@@ -153,7 +153,7 @@ class Settings:
 
 #: Which of them each command has as options.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "launch": ("rounds", "replicas", "pruner", "seeds", "final_seeds"),
+    "launch": ("rounds", "replicas", "pruner", "seeds", "final_seeds", "report_seeds", "seed"),
     "compare": ("report_seeds",),
     "probe": ("report_seeds",),
     "pruners": ("seeds",),

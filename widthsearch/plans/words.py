@@ -31,10 +31,16 @@ def as_typed(cost: Mapping[str, float]) -> str:
 
 
 def candidate_name(round_: int, step: float) -> str:
-    """``round 1, step 0.5``; of round -1 the starts: ``uniform baseline``, ``cost-aware widths``."""
+    """``round 1, step 0.5``, of the round that is 0 in the database; of round -1: ``uniform widths``."""
     if round_ >= 0:
-        return f"round {round_}, step {step:g}"
-    return "cost-aware widths" if step else "uniform baseline"
+        return f"round {1 + round_}, step {step:g}"
+    return "cost-aware widths" if step else "uniform widths"
+
+
+def file_and_name(reference: str) -> tuple[str, str]:
+    """The parts of ``path/to/file.py:name``; without a name an empty one."""
+    file, colon, name = reference.rpartition(":")
+    return (file, name) if colon and file.endswith(".py") else (reference, "")
 
 
 def slug(name: str) -> str:

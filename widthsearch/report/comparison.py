@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 from widthsearch.maths.intervals import Crossed, StatsOfRepeats, crossed
 from widthsearch.plans.arms import Point
 from widthsearch.plans.comparison import Comparison, FreshKey, Outcome, fresh_key
-from widthsearch.report.search import head, limits, plan_as, tail
+from widthsearch.report.decision import comparison_decision
+from widthsearch.report.progress import progress_of
+from widthsearch.report.search import head, limits, plan_as, status_of, tail
 from widthsearch.report.trials import Measured, Trial, completed, read, spent
-from widthsearch.report.types import ArmFound, ComparisonSummary, Course, CoursePoint, network_of
+from widthsearch.report.types import (
+    ArmFound,
+    ComparisonSummary,
+    Course,
+    CoursePoint,
+    UnderBudget,
+    network_of,
+)
 
 UNIFORM, OURS = "uniform", "grow-shrink"
 #: An arm's search is done when its recommendation is this close to the last one.
@@ -32,24 +41,26 @@ def summarise_comparison(study: optuna.Study, url: str) -> ComparisonSummary:
         if t.branch is not None
     }
     outcomes = plan.outcomes([t.run for t in trials])
-    start = head(study, url)
+    status = status_of(study, url)
+    progress = progress_of(plan, status, trials)
+    budgets: list[UnderBudget] = [
+        {
+            "budget": limits(limit),
+            "search_cost": plan.limit(b),
+            "arms": _arms(plan, b, [o for o in outcomes if o.budget == b], fresh),
+        }
+        for b, limit in enumerate(plan.budgets)
+    ]
     return {
         "kind": "comparison",
-        **start,
+        **head(study, url, status, progress, comparison_decision(budgets, status, progress)),
         "comparison": True,
         "arms": list(plan.arms),
         "repeats": plan.repeats,
         "seed": network_of(plan.plan.cost, plan.plan.widths),
-        "budgets": [
-            {
-                "budget": limits(limit),
-                "search_cost": plan.limit(b),
-                "arms": _arms(plan, b, [o for o in outcomes if o.budget == b], fresh),
-            }
-            for b, limit in enumerate(plan.budgets)
-        ],
+        "budgets": budgets,
         **spent(trials),
-        **tail(study, start["status"], frozen),
+        **tail(study, status, frozen),
     }
 
 

@@ -10,9 +10,20 @@ import optuna
 from widthsearch.maths.intervals import mean_se, paired_gain
 from widthsearch.plans.plan import Plan
 from widthsearch.plans.probe import PLAIN, WITHIN, Probe, back_after, close, spread
-from widthsearch.report.search import BASELINE, head, limits, plan_as, summarise_search, tail
+from widthsearch.report.decision import probe_decision
+from widthsearch.report.progress import progress_of
+from widthsearch.report.search import BASELINE, head, limits, plan_as, status_of, summarise_search, tail
 from widthsearch.report.trials import Trial, by_seed, by_source, read, spent
-from widthsearch.report.types import Apart, CameBack, Findings, ProbeSummary, Spreads, StartFound, network_of
+from widthsearch.report.types import (
+    Apart,
+    CameBack,
+    Findings,
+    Found,
+    ProbeSummary,
+    Spreads,
+    StartFound,
+    network_of,
+)
 
 
 def summarise_probe(study: optuna.Study, url: str) -> ProbeSummary:
@@ -41,10 +52,11 @@ def summarise_probe(study: optuna.Study, url: str) -> ProbeSummary:
         for same in [plan.same_as[start]]
     ]
     again = [s for s in plan.searches if s not in plan.starts]
-    begin = head(study, url)
+    status = status_of(study, url)
+    progress = progress_of(plan, status, trials)
     return {
         "kind": "probe",
-        **begin,
+        **head(study, url, status, progress, probe_decision(starts, WITHIN, status, progress)),
         "probe": True,
         "budget": limits(plan.plan.budget),
         "within": WITHIN,
@@ -52,13 +64,18 @@ def summarise_probe(study: optuna.Study, url: str) -> ProbeSummary:
         "spread": _spreads(found, [s for s in plan.searches if s in plan.starts]),
         "spread_by_chance": _spreads(found, [PLAIN, *again]) if again else None,
         **spent(trials),
-        **tail(study, begin["status"], frozen),
+        **tail(study, status, frozen),
     }
 
 
+def end_of(search: Findings) -> Found | None:
+    """Where a search ends: the best that it found, whatever the verdict; uniform widths if it found none."""
+    return search["candidate"] or search["recommended"]
+
+
 def _fresh(plan: Plan, search: Findings, trials: Sequence[Trial]) -> dict[int, float]:
-    """The losses of what a search recommends on the fresh seeds, which all searches share."""
-    network = search["recommended"]
+    """The losses of where a search ends on the fresh seeds, which all searches share."""
+    network = end_of(search)
     if network is None:
         return {}
     source = BASELINE
@@ -85,9 +102,10 @@ def _came_back(plan: Probe, name: str, search: Findings, plain: Findings) -> Cam
     if search["run_off"]:  # which had the last word on the last round
         course[-1] = (search["candidate"] or search["baseline"])["widths"]
     found: CameBack = {"layer": layer, "course": course, "close": None, "back_after": None}
-    if name == PLAIN or plain["recommended"] is None:
+    end = end_of(plain)
+    if name == PLAIN or end is None:
         return found
-    wanted = plain["recommended"]["widths"]
+    wanted = end["widths"]
     return {
         **found,
         "close": [sum(close(widths[v], wanted[v]) for v in wanted) for widths in course],
@@ -97,7 +115,7 @@ def _came_back(plan: Probe, name: str, search: Findings, plain: Findings) -> Cam
 
 def _spreads(found: Mapping[str, Findings], starts: Sequence[str]) -> Spreads:
     """How far apart the starts' recommendations are, and how far apart their uniform baselines were."""
-    ended = {s: best["widths"] for s in starts if (best := found[s]["recommended"]) is not None}
+    ended = {s: best["widths"] for s in starts if (best := end_of(found[s])) is not None}
     return {
         "of": list(ended),
         "recommended": cast(dict[str, Apart], spread(list(ended.values()))),

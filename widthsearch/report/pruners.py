@@ -10,12 +10,16 @@ import optuna
 
 from widthsearch.maths.intervals import Stats, mean_se, paired_gain
 from widthsearch.plans.pruners import PrunerPlan
-from widthsearch.report.search import head, plan_as, tail
+from widthsearch.report.decision import pruners_decision
+from widthsearch.report.progress import progress_of
+from widthsearch.report.search import head, plan_as, status_of, tail
 from widthsearch.report.trials import completed, read, spent
 from widthsearch.report.types import Level, LevelFound, PrunersSummary, Quality, Share, Winner, network_of
 
 #: What is said of every network of a run, as shares of the over-wide one.
 SHARES: tuple[Share, ...] = get_args(Share)
+#: What pruners are compared at equal shares of.
+EQUAL: dict[Share, str] = {"weights_removed": "weights removed", "macs_saved": "dense MACs saved"}
 
 Levels = Sequence[Level]  # of one run, the over-wide network first
 Runs = Mapping[str, Mapping[int, Levels]]  # by pruner and seed
@@ -30,10 +34,13 @@ def summarise_pruners(study: optuna.Study, url: str) -> PrunersSummary:
         if t.arm is not None:
             runs[t.arm][t.replica] = t.levels
     over_wide = list({seed: levels[0] for of in runs.values() for seed, levels in of.items()}.values())
-    begin = head(study, url)
+    status = status_of(study, url)
+    progress = progress_of(plan, status, trials)
+    winners = {share: winner(runs, plan.levels, share) for share in EQUAL}
+    said = {words: winners[share] for share, words in EQUAL.items()}
     return {
         "kind": "pruners",
-        **begin,
+        **head(study, url, status, progress, pruners_decision(said, status, progress)),
         "levels": list(plan.levels),
         "over_wide": {
             **network_of(plan.plan.cost, plan.plan.over_wide_seed),
@@ -48,12 +55,9 @@ def summarise_pruners(study: optuna.Study, url: str) -> PrunersSummary:
             for pruner, of in runs.items()
             for n in [len(plan.levels) if of else 0]
         ],
-        "winners": {
-            "weights_removed": winner(runs, plan.levels, "weights_removed"),
-            "macs_saved": winner(runs, plan.levels, "macs_saved"),
-        },
+        "winners": winners,
         **spent(trials),
-        **tail(study, begin["status"], frozen),
+        **tail(study, status, frozen),
     }
 
 

@@ -50,7 +50,7 @@ def repeat_of(study: optuna.Study, name: str | None = None) -> Repeat:
         elif setting in OPTIONS[verb]:
             options += [f"--{setting.replace('_', '-')}", str(value)]
         else:
-            unsaid.append(f"{setting} was {value!r} instead of the study file's: write it in there")
+            options += ["--set", f"{setting}={value!r}"]
     plan = records.plan_of(study).plan
     if plan.latency is not None:
         unsaid.append("the latency budget is measured again, and comes out a little different")

@@ -21,6 +21,8 @@ from widthsearch.maths.intervals import Gain, paired_gain
 from widthsearch.plans.history import Candidate, History
 from widthsearch.plans.plan import Done, Failed, Plan, StudyPlan
 from widthsearch.plans.search import SearchPlan, step_after
+from widthsearch.report.decision import search_decision
+from widthsearch.report.progress import progress_of
 from widthsearch.report.shares import pruned_extremes, removed, side_costs
 from widthsearch.report.trials import (
     BySource,
@@ -34,6 +36,7 @@ from widthsearch.report.trials import (
     spent,
 )
 from widthsearch.report.types import (
+    Decision,
     Ended,
     Finalist,
     Findings,
@@ -41,6 +44,7 @@ from widthsearch.report.types import (
     Head,
     Limits,
     Network,
+    Progress,
     Proposal,
     Round,
     SearchCost,
@@ -74,9 +78,15 @@ def plan_as(kind: type[P], study: optuna.Study) -> P:
     return plan
 
 
-def head(study: optuna.Study, url: str) -> Head:
+def head(study: optuna.Study, url: str, status: Status, progress: Progress, decision: Decision) -> Head:
     """What every summary begins with."""
-    return {"study": study.study_name, "status": status_of(study, url), "storage": hide_password(url)}
+    return {
+        "study": study.study_name,
+        "status": status,
+        "storage": hide_password(url),
+        "decision": decision,
+        "progress": progress,
+    }
 
 
 def tail(study: optuna.Study, status: Status, trials: Sequence[FrozenTrial]) -> Ended:
@@ -103,14 +113,15 @@ def limits(budget: Mapping[str, float]) -> Limits:
 
 def summarise(study: optuna.Study, url: str) -> SearchSummary:
     """Everything about a search as one JSON object: what ``widthsearch show --json`` prints."""
-    plan, trials = plan_as(SearchPlan, study).plan, study.get_trials(deepcopy=False)
-    start = head(study, url)
+    plan, frozen = plan_as(SearchPlan, study), study.get_trials(deepcopy=False)
+    status, trials = status_of(study, url), read(frozen, study)
+    progress, found = progress_of(plan, status, trials), summarise_search(plan.plan, trials)
     return {
         "kind": "search",
-        **start,
-        "budget": limits(plan.budget),
-        **summarise_search(plan, read(trials, study)),
-        **tail(study, start["status"], trials),
+        **head(study, url, status, progress, search_decision(found, status, progress)),
+        "budget": limits(plan.plan.budget),
+        **found,
+        **tail(study, status, frozen),
     }
 
 
@@ -137,7 +148,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[Trial]) -> Findings:
     elif found is None and isinstance(ended, Done):
         gain, result = paired_gain(own, own), NOTHING_BETTER
     recommended = candidate
-    if result in (WORSE, NOTHING_BETTER):
+    if result not in (None, BETTER):
         recommended = {"round": None, "step": None, **uniform}
     seed = cast(Network, {"widths": plan.widths, **plan.seed_cost()})
     rounds = _rounds(plan, history, trials)
@@ -160,6 +171,7 @@ def summarise_search(plan: Plan, all_trials: Sequence[Trial]) -> Findings:
             for c in history.starts
         ],
         "gain": gain,
+        "accuracy_gain": _accuracy_gain(trials, found, report),
         "gain_so_far": history.gain_of(found),
         "verdict": result,
         "rounds": rounds,
@@ -194,6 +206,14 @@ def _trained(
         "test_loss": mean_of(trials, source, replicas, "test_loss"),
         "test_accuracy": mean_of(trials, source, replicas, "test_accuracy"),
     }
+
+
+def _accuracy_gain(trials: BySource, found: Candidate | None, fresh: range) -> Gain | None:
+    """How much higher the metric of the best found is than the uniform network's, paired by fresh seed."""
+    if found is None:
+        return None
+    own = by_seed(trials, _source("report", found), fresh, "val_accuracy")
+    return paired_gain(own, by_seed(trials, BASELINE, fresh, "val_accuracy"))
 
 
 def _start_name(start: Candidate | None) -> str | None:

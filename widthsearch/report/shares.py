@@ -88,12 +88,12 @@ def side_cost_lines(costs: Sequence[SideCost], of: str) -> list[str]:
 
 
 def pruned_line(summary: Findings) -> str | None:
-    """``pruned most: conv3 (0.57 ± 0.03), least: conv1 (0.21 ± 0.02), the rest between; round 2``."""
+    """``pruned most in round 2: conv3 (0.57 ± 0.03), least: conv1 (0.21 ± 0.02); the rest between``."""
     most, least = summary["pruned_most"], summary["pruned_least"]
     if most is None or least is None or most["variable"] == least["variable"]:
         return None
     rest = "; the rest between" if len(summary["seed"]["widths"]) > 2 else ""
-    return f"pruned most in round {most['round']}: {_ratio(most)}, least: {_ratio(least)}{rest}"
+    return f"pruned most in round {1 + most['round']}: {_ratio(most)}, least: {_ratio(least)}{rest}"
 
 
 def _ratio(entry: Pruned) -> str:

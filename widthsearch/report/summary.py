@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -14,6 +14,7 @@ from widthsearch.database.lock import is_driven
 from widthsearch.database.records import Family, family_of, load, plan_of
 from widthsearch.plans.plan import StudyKind
 from widthsearch.report.comparison import summarise_comparison
+from widthsearch.report.decision import family_decision
 from widthsearch.report.probe import summarise_probe
 from widthsearch.report.pruners import summarise_pruners
 from widthsearch.report.search import summarise
@@ -37,14 +38,25 @@ def summary_of(study: optuna.Study, url: str) -> StudySummary:
 def summary_of_family(family: Family, database: Database) -> FamilySummary:
     """The summaries of all members; ``finished`` once all of them are."""
     found = [summary_of(load(name, database), database.url) for name in family.members]
+    return family_summary(family, found, database.url)
+
+
+def family_summary(family: Family, found: Sequence[StudySummary], url: str) -> FamilySummary:
+    """The same, from the summaries of its members."""
     members = [member for member in found if member["kind"] == "search"]  # they all are
     states = {member["status"] for member in members}
     status: Status = "failed" if "failed" in states else "finished"
-    if "running" in states or is_driven(database.url, family.name):
+    if "running" in states or is_driven(url, family.name):
         status = "running"
     elif "interrupted" in states:
         status = "interrupted"
-    return {"kind": "family", "family": family.name, "status": status, "members": members}
+    return {
+        "kind": "family",
+        "family": family.name,
+        "status": status,
+        "decision": family_decision(members, status),
+        "members": members,
+    }
 
 
 def summary_of_name(name: str | None, database: Database) -> Summary:

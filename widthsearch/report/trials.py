@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from widthsearch.database import records
 from widthsearch.maths.intervals import Stats, mean_se
 from widthsearch.plans.plan import Branch, Kind, Run, Slot
+from widthsearch.plans.words import candidate_name
 from widthsearch.report.types import Level, SearchSummary, Spent
 
 Source = tuple[str, int, float]  # kind, round, step
@@ -65,11 +66,24 @@ class Trial:
         """What it was for: ``round 0 measure 2``."""
         return str(Slot(self.kind, self.round, self.replica, self.widths, self.step, self.branch))
 
+    @property
+    def network(self) -> str:
+        """What was trained, in words: ``over-wide``, ``uniform widths``, ``round 1, step 0.3``."""
+        over_wide = self.kind in ("measure", "pruned", "sweep")
+        return "over-wide" if over_wide else candidate_name(self.round, self.step)
+
     def flat(self) -> dict[str, Any]:
-        """One row of a frame: ``width_NAME`` and ``prune_ratio_NAME`` for every variable."""
+        """One row of a frame: ``width_NAME`` and ``prune_ratio_NAME`` for every variable.
+
+        Rounds count from 1 here, as on all pages; what belongs to none has no round and no step.
+        """
         other = ("branch", "widths", "prune_ratio", "levels", "run")
+        in_round = self.round >= 0
         return {
             **{f.name: getattr(self, f.name) for f in fields(self) if f.name not in other},
+            "round": 1 + self.round if in_round else None,
+            "step": self.step if in_round and self.kind != "measure" else None,
+            "network": self.network,
             **{f"width_{v}": w for v, w in self.widths.items()},
             **{f"prune_ratio_{v}": p for v, p in (self.prune_ratio or {}).items()},
         }

@@ -75,12 +75,37 @@ class NotSearched(TypedDict):
     reason: str
 
 
+Answer = Literal["better", "none better", "not finished", "no verdict"]
+
+
+class Decision(TypedDict):
+    """What a study says to do: for a person in one sentence, for a program as ``answer``.
+
+    ``widths``: those to use, of a single search that has its verdict.
+    """
+
+    sentence: str
+    answer: Answer
+    widths: Widths | None
+
+
+class Progress(TypedDict):
+    """How far a study is: trainings done, how many it needs if it uses all rounds, what runs now."""
+
+    done: int
+    at_most: int
+    running: list[str]
+    seconds_left: float | None
+
+
 class Head(TypedDict):
     """What every summary of a study begins with."""
 
     study: str
     status: Status
     storage: str
+    decision: Decision
+    progress: Progress
 
 
 class Tail(TypedDict):
@@ -186,7 +211,12 @@ class SearchCost(Spent):
 
 
 class Findings(TypedDict):
-    """What one search found."""
+    """What one search found.
+
+    ``candidate``: the best that it found, ``recommended``: that one if it is shown to be better than uniform
+    widths, these if it is not; before the verdict the candidate.  ``gain``: the uniform network's loss minus
+    the candidate's, ``accuracy_gain``: the candidate's metric minus the uniform network's.
+    """
 
     latency_model: dict[str, object] | None
     seed: Network
@@ -198,6 +228,7 @@ class Findings(TypedDict):
     started_from: str | None
     starting_networks: list[StartingNetwork]
     gain: Gain | None
+    accuracy_gain: Gain | None
     gain_so_far: float | None
     verdict: str | None
     rounds: list[Round]
@@ -383,6 +414,7 @@ class FamilySummary(TypedDict):
     kind: Literal["family"]
     family: str
     status: Status
+    decision: Decision
     members: list[SearchSummary]
 
 

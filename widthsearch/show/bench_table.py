@@ -7,34 +7,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from widthsearch.plans.words import counted, joined
-from widthsearch.report.listings import Bench
-from widthsearch.show.console import say, table
+from widthsearch.report.listings import Bench, Timing
+from widthsearch.show.console import Name, say, table
 
 BUSY = 0.2  # of the median: a larger distance between the quartiles is remarked on
 
 
-def show_bench(console: Console, b: Bench) -> None:
-    """Print the networks with their counted cost, then what was measured."""
-    console.print(
-        f"[bold]{escape(b['study'])}[/]  inference on {b['device']} ({escape(b['machine'])}), "
-        f"{counted(b['threads'], 'thread')}, {b['dtype']}, torch {b['torch']}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    networks = table("network", "MACs", "of seed", "params", "of seed", "widths", left=(0, 5))
-    for n in b["networks"]:
-        cells = (f"{n['macs']:,}", f"{n['macs_ratio']:.1%}", f"{n['params']:,}", f"{n['params_ratio']:.1%}")
-        networks.add_row(escape(n["name"]), *cells, joined(n["widths"]))
-    console.print(networks)
-    console.print(_timings(b))
-    say(
-        "latency: median (quartiles) over short blocks of calls, the networks in turn; "
-        "of seed: median of the ratios within a pass",
-        console,
-        style="dim",
-    )
-    apart = [(r["latency"]["q3"] - r["latency"]["q1"]) / r["latency"]["median"] for r in b["timings"]]
-    if max(apart) > BUSY:
+def show_bench(console: Console, b: Bench, mode: str) -> None:
+    """Print what was measured in this ``mode``; above eager times the networks with their counted cost."""
+    if mode == "eager":
+        _show_networks(console, b)
+    timings = [r for r in b["timings"] if r["mode"] == mode]
+    if timings:
+        console.print(_timings(b, timings))
+    apart = [(r["latency"]["q3"] - r["latency"]["q1"]) / r["latency"]["median"] for r in timings]
+    if max(apart, default=0) > BUSY:
         say(
             f"the machine was busy: quartiles are up to {max(apart):.0%} apart; the fastest blocks, which "
             "nothing disturbed, say more, or measure again",
@@ -44,19 +31,41 @@ def show_bench(console: Console, b: Bench) -> None:
         say(note, console)
 
 
-def _timings(b: Bench) -> Table:
+def _show_networks(console: Console, b: Bench) -> None:
+    console.print(
+        f"[bold]{escape(b['study'])}[/]  inference on {b['device']} ({escape(b['machine'])}), "
+        f"{counted(b['threads'], 'thread')}, {b['dtype']}, torch {b['torch']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    headers = ("network", "MACs", "of seed", "params", "of seed", "widths")
+    networks = table(*headers, left=(0, 5), spare=("params", "of seed"))
+    for n in b["networks"]:
+        cells = (f"{n['macs']:,}", f"{n['macs_ratio']:.1%}", f"{n['params']:,}", f"{n['params_ratio']:.1%}")
+        networks.add_row(n["name"], *cells, Name(joined(n["widths"])))
+    console.print(networks)
+    say(
+        "latency: median (quartiles) over short blocks of calls, the networks in turn; "
+        "of seed: median of the ratios within a pass",
+        console,
+        style="dim",
+    )
+
+
+def _timings(b: Bench, timings: list[Timing]) -> Table:
     macs = {n["name"]: n["macs_ratio"] for n in b["networks"]}
-    headers = ("batch", "mode", "network", "latency, ms", "fastest", "of seed", "MACs of seed")
-    found = table(*headers, "samples/s", "blocks", left=(1, 2))
+    headers = ["batch", "mode", "network", "latency, ms", "fastest", "of seed", "MACs of seed"]
+    headers += ["samples/s", "blocks"]
+    found = table(*headers, left=(1, 2), spare=("blocks", "samples/s", "fastest", "MACs of seed"))
     before: tuple[object, ...] = ()
-    for r in b["timings"]:
+    for r in timings:
         group = (r["batch"], r["mode"])
         head = (str(r["batch"]), r["mode"]) if group != before else ("", "")
         latency = r["latency"]
         low, middle, high = (f"{1e3 * q:.3g}" for q in (latency["q1"], latency["median"], latency["q3"]))
         found.add_row(
             *head,
-            escape(r["network"]),
+            r["network"],
             f"{middle} ({low} to {high})",
             f"{1e3 * latency['fastest']:.3g}",
             f"{r['ratio']['median']:.1%}",

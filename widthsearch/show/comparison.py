@@ -11,17 +11,17 @@ from rich.table import Table
 
 from widthsearch.plans.words import amounts, counted, joined
 from widthsearch.report.types import ArmFound, ComparisonSummary
-from widthsearch.show.console import table
-from widthsearch.show.formats import count, headline, interval, line, median, metric_form, plus_minus, spent
+from widthsearch.show.console import Line, Name, table
+from widthsearch.show.formats import count, interval, median, metric_form, opening, plus_minus, spent
 from widthsearch.show.style import COLOURS, layout
 
 
 def comparison_page(s: ComparisonSummary) -> Group:
     """The page: per budget, what the arms recommend, and how that fares on the same fresh seeds."""
-    parts: list[RenderableType] = [headline(s)]
+    parts: list[RenderableType] = [*opening(s)]
     for entry in s["budgets"]:
         cost = f"each search may cost {entry['search_cost']:.0f} uniform trainings"
-        parts += ["", line(f"budget {amounts(entry['budget'])}; {cost}; {counted(s['repeats'], 'repeat')}")]
+        parts += ["", Line(f"budget {amounts(entry['budget'])}; {cost}; {counted(s['repeats'], 'repeat')}")]
         if entry["arms"]:
             parts += [_recommendations(entry["arms"], s["metric"]), "", _gains(entry["arms"])]
         else:
@@ -30,14 +30,14 @@ def comparison_page(s: ComparisonSummary) -> Group:
 
 
 def _recommendations(arms: Sequence[ArmFound], metric: str) -> Table:
-    headers = ("arm", "widths (first repeat)", "MACs", "params", "val loss", "median", "n", f"val {metric}")
-    rows = table(*headers, left=(0, 1))
+    headers = ("arm", "widths (repeat 1)", "MACs", "params", "val loss", "median", "n", f"val {metric}")
+    rows = table(*headers, left=(0, 1), spare=("median", "params", "MACs"))
     form = metric_form(a["val_accuracy"] for a in arms)
     for a in arms:
         loss = a["val_loss"]
         rows.add_row(
             a["arm"],
-            joined(a["widths"][0]),
+            Name(joined(a["widths"][0])),
             f"{a['macs'][0]:,}",
             f"{a['params'][0]:,}",
             *(plus_minus(loss), median(loss), count(loss)),
@@ -48,7 +48,7 @@ def _recommendations(arms: Sequence[ArmFound], metric: str) -> Table:
 
 def _gains(arms: Sequence[ArmFound]) -> Table:
     over = ("gain over uniform (95 %)", "gain over grow-shrink (95 %)")
-    rows = table("arm", *over, "search cost", "within 1 % after")
+    rows = table("arm", *over, "search cost", "within 1 % after", spare=("within 1 % after", "search cost"))
     for a in arms:
         close = a["cost_to_close"]
         rows.add_row(

@@ -20,6 +20,20 @@ from widthsearch.show.notes import annotate
 
 REFRESH_SECONDS = 5.0
 
+#: Added to the dashboard's own pages.  Under a budget one width is paid for by the others, so the importance
+#: of a single one means nothing.  And from its list of studies one comes to our note first.
+_ADDED = b"""<style>
+.MuiGrid-item:has(> .MuiCard-root #graph-hyperparameter-importances) { display: none; }
+</style><script>
+addEventListener("click", event => {
+  const link = event.target.closest("a"), listed = /\\/dashboard\\/?$/.test(location.pathname);
+  if (!listed || !link || !/\\/studies\\/\\d+$/.test(link.pathname)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  location.assign(link.href + "/note");
+}, true);
+</script>"""
+
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -61,11 +75,30 @@ def only_from_here(app: App, port: int) -> App:
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         origin = environ.get("HTTP_ORIGIN")
         if environ.get("HTTP_HOST") in ours and (origin is None or urlsplit(origin).netloc in ours):
-            return app(environ, start_response)
+            return _with_ours(app, environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"this dashboard is for its own pages on this machine alone\n"]
 
     return guarded
+
+
+def _with_ours(app: App, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The answer of ``app``; of a page with what is :data:`_ADDED`."""
+    if not environ.get("PATH_INFO", "").startswith("/dashboard"):
+        return app(environ, start_response)
+    begun: list[Any] = []
+    answer = app(environ, lambda *said: begun.append(said))
+    body = b"".join(answer)
+    if hasattr(answer, "close"):
+        answer.close()
+    status, headers, *rest = begun[-1]
+    if body and any(
+        name.lower() == "content-type" and value.startswith("text/html") for name, value in headers
+    ):
+        body = body.replace(b"</head>", _ADDED + b"</head>", 1)
+        headers = [(k, str(len(body)) if k.lower() == "content-length" else v) for k, v in headers]
+    start_response(status, headers, *rest)
+    return [body]
 
 
 def _follow(database: Database, say: Callable[[str], None]) -> None:

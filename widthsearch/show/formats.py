@@ -10,7 +10,9 @@ from rich.text import Text
 from widthsearch.maths.intervals import Gain, Stats
 from widthsearch.plans.words import amounts, candidate_name
 from widthsearch.report.listings import WidthsFound
-from widthsearch.report.types import Found, Network, Spent, StudySummary, Summary
+from widthsearch.report.summary import name_of
+from widthsearch.report.types import Found, Network, SearchSummary, Spent, StudySummary, Summary
+from widthsearch.show.console import Line
 
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 
@@ -52,15 +54,20 @@ def size(network: Network | WidthsFound) -> str:
     return amounts({"macs": network["macs"], "params": network["params"]})
 
 
+def title(summary: SearchSummary) -> str:
+    """What the best network that a search found is called on its page: recommended only if it is."""
+    return "recommended" if summary["decision"]["answer"] == "better" else "best found"
+
+
 def found_name(network: Found) -> str:
-    """``round 1, step 0.5``, ``uniform baseline``."""
+    """``round 1, step 0.5``, ``uniform widths``."""
     return candidate_name(-1 if network["round"] is None else network["round"], network["step"] or 0.0)
 
 
 def spent(summary: Spent) -> Text:
     """What all trainings of a study cost."""
     macs, seconds = summary["training_macs"], summary["seconds"]
-    return line(f"all trainings: {macs:.3g} MACs, {seconds:.0f} worker seconds")
+    return Line(f"all trainings: {macs:.3g} MACs, {seconds:.0f} worker seconds")
 
 
 def reason(summary: Summary) -> str:
@@ -70,38 +77,50 @@ def reason(summary: Summary) -> str:
     return f": {summary['stopped_because']}" if summary["stopped_because"] else ""
 
 
-def line(text: str) -> Text:
-    """A line that no console wraps: what is searched for in a log stays in one piece."""
-    return Text(text, no_wrap=True, overflow="ignore")
-
-
 def status(summary: Summary) -> Text:
     """The status in its colour."""
     return Text(summary["status"], _COLOURS[summary["status"]])
 
 
-def headline(summary: StudySummary) -> Text:
-    """Name, status, and why a study that has ended did."""
-    parts = ((summary["study"], "bold"), "  ", status(summary), reason(summary))
-    return Text.assemble(*parts, no_wrap=True, overflow="ignore")
+def opening(summary: Summary) -> list[Text]:
+    """What every page begins with: name, status and why a study ended; what it says to do; how far it is."""
+    name = Line.assemble((name_of(summary), "bold"), "  ", status(summary), reason(summary))
+    lines = [name, Line(summary["decision"]["sentence"], "bold")]
+    if summary["kind"] != "family" and (now := progress(summary)):
+        lines.append(Line(now))
+    return lines
+
+
+def progress(summary: StudySummary) -> str:
+    """``2 running, at most 3m10s left, last change 5 s ago: round 1 measure 2``; empty once it has ended."""
+    if summary["status"] not in ("running", "interrupted"):
+        return ""
+    now, left = summary["progress"], summary["progress"]["seconds_left"]
+    parts = [f"{len(now['running'])} running"] if summary["status"] == "running" else []
+    parts += [] if left is None else [f"at most {duration(left)} left"]
+    parts += [] if summary["last_change"] is None else [f"last change {age(summary['last_change'])} ago"]
+    running = f": {shorten(now['running'])}" if now["running"] else ""
+    return ", ".join(parts) + running
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1m15s``."""
+    seconds = round(seconds)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
 
 
 def age(moment: str | None, now: datetime | None = None) -> str:
-    """How long ago a moment (ISO, local time) was: ``12 min``, ``3 h``, ``5 days``."""
+    """How long ago a moment (ISO, local time) was: ``5 s``, ``12 min``, ``3 h``, ``5 days``."""
     if moment is None:
         return "-"
     seconds = max(0.0, ((now or datetime.now()) - datetime.fromisoformat(moment)).total_seconds())
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+        if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return "now"
-
-
-def bar(value: float, largest: float, cells: int) -> str:
-    """A bar of up to ``cells`` characters, in eighths of one; what is above 0 shows at least an eighth."""
-    eighths = round(8 * cells * value / largest) if largest > 0 else 0
-    full, rest = divmod(max(eighths, int(value > 0)), 8)
-    return "█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[rest]
+    return f"{seconds:.0f} s"
 
 
 def shorten(names: Sequence[str], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Pages for the terminal as HTML and as Markdown: the same tables, lines and bars show the same facts."""
+"""Pages for the terminal as HTML and as Markdown: the same tables and lines show the same facts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from widthsearch.show.console import Bar, Name
+
 
 def html_of(parts: Iterable[RenderableType]) -> str:
     """Lines as paragraphs, tables as tables."""
@@ -17,15 +19,15 @@ def html_of(parts: Iterable[RenderableType]) -> str:
 
 
 def markdown_of(parts: Iterable[RenderableType]) -> str:
-    """The same as Markdown; colours are lost."""
-    blocks = []
+    """The same as Markdown: without bars and colours."""
+    blocks: list[str] = []
     for part in parts:
         if isinstance(part, Table):
-            rows = [[_plain(c.header) for c in part.columns]]
-            rows += [
-                [_plain(cell) for cell in row] for row in zip(*(c.cells for c in part.columns), strict=True)
-            ]
-            rows.insert(1, ["--:" if c.justify == "right" else "---" for c in part.columns])
+            columns = [c for c in part.columns if not any(isinstance(cell, Bar) for cell in c.cells)]
+            rows = [[_plain(c.header) for c in columns]]
+            rows += [[_plain(cell) for cell in row] for row in zip(*(c.cells for c in columns), strict=True)]
+            rows.insert(1, ["--:" if c.justify == "right" else "---" for c in columns])
+            blocks += ["---"] if blocks and blocks[-1].startswith("|") else []  # between two tables
             blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
         elif part != "":
             blocks.append(_plain(part))
@@ -47,14 +49,30 @@ def _part(part: RenderableType) -> str:
 
 
 def _table(table: Table) -> str:
-    sides = [f' class="{column.justify}"' if column.justify != "left" else "" for column in table.columns]
-    head = "".join(f"<th{s}>{_text(c.header)}</th>" for s, c in zip(sides, table.columns, strict=True))
+    """With its columns that a narrow terminal goes without marked, for narrow screens."""
+    spare = getattr(table, "spare", ())
+    kinds = [
+        " ".join(
+            [*([c.justify] if c.justify != "left" else []), *(["spare"] if _plain(c.header) in spare else [])]
+        )
+        for c in table.columns
+    ]
+    head = "".join(_cell("th", kind, c.header) for kind, c in zip(kinds, table.columns, strict=True))
     rows = zip(*(column.cells for column in table.columns), strict=True)
     body = "\n".join(
-        "<tr>" + "".join(f"<td{s}>{_text(cell)}</td>" for s, cell in zip(sides, row, strict=True)) + "</tr>"
+        f"<tr>{''.join(_cell('td', kind, cell) for kind, cell in zip(kinds, row, strict=True))}</tr>"
         for row in rows
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def _cell(tag: str, kind: str, content: RenderableType) -> str:
+    inside = re.sub(r" ± [\d.e%-]+(?=</span>$|$)", r'<span class="se">\g<0></span>', _text(content))
+    if isinstance(content, Bar):
+        inside = f'<span class="bar {content.style}"><i style="width:{content.share:.1%}"></i></span>'
+    elif isinstance(content, Name):
+        kind = f"{kind} name".strip()
+    return f'<{tag} class="{kind}">{inside}</{tag}>' if kind else f"<{tag}>{inside}</{tag}>"
 
 
 def _text(content: RenderableType) -> str:

@@ -1,4 +1,4 @@
-"""What a picture of a search shows: seed, over-wide and recommended network, a row of blocks each."""
+"""What a picture of a search shows: seed, uniform, over-wide and best found network, a row of blocks each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from widthsearch.report.types import Network as Measured
 from widthsearch.report.types import SearchSummary
-from widthsearch.show.formats import found_name
+from widthsearch.show.formats import found_name, title
 from widthsearch.show.style import colour_of
 from widthsearch.show.ties import Tie
 
@@ -26,7 +26,7 @@ class Network:
 
 
 def networks_of(summary: SearchSummary, ties: Mapping[str, Tie]) -> list[Network]:
-    """The three networks, from what ``show --json`` prints; ``ties``: who makes a variable's units."""
+    """The four networks, from what ``show --json`` prints; ``ties``: who makes a variable's units."""
     seed = summary["seed"]
     made = {
         v: f"\nmade by {len(tie.modules)} modules: {', '.join(tie.modules)}" if (tie := ties.get(v)) else ""
@@ -38,7 +38,14 @@ def networks_of(summary: SearchSummary, ties: Mapping[str, Tie]) -> list[Network
         seed["widths"],
         tooltips={v: f"{v}, seed: {w} units{made[v]}" for v, w in seed["widths"].items()},
     )
-    return [before, _over_wide(summary), _recommended(summary)]
+    uniform = summary["baseline"]
+    scaled = Network(
+        "uniform",
+        _sizes(uniform, seed),
+        uniform["widths"],
+        tooltips={v: f"{v}, uniform: {w} units" for v, w in uniform["widths"].items()},
+    )
+    return [before, scaled, _over_wide(summary), _best(summary)]
 
 
 def _over_wide(summary: SearchSummary) -> Network:
@@ -49,12 +56,12 @@ def _over_wide(summary: SearchSummary) -> Network:
     tooltips = {
         v: f"{v}, over-wide: {w} units, prune ratio {ratio[v]:.2f}"
         + (f" ± {errors[v]:.2f}" if v in errors else "")
-        + f" (round {last['round']}, {last['replicas']} replicas)"
+        + f" (round {1 + last['round']}, {last['replicas']} replicas)"
         for v, w in widths.items()
     }
     return Network(
         "over-wide",
-        [f"measured in round {last['round']}", f"{sum(widths.values()):,} units"],
+        [f"measured in round {1 + last['round']}", f"{sum(widths.values()):,} units"],
         widths,
         colours={v: colour_of(p) for v, p in ratio.items()},
         below={v: f"{p:.2f}" for v, p in ratio.items()},
@@ -62,24 +69,22 @@ def _over_wide(summary: SearchSummary) -> Network:
     )
 
 
-def _recommended(summary: SearchSummary) -> Network:
-    seed, found = summary["seed"], summary["recommended"]
+def _best(summary: SearchSummary) -> Network:
+    name, found, uniform = title(summary), summary["candidate"], summary["baseline"]["widths"]
     if found is None:
-        return Network("recommended", ["nothing scored yet"], {})
-    so_far = "" if summary["status"] == "finished" else ", so far"
-    a_start = found["round"] in (None, -1)
-    which = found_name(found) if a_start else f"proposal of round {found['round']}"
-    changes = {v: _change(w, seed["widths"][v]) for v, w in found["widths"].items()}
+        none = "nothing scored yet" if summary["verdict"] is None else "none better than uniform"
+        return Network(name, [none], {})
+    changes = {v: _change(w, uniform[v]) for v, w in found["widths"].items()}
     return Network(
-        "recommended",
-        [which + so_far, *_sizes(found, seed)],
+        name,
+        [found_name(found), *_sizes(found, summary["seed"])],
         found["widths"],
         below=changes,
         tooltips={
-            v: f"{v}, recommended: {w} units, {seed['widths'][v]} in the seed ({changes[v]})"
+            v: f"{v}, {name}: {w} units, {uniform[v]} in uniform ({changes[v]})"
             for v, w in found["widths"].items()
         },
-        outlines=seed["widths"],
+        outlines=uniform,
     )
 
 

@@ -30,7 +30,8 @@ def annotate(study: optuna.Study, url: str) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object
 
     summary, trials = summary_of(study, url), trials_of(study)
-    save_note(study, markdown_of(page_of(summary).renderables))
+    name, sentence, *rest = page_of(summary).renderables
+    save_note(study, f"# {markdown_of([sentence])}\n\n{markdown_of([name, *rest])}")
     for name, figure in _figures(summary, trials).items():
         figure.update_layout(height=None)  # the dashboard has places of one height
         save_plotly_graph_object(study, figure, graph_object_id=name)

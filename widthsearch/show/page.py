@@ -1,12 +1,7 @@
-"""A study as one HTML page that needs nothing else: no file, no server, no network.
-
-plotly.js is 5 MB; the page carries it compressed and unpacks it when it is opened.
-"""
+"""A study as one HTML page that needs nothing else: no file, no server, no network."""
 
 from __future__ import annotations
 
-import base64
-import gzip
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -14,67 +9,25 @@ from typing import Any
 import optuna
 
 from widthsearch.database.connection import Database
-from widthsearch.database.records import load, modules_of
+from widthsearch.database.records import load
+from widthsearch.plans.words import counted
 from widthsearch.report.repeat import Repeat, repeat_of
 from widthsearch.report.summary import name_of
 from widthsearch.report.trials import Trial, trials_of
 from widthsearch.report.types import FamilySummary, SearchSummary, Summary
-from widthsearch.show.drawing import draw_architecture
-from widthsearch.show.formats import reason
+from widthsearch.show.browser import BAR_STYLE, POLICY, SCRIPT, STYLE, packed_plotly
+from widthsearch.show.drawing import drawn
+from widthsearch.show.formats import opening, reason, title
 from widthsearch.show.markup import html_of
 from widthsearch.show.pages import figure_of, page_of
 from widthsearch.show.search_figures import search_figures
-from widthsearch.show.search_page import (
-    closing,
-    network_table,
-    opening,
-    round_table,
-    width_table,
-)
+from widthsearch.show.search_page import closing, evidence, network_table, round_table, width_table
 from widthsearch.show.tables import trial_table
-
-_STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; background: #f6f7f9; color: #1d2530; font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 64px; }
-section { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; margin: 16px 0;
-  padding: 14px 22px 18px; }
-h1 { font-size: 24px; margin: 8px 0 0; } h2 { font-size: 17px; margin: 4px 0 10px; }
-p { margin: 5px 0; } .note { color: #5b6675; font-size: 13.5px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
-th, td { padding: 3px 12px 3px 0; text-align: left; white-space: nowrap; }
-th { border-bottom: 1px solid #c9d0d8; font-weight: 600; } td { border-bottom: 1px solid #eff1f4; }
-th.right, td.right { text-align: right; } .bold { font-weight: 700; } .cyan { color: #0072b2; }
-.magenta { color: #cc79a7; } .green { color: #00795a; } .yellow { color: #a86400; } .red { color: #b3261e; }
-pre { background: #f2f4f7; border-radius: 6px; padding: 10px 14px; overflow-x: auto; font-size: 13px; }
-svg { max-width: 100%; height: auto; } summary { cursor: pointer; font-weight: 600; }
-"""
-
-_SCRIPT = """
-(async () => {
-  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
-  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = document.createElement("script");
-  script.textContent = await new Response(unpacked).text();
-  document.head.append(script);
-  for (const place of document.querySelectorAll(".figure")) {
-    const figure = JSON.parse(place.nextElementSibling.textContent);
-    await Plotly.newPlot(place, figure.data, figure.layout, {displaylogo: false, responsive: true});
-  }
-  document.body.dataset.drawn = "yes";
-  document.body.dataset.milliseconds = Math.round(performance.now());
-})();
-"""
-
-# Nothing may be loaded from anywhere, whatever a name in the database says.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def summary_html(summary: Summary) -> str:
     """The page of ``show`` as a piece of HTML, for notebooks."""
-    page = html_of(page_of(summary).renderables)
-    return f"<style>.wide td.right, .wide th.right {{ text-align: right; }}</style>{page}"
+    return f"<style>{BAR_STYLE}</style>{html_of(page_of(summary).renderables)}"
 
 
 def report_page(summary: Summary, database: Database) -> str:
@@ -86,58 +39,80 @@ def report_page(summary: Summary, database: Database) -> str:
     trials = trials_of(study)
     content = _search(study, summary, trials) if summary["kind"] == "search" else _other(summary)
     listed = html_of([trial_table(trials, summary["metric"])])
-    content += f"<section><details><summary>{len(trials)} trials</summary>{listed}</details></section>"
-    repeat = repeat_of(study)
-    return _page(summary, content + _section("To repeat it", _repeat(repeat)))
+    content += (
+        f"<section><details><summary>{counted(len(trials), 'trial')}</summary>{listed}</details></section>"
+    )
+    return _page(summary, content + _section("To repeat it", _repeat(repeat_of(study))))
+
+
+def figure_page(summary: Summary) -> str:
+    """What ``--plot`` writes: what was found, and the figure.  It needs plotly, and no database."""
+    return _page(summary, _family(summary) if summary["kind"] == "family" else _other(summary))
 
 
 def _search(study: optuna.Study, summary: SearchSummary, trials: Sequence[Trial]) -> str:
-    figures = search_figures(summary, trials)
-    sections = [
-        _section("", html_of([*opening(summary)[1:], *closing(summary)])),
-        _section("Before and after", draw_architecture(summary, modules_of(study))),
-        _section("Width variables", html_of([width_table(summary)])),
-        _section("Networks", html_of([network_table(summary)])),
-        _figure("Light layers were hard to prune, dark ones easy.", figures["prune-ratio"]),
-        _figure("How the widths moved, from uniform to recommended ones.", figures["widths"]),
-        _figure("Networks that were scored, by what the search had cost.", figures["loss"]),
-        _figure("The same fresh seeds for both networks, a line each.", figures["seeds"]),
+    figures, best = search_figures(summary, trials), title(summary)
+    wide, slim = drawn(study, summary), drawn(study, summary, slim=True)
+    scored = summary["baseline"]["val_loss"] is not None
+    sections = [_top(summary, [*evidence(summary), network_table(summary)])]
+    if scored:
+        sections.append(
+            _figure("Seed by seed", "Both networks, trained on the same seeds.", figures["seeds"])
+        )
+    drawing = f'<div class="drawing">{wide}</div><div class="drawing slim">{slim}</div>'
+    sections += [
+        _section("Widths", html_of([width_table(summary)])),
+        _section("Before and after", drawing),
+        _figure("How the widths moved", f"From the seed network to the {best} one.", figures["widths"]),
     ]
-    if summary["rounds"]:
-        sections.append(_section("Rounds", html_of([round_table(summary)])))
+    if len(summary["rounds"]) > 1:
+        says = "Light layers were hard to prune, dark ones easy; ± standard error over replicas."
+        sections.append(_figure("Prune ratios", says, figures["prune-ratio"]))
+    if scored:
+        says = "Every network that was scored, by what the search had cost by then."
+        sections.append(_figure("Loss against cost", says, figures["loss"]))
+        sections.append(_section("Rounds", html_of([round_table(summary), *closing(summary)])))
     return "".join(sections)
 
 
 def _family(summary: FamilySummary) -> str:
+    says = "What each budget buys, with uniform widths and with those that were found."
     sections = [
-        _section("", html_of(page_of(summary).renderables[1:])),
-        _figure("What each budget buys; uniform widths beside it.", figure_of(summary)),
-        *(_section(m["study"], html_of([width_table(m)])) for m in summary["members"]),
+        _top(summary, page_of(summary).renderables[len(opening(summary)) :]),
+        _figure("Loss against cost", says, figure_of(summary)),
+        *(_section(m["study"], html_of([*opening(m)[1:], width_table(m)])) for m in summary["members"]),
     ]
     return "".join(sections)
 
 
 def _other(summary: Summary) -> str:
-    says = "What was found, and what it had cost by then."
-    return _section("", html_of(page_of(summary).renderables[1:])) + _figure(says, figure_of(summary))
+    rest = page_of(summary).renderables[len(opening(summary)) :]
+    return _top(summary, rest) + _figure("The figure", "", figure_of(summary))
+
+
+def _top(summary: Summary, rest: Sequence[Any]) -> str:
+    """The verdict, large, and what it rests on."""
+    head, verdict, *progress = opening(summary)
+    studies = summary["members"] if summary["kind"] == "family" else [summary]
+    changed = max(of["last_change"] or "" for of in studies).replace("T", " ")
+    status = f"{summary['status']}{reason(summary)}; as of {changed or 'its launch'}"
+    kind = summary["decision"]["answer"].split()[0]
+    return (
+        f'<section class="top {kind}"><h1>{escape(name_of(summary))}</h1>'
+        f'<p class="note">{escape(status)}</p><p class="verdict">{escape(verdict.plain)}.</p>'
+        f"{html_of([*progress, *rest])}</section>"
+    )
 
 
 def _page(summary: Summary, content: str) -> str:
-    from plotly.offline import get_plotlyjs
-
-    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
-    studies = summary["members"] if summary["kind"] == "family" else [summary]
-    changed = escape(max(of["last_change"] or "" for of in studies).replace("T", " "))
-    name = escape(name_of(summary))
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{name}: layer widths</title><style>{_STYLE}</style></head>
-<body><main><h1>{name}</h1><p>{escape(summary["status"] + reason(summary))}</p>
-<p class="note">as of {changed}</p>
-{content}
-</main><script type="text/plain" id="plotly">{packed}</script>
-<script>{_SCRIPT}</script></body></html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{escape(name_of(summary))}: layer widths</title><style>{STYLE}</style></head>
+<body><main>{content}</main>
+<script type="text/plain" id="plotly">{packed_plotly()}</script>
+<script>{SCRIPT}</script></body></html>
 """
 
 
@@ -146,10 +121,11 @@ def _section(heading: str, content: str) -> str:
     return f"<section>{title}{content}</section>\n"
 
 
-def _figure(says: str, figure: Any) -> str:
+def _figure(heading: str, says: str, figure: Any) -> str:
     plain = figure.to_json().replace("<", "\\u003c")  # nothing in it may end the script
+    note = f'<p class="note">{escape(says)}</p>' if says else ""
     place = f'<div class="figure"></div><script type="application/json">{plain}</script>'
-    return _section("", f'<p class="note">{escape(says)}</p>{place}')
+    return _section(heading, note + place)
 
 
 def _repeat(repeat: Repeat) -> str:

@@ -12,7 +12,6 @@ from widthsearch.report.summary import name_of
 from widthsearch.report.types import SearchSummary, Summary
 from widthsearch.show.comparison import comparison_figure, comparison_page
 from widthsearch.show.family import family_figure, family_page
-from widthsearch.show.formats import interval
 from widthsearch.show.probe import probe_figure, probe_page
 from widthsearch.show.pruners import pruner_figure, pruner_page
 from widthsearch.show.search_page import search_page
@@ -22,42 +21,17 @@ class Kind(NamedTuple):
     """How a kind of study is shown; each function takes the summary of that kind."""
 
     name: str
-    page: Callable[[Any, int], Group]  # on a terminal of so many columns
-    about: Callable[[Any], str]  # in a few words, for a list of studies
+    page: Callable[[Any], Group]
     figure: Callable[[Any], Any] | None = None  # none of a search: it has several
     figure_id: str = ""  # under which optuna-dashboard keeps it: another one would not replace it
 
 
 KINDS = {
-    "search": Kind("search", search_page, lambda s: interval(s["gain"])),
-    "family": Kind(
-        "family",
-        lambda s, _: family_page(s),
-        lambda s: f"{len(s['members'])} budgets",
-        family_figure,
-        "widthsearch-members",
-    ),
-    "probe": Kind(
-        "probe",
-        lambda s, _: probe_page(s),
-        lambda s: f"probes {len(s['starts'])} starts",
-        probe_figure,
-        "widthsearch-starts",
-    ),
-    "pruners": Kind(
-        "comparison of pruners",
-        lambda s, _: pruner_page(s),
-        lambda s: f"compares {', '.join(p['pruner'] for p in s['pruners'])}",
-        pruner_figure,
-        "widthsearch-pruners",
-    ),
-    "comparison": Kind(
-        "comparison",
-        lambda s, _: comparison_page(s),
-        lambda s: f"compares {', '.join(s['arms'])}",
-        comparison_figure,
-        "widthsearch-comparison",
-    ),
+    "search": Kind("search", search_page),
+    "family": Kind("family", family_page, family_figure, "widthsearch-members"),
+    "probe": Kind("probe", probe_page, probe_figure, "widthsearch-starts"),
+    "pruners": Kind("comparison of pruners", pruner_page, pruner_figure, "widthsearch-pruners"),
+    "comparison": Kind("comparison", comparison_page, comparison_figure, "widthsearch-comparison"),
 }
 
 
@@ -68,9 +42,9 @@ def search_only(summary: Summary, wanted: str) -> SearchSummary:
     return summary
 
 
-def page_of(summary: Summary, columns: int = 120) -> Group:
-    """What `show` prints on a terminal of so many columns."""
-    return KINDS[summary["kind"]].page(summary, columns)
+def page_of(summary: Summary) -> Group:
+    """What `show` prints."""
+    return KINDS[summary["kind"]].page(summary)
 
 
 def figure_of(summary: Summary) -> Any:

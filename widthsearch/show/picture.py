@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from widthsearch.errors import UsageError
-from widthsearch.show.drawing import FONTS
+from widthsearch.show.canvas import FONTS
 from widthsearch.show.style import write_file
 
 _ZOOM = 2.0  # pixels of a PNG per unit of the SVG: sharp on today's screens

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.plans.words import amounts, counted, joined
+from widthsearch.report.probe import end_of
 from widthsearch.report.types import Apart, ProbeSummary, StartFound
-from widthsearch.show.console import table
-from widthsearch.show.formats import count, headline, interval, line, plus_minus, spent
-from widthsearch.show.style import COLOURS, layout, nothing_yet
+from widthsearch.show.console import Line, Name, table
+from widthsearch.show.formats import count, interval, opening, plus_minus, spent
+from widthsearch.show.style import COLOURS, GREY, layout, nothing_yet
 
 COLUMNS = 4  # panels side by side
 DASHES = ("solid", "dash", "dot")  # for starts beyond the colours
@@ -22,15 +23,15 @@ DASHES = ("solid", "dash", "dot")  # for starts beyond the colours
 
 def probe_page(s: ProbeSummary) -> Group:
     """The page: where every start leads, how its end fares on the fresh seeds, how far apart all are."""
-    plain = s["starts"][0]["recommended"]
+    plain = end_of(s["starts"][0])
     variables = "-".join(s["starts"][0]["seed"]["widths"])
     lines = [
         f"budget of all starts {amounts(s['budget'])}; widths are {variables}",
         f"back: within a factor {s['within']:g} of what the plain search recommends",
     ]
     return Group(
-        headline(s),
-        *map(line, lines),
+        *opening(s),
+        *map(Line, lines),
         "",
         _courses(s["starts"], plain and plain["widths"]),
         "",
@@ -38,7 +39,7 @@ def probe_page(s: ProbeSummary) -> Group:
         "",
         _spread_table(s),
         "",
-        *(line(f"{', '.join(of)}: {note}") for note, of in _notes(s["starts"]).items()),
+        *(Line(f"{', '.join(of)}: {note}") for note, of in _notes(s["starts"]).items()),
         spent(s),
     )
 
@@ -70,22 +71,22 @@ def _courses(starts: Sequence[StartFound], wanted: Mapping[str, int] | None) -> 
             of = f" of {wanted[layer]}" if wanted and layer else ""
             rows.add_row(
                 Text(s["start"] if i == 0 else ""),
-                ("scaling to the budget", "cost-aware start")[i] if i < 2 else f"round {i - 2}",
+                ("scaling to the budget", "cost-aware start")[i] if i < 2 else f"round {i - 1}",
                 f"{widths[layer]}{of}" if layer else "",
                 "" if s["close"] is None else f"{s['close'][i]} of {len(widths)} back",
-                joined(widths),
+                Name(joined(widths)),
             )
     return rows
 
 
 def _ends(starts: Sequence[StartFound]) -> Table:
     headers = ("start", "recommended", "back after", "loss, fresh seeds", "n", "gain over plain (95 %)")
-    rows = table(*headers, left=range(3))
+    rows = table(*headers, left=range(3), spare=("n",))
     for s in starts:
         is_plain = starts[0]["start"] in (s["start"], s["same_as"])
         rows.add_row(
             Text(s["start"]),
-            joined(s["recommended"]["widths"]) if s["recommended"] else "-",
+            Name(joined(end["widths"])) if (end := end_of(s)) else "-",
             "" if is_plain or s["close"] is None else _back(s),
             plus_minus(s["fresh_loss"]),
             count(s["fresh_loss"]),
@@ -97,7 +98,7 @@ def _ends(starts: Sequence[StartFound]) -> Table:
 def _back(start: StartFound) -> str:
     rounds = len(start["rounds"])
     if start["back_after"] is not None:
-        return "the start" if start["back_after"] < 0 else f"round {start['back_after']}"
+        return "the start" if start["back_after"] < 0 else f"round {1 + start['back_after']}"
     return f"not in {counted(rounds, 'round')}" if rounds else "-"
 
 
@@ -111,7 +112,7 @@ def _spread_table(s: ProbeSummary) -> Table:
     for v, end in after.items():
         ends = (_range(end), f"{end['ratio']:.2f}", _sd(end))
         by_chance = [_sd(chance["recommended"][v])] if chance else []
-        rows.add_row(Text(v), _range(before[v]), _sd(before[v]), *ends, *by_chance)
+        rows.add_row(Name(v), _range(before[v]), _sd(before[v]), *ends, *by_chance)
     return rows
 
 
@@ -128,7 +129,7 @@ def probe_figure(s: ProbeSummary) -> Any:
     """One panel per width variable, log axis, and a line per start.
 
     From its uniform baseline over the network that it is searched from, and the best one after each round, to
-    what it recommends.  Black: the plain start; thick: the one that this layer was inflated in.
+    what it recommends.  Grey: the plain start; thick: the one that this layer was inflated in.
     """
     from plotly.subplots import make_subplots  # here: it takes a second
 
@@ -147,13 +148,14 @@ def probe_figure(s: ProbeSummary) -> Any:
         vertical_spacing=0.3 / rows,
     )
     last = max(len(start["course"]) for start in starts) - 1
-    ticks = ["scaled", "start", *(f"round {r}" for r in range(last - 1)), "end"]
+    ticks = ["scaled", "start", *(f"round {1 + r}" for r in range(last - 1)), "end"]
     for i, start in enumerate(starts):
-        # The last colour, black, is the first start's.
-        style = {"color": COLOURS[(i - 1) % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
+        # Grey and thick: the plain start.
+        colour = COLOURS[(i - 1) % len(COLOURS)] if i else GREY
+        style = {"color": colour, "dash": DASHES[(i - 1) // len(COLOURS) % len(DASHES)] if i else "solid"}
         course = list(enumerate(start["course"]))
-        if start["recommended"] is not None:
-            course.append((last + 1, start["recommended"]["widths"]))
+        if (end := end_of(start)) is not None:
+            course.append((last + 1, end["widths"]))
         for j, v in enumerate(variables):
             figure.add_scatter(
                 x=[x for x, _ in course],
@@ -168,7 +170,7 @@ def probe_figure(s: ProbeSummary) -> Any:
             )
     figure.update_yaxes(type="log", dtick="D2")
     figure.update_xaxes(tickvals=list(range(last + 2)), ticktext=ticks, showticklabels=True)
-    figure.update_yaxes(title="width", col=1)
+    figure.update_yaxes(title="width, in units", col=1)
     title = f"{s['study']}: {len(starts)} starts under one budget"
     figure.update_layout(**layout(title, height=150 + 260 * rows))
     return figure

@@ -18,20 +18,13 @@ from rich.text import Text
 from widthsearch.database.records import KIND, SECONDS, forgiven_in, runs_of
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.plans.plan import LABELS, Slot, StudyPlan
+from widthsearch.report.progress import seconds_left
 from widthsearch.show.console import say
+from widthsearch.show.formats import duration
 from widthsearch.show.tensorboard import Board
 
 #: A training stalls that takes so many times as long as the longest of its kind, and so long at least.
 STALLED, STALLED_SECONDS = 3, 60.0
-
-
-def duration(seconds: float) -> str:
-    """``75`` as ``1m15s``."""
-    seconds = round(seconds)
-    hours, minutes = seconds // 3600, seconds // 60 % 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
 
 
 class Tracker:
@@ -112,18 +105,6 @@ class Tracker:
         self.done[kind] += 1
         self.seconds[kind].append(outcome[SECONDS])
 
-    def seconds_left(self) -> float | None:
-        """Time left if all rounds are used, from the mean duration of each kind so far; ``None`` at first."""
-        every = [s for seconds in self.seconds.values() for s in seconds]
-        if not every:
-            return None
-        plain = self.seconds["score"] + self.seconds["baseline"] + self.seconds["report"]
-        left = 0.0
-        for kind, n in self.plan.expected().items():
-            known = self.seconds[kind] or (plain if kind != "measure" else []) or every
-            left += max(0, n - self.done[kind]) * sum(known) / len(known)
-        return left / self.workers
-
     def stalled(self) -> list[str]:
         """A note on each training that runs much longer than any of its kind did so far."""
         notes = []
@@ -141,7 +122,7 @@ class Tracker:
         parts = [f"{sum(self.done.values())} of at most {sum(self.plan.expected().values())}"]
         if self.gain is not None:
             parts.append(f"best gain so far {self.gain:+.4f}")
-        if (left := self.seconds_left()) is not None:
+        if (left := seconds_left(self.plan.expected(), self.seconds, self.workers)) is not None:
             parts.append(f"at most {duration(left)} left")
         return ", ".join(parts)
 

@@ -11,8 +11,8 @@ from widthsearch.maths.intervals import Stats
 from widthsearch.plans.words import joined
 from widthsearch.report.pruners import SHARES
 from widthsearch.report.types import LevelFound, OverWide, PrunersSummary, Quality, Share, Winner
-from widthsearch.show.console import table
-from widthsearch.show.formats import count, headline, line, metric_form, plus_minus, size, spent
+from widthsearch.show.console import Line, table
+from widthsearch.show.formats import count, metric_form, opening, plus_minus, size, spent
 from widthsearch.show.style import COLOURS, layout
 
 #: What is held equal, and what is done to it.
@@ -39,7 +39,7 @@ def pruner_page(s: PrunersSummary) -> Group:
     answers = [
         _answer(*EQUAL[share], found, form) for share, found in s["winners"].items() if found is not None
     ]
-    return Group(headline(s), line(about), "", _levels(s, form), "", *map(line, answers), spent(s))
+    return Group(*opening(s), Line(about), "", _levels(s, form), "", *map(Line, answers), spent(s))
 
 
 def _levels(s: PrunersSummary, form: str) -> Table:

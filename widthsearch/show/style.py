@@ -8,9 +8,11 @@ from typing import Any
 
 from widthsearch.errors import UsageError
 
-#: Okabe and Ito's colours, which colour-blind people can tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
-BLUE, GREEN, RED = COLOURS[0], COLOURS[2], COLOURS[4]
+#: Okabe and Ito's colours, which colour-blind people can tell apart; without yellow and black, and darker
+#: where they are pale: each can be seen on white and on a dark page.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#4AA3DF", "#7A5CC4")
+BLUE, RED, GREEN = COLOURS[:3]
+GREY = "#808790"
 
 #: Colours of a prune ratio from 0 to 1 at equal distances: Brewer's YlGnBu, light to dark.
 PRUNE_RATIO = ("#FFFFD9", "#C7E9B4", "#41B6C4", "#225EA8", "#081D58")
@@ -25,9 +27,17 @@ def colour_of(prune_ratio: float) -> str:
     return "#" + bytes(mixed).hex()
 
 
-def layout(title: str, height: int = 560) -> dict[str, Any]:
-    """The layout that all plotly figures have."""
-    return {"title": title, "template": "plotly_white", "font_size": 13, "height": height}
+def layout(title: str, height: int = 420) -> dict[str, Any]:
+    """The layout that all plotly figures have: the legend stands below."""
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": -75 / height, "yanchor": "top"}
+    return {
+        "title": title,
+        "template": "plotly_white",
+        "font_size": 13,
+        "height": height,
+        "legend": legend,
+        "hoverlabel": {"namelength": -1},
+    }
 
 
 def nothing_yet(title: str, text: str) -> Any:
@@ -48,11 +58,6 @@ def check_figure(what: str, file: str) -> None:
         raise UsageError(f"{what} {file!r}: give the name of an .html file")
     if find_spec("plotly") is None:
         raise UsageError(f"{what} needs plotly: pip install 'widthsearch[plots]'")
-
-
-def write_figure(figure: Any, file: str) -> None:
-    """Write a figure as an HTML file that needs no network; :class:`UsageError` where that cannot be."""
-    write_file(figure.to_html(include_plotlyjs=True, config={"displaylogo": False}).encode(), file)
 
 
 def write_file(data: bytes, file: str) -> None:

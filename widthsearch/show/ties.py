@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from widthsearch.maths.cost import Cost
+
 
 @dataclass(frozen=True)
 class Tie:
@@ -37,8 +39,8 @@ def ties_of(modules: Sequence[tuple[str, str]], variables: Sequence[str]) -> dic
     made: dict[str, list[tuple[str, float]]] = {}
     reached = -1  # the last column that the data has come to
     for module, variable in modules:
-        if variable not in column:
-            continue
+        if variable not in column or any(module == m for m, _ in made.get(variable, ())):
+            continue  # one module, however often it is run, is one maker
         place = reached + 0.5 if variable in made else float(column[variable])
         reached = max(reached, column[variable])
         made.setdefault(variable, []).append((module, place))
@@ -47,6 +49,24 @@ def ties_of(modules: Sequence[tuple[str, str]], variables: Sequence[str]) -> dic
         for v, makers in made.items()
         if len(makers) > 1
     }
+
+
+def skips_of(cost: Cost, ties: Mapping[str, Tie], variables: Sequence[str]) -> dict[tuple[float, float], str]:
+    """Where units are read again further on than by the next layer, as a U-Net does: (from, to) -> of what.
+
+    Places as in :class:`Tie`, from the last module that makes the units to the one that reads them.  Which
+    layer reads which units follows from the ``cost``: its MACs are products of both sizes.
+    """
+    column = {v: k for k, v in enumerate(variables)}
+    found: dict[tuple[float, float], str] = {}
+    for v, w in cost.products("macs"):
+        if v not in column or w not in column or column[v] >= column[w]:
+            continue
+        made = ties[v].places if v in ties else (float(column[v]),)
+        place = max(p for p in made if p < column[w])
+        if column[w] - place > 1:
+            found[place, float(column[w])] = f"{v} is read by {w} too"
+    return found
 
 
 def lanes(spans: Mapping[str, tuple[float, float]]) -> dict[str, int]:

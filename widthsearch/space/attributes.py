@@ -7,15 +7,22 @@ from, and a function mode sees it arrive as an argument: the dimension that it b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+import enum
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from widthsearch.space.labels import Dim, Report
 from widthsearch.space.masking import FUNCTIONS as MASKED_FUNCTIONS
-from widthsearch.space.recorder import Place, Recorder
+from widthsearch.space.recorder import Place, Recorder, Trace
 
 Arguments = tuple[Any, ...]
 
@@ -54,21 +61,111 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and value > 1
 
 
-def mark_sizes(model: nn.Module) -> None:
-    """Make every integer attribute of the user's own modules a :class:`Stated`, in place (on a copy)."""
+_ANY_MODULES = frozenset(vars(nn.Module()))  # the attributes that all modules have
+_STATING = (nn.Unflatten, nn.Transformer)  # of torch's, those that read a size of their own
+_DEEPEST = 3  # a list in a dict in a config
+_LEAVES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, enum.Enum)
+
+
+def mark_sizes(model: nn.Module) -> dict[Place, int]:
+    """Make every whole number in the user's own modules a :class:`Stated`, in place (on a copy).
+
+    Also those in lists, dicts and objects that hold nothing but data (a config): each module gets a copy of
+    its own of these.  Returns all that were marked.
+    """
+    sizes: dict[Place, int] = {}
     for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.nn.") and type(module) is not nn.Unflatten:
+        if type(module).__module__.startswith("torch.nn.") and type(module) not in _STATING:
             continue  # their attributes are known: see resize.py
         for attribute, value in list(vars(module).items()):
-            if attribute == "training":
-                continue
-            if _is_size(value):
-                module.__dict__[attribute] = Stated.of(value, (name, attribute, None))
-            elif type(value) in (list, tuple) and all(type(v) is int for v in value):
-                marked = [
-                    Stated.of(v, (name, attribute, i)) if _is_size(v) else v for i, v in enumerate(value)
-                ]
-                module.__dict__[attribute] = type(value)(marked)
+            if attribute not in _ANY_MODULES:
+                module.__dict__[attribute] = _marked(value, (name, (attribute,)), sizes)
+    return sizes
+
+
+def _marked(value: Any, place: Place, sizes: dict[Place, int]) -> Any:
+    if _is_size(value):
+        sizes[place] = value
+        return Stated.of(value, place)
+    parts = parts_of(value) if len(place[1]) <= _DEEPEST else {}
+    marked = {step: _marked(part, (place[0], (*place[1], step)), sizes) for step, part in parts.items()}
+    changed = {step: part for step, part in marked.items() if part is not parts[step]}
+    return with_parts(value, changed) if changed else value
+
+
+def parts_of(value: Any, depth: int = 0) -> dict[Any, Any]:
+    """What a list, dict or plain object holds, by position, key or attribute; empty if not only data."""
+    if isinstance(value, (*_LEAVES, Tensor, nn.Module)) or callable(value) or depth > _DEEPEST:
+        return {}
+    if isinstance(value, (list, tuple)):
+        parts = dict(value if _is_pairs(value) else enumerate(value))
+    else:
+        parts = dict(value if isinstance(value, dict) else getattr(value, "__dict__", {}))
+    return parts if all(_is_data(part, depth + 1) for part in parts.values()) else {}
+
+
+def _is_pairs(value: Sequence[Any]) -> bool:
+    """``(("heads", 4), ("size", 8))``."""
+    return bool(value) and all(type(p) is tuple and len(p) == 2 and type(p[0]) is str for p in value)
+
+
+def _is_data(value: Any, depth: int) -> bool:
+    if isinstance(value, (list, tuple, dict)) and not value:
+        return True
+    return isinstance(value, _LEAVES) or bool(parts_of(value, depth))
+
+
+def with_parts(value: Any, parts: Mapping[Any, Any]) -> Any:
+    """A copy of such a value in which these parts are others."""
+    if isinstance(value, (list, tuple)):
+        every = parts_of(value) | dict(parts)
+        new = list(every.items()) if _is_pairs(value) else list(every.values())
+        return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
+    copied = copy.copy(value)
+    (copied if isinstance(copied, dict) else vars(copied)).update(parts)
+    return copied
+
+
+def follow_namesakes(trace: Trace) -> None:
+    """What a module holds a second time, under the same name and of the same value, is the same size."""
+    for (module, path), known in list(trace.stated.items()):
+        for place, size in trace.sizes.items():
+            same = place[0] == module and place[1][-1] == path[-1] and size == trace.sizes[module, path]
+            if same and isinstance(path[-1], str):
+                trace.stated.setdefault(place, known)
+
+
+def cached_functions() -> list[tuple[Any, str, Any]]:
+    """Functions of others with a cache by value (``functools.lru_cache``): module, name, function."""
+    cached = type(functools.lru_cache(len))
+    skipped = (*sys.stdlib_module_names, "torch", "numpy", "scipy", "sympy")
+    return [
+        (module, name, value)
+        for key, module in list(sys.modules.items())
+        if key.partition(".")[0] not in skipped
+        for name, value in list(getattr(module, "__dict__", {}).items())
+        if type(value) is cached
+    ]
+
+
+@contextmanager
+def nothing_cached(functions: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """A cache would mix up equal sizes of different places (as in einops): pass it by."""
+    try:
+        for module, name, function in functions:
+            setattr(module, name, _uncached(function))
+        yield
+    finally:
+        for module, name, function in functions:
+            setattr(module, name, function)
+
+
+def _uncached(cached: Any) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        stated = any(isinstance(v, Stated) for v in _integers([*args, *kwargs.values()]))
+        return (cached.__wrapped__ if stated else cached)(*args, **kwargs)
+
+    return functools.update_wrapper(call, cached)
 
 
 class SizeReader(TorchFunctionMode):
@@ -119,22 +216,32 @@ def _read_norm(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out:
 
 
 def _read_slice(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
-    """``x[:, : self.width]``."""
-    if out.ndim == args[0].ndim:
-        for dim, index in enumerate(args[1] if isinstance(args[1], tuple) else (args[1],)):
-            if isinstance(index, slice) and not index.start:
-                _note(recorder, index.stop, out, dim)
+    """``x[:, : self.width]`` and ``x[..., : self.width]``."""
+    indices = args[1] if isinstance(args[1], tuple) else (args[1],)
+    if not all(i is None or i is ... or type(i) in (int, slice, Stated) for i in indices):
+        return
+    dim, taken = 0, sum(i is not None and i is not ... for i in indices)
+    for index in indices:
+        if isinstance(index, slice) and not index.start:
+            _note(recorder, index.stop, out, dim)
+        dim += args[0].ndim - taken if index is ... else not isinstance(index, int)
 
 
 def _read_split(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Any) -> None:
-    """``x.split((self.width, self.rest), dim=1)``."""
+    """``x.split((self.width, self.rest), dim=1)``; parts that are as long by nature stay equal."""
     given = [*args[1:], *kwargs.values()]
     listed = next((value for value in given if isinstance(value, (list, tuple))), None)
     sizes = [size for size in given if isinstance(size, Stated)] if listed is None else listed
+    parts: list[Dim] = []
     for part, size in zip([out] if isinstance(out, Tensor) else out, sizes, strict=False):
         changed = [dim for dim in range(part.ndim) if part.shape[dim] != args[0].shape[dim]]
         if len(changed) == 1:
             _note(recorder, size, part, changed[0])
+            parts.append(recorder.label(part).dims[changed[0]])
+    origins = {size.place if isinstance(size, Stated) else None for size in sizes}
+    if listed is not None and len(origins) == 1 and len(set(listed)) == 1:
+        for part_dim in parts[1:]:
+            recorder.labels.unify(parts[0], part_dim, Report.NEVER)
 
 
 #: What reads the sizes out of the call of a function (by name, whether of torch or Tensor).

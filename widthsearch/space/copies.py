@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,19 +26,108 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A deep copy in which these tensors stand for the model's own (same names, any shape or device).
 
-    What is a parameter in the model is one in the copy.
+    What is a parameter in the model is one in the copy.  Functions that hold parts of the model (a lambda in
+    an attribute, a hook) are copied with what they hold, which ``deepcopy`` alone does not do; weights that a
+    hook computes before each call (``nn.utils.weight_norm``, pruning masks) are computed anew.
     Raises UsageError if something in the model cannot be copied.
     """
-    memo: dict[int, Tensor] = {}
+    memo: dict[int, Any] = {}
     for name, old in named_tensors(model).items():
         new = tensors[name]
         memo[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        for function in _functions_with(model):
+            _copy_function(function, memo)
+        copied = copy.deepcopy(model, memo)
+        _compute_weights(copied)
     except Exception as error:
         raise UsageError(
             f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
         ) from error
+    return copied
+
+
+def _compute_weights(model: nn.Module) -> None:
+    """Let the hooks of ``torch.nn.utils`` compute the weights that they replace."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils."):
+                training, module.training = module.training, False
+                with torch.no_grad():  # a leaf, that others may copy
+                    hook(module, ())
+                module.training = training
+
+
+def _functions_with(model: nn.Module) -> list[types.FunctionType]:
+    """The functions in the model's attributes that hold modules or tensors of it."""
+    own = {id(part) for part in (*model.modules(), *named_tensors(model).values())}
+    reaches: dict[int, bool] = {}  # whatever was looked at: whether it leads to a part of the model
+    found = []
+
+    def look(value: Any, depth: int = 0) -> bool:
+        if id(value) in own:
+            return True
+        if id(value) in reaches or isinstance(value, _PLAIN) or depth > _DEEPEST:
+            return reaches.get(id(value), False)
+        reaches[id(value)] = False
+        found_there = [look(part, depth + 1) for part in _held_by(value)]  # all of them, not the first alone
+        reaches[id(value)] = any(found_there)
+        if reaches[id(value)] and isinstance(value, types.FunctionType):
+            found.append(value)
+        return reaches[id(value)]
+
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if not isinstance(value, _PLAIN) and name not in ("_parameters", "_buffers", "_modules"):
+                look(value)
+    return found
+
+
+_DEEPEST = 12  # functions in containers in functions ...
+_PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, Tensor)
+
+
+def _held_by(value: Any) -> list[Any]:
+    """What a function, a container or a plain object holds."""
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set)):
+        return list(value)
+    return list(vars(value).values()) if hasattr(value, "__dict__") else []
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:  # its variable has no value yet
+        return False
+    return True
+
+
+def _copy_function(function: types.FunctionType, memo: dict[int, Any]) -> None:
+    """Put a copy of the function, with copies of what it holds, where ``deepcopy`` looks for it."""
+    if id(function) in memo:
+        return
+    cells = tuple(types.CellType() for _ in function.__closure__ or ())
+    copied = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
+    memo[id(function)] = copied  # first: it may hold itself
+    for old, new in zip(function.__closure__ or (), cells, strict=True):
+        if _is_filled(old):
+            new.cell_contents = copy.deepcopy(old.cell_contents, memo)
+    copied.__defaults__ = copy.deepcopy(function.__defaults__, memo)
+    copied.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, memo)
+    copied.__dict__.update(function.__dict__)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

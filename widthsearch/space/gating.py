@@ -44,10 +44,14 @@ class ConsumerAxis:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """A call of a function that computes statistics over units; ``unit`` as above, per dimension of input."""
+    """A call of a function that computes statistics over units; ``unit`` as above, per dimension of input.
+
+    ``scaled``: the network scales the result for the number of units as it was built with.
+    """
 
     site: Site
     unit: dict[int, NDArray[np.int64]]
+    scaled: bool
 
 
 def consumers_of(trace: Trace, variables: Variables, batch: int) -> tuple[ConsumerAxis, ...]:
@@ -68,7 +72,7 @@ def statistics_of(trace: Trace, variables: Variables) -> tuple[Statistics, ...]:
         units = {dim: variables.position[ids] for dim, ids in dims.items()}
         units = {dim: unit for dim, unit in units.items() if (unit >= 0).any()}
         if units:
-            calls.append(Statistics(site, units))
+            calls.append(Statistics(site, units, site in trace.scaled))
     return tuple(calls)
 
 
@@ -99,6 +103,7 @@ class Gating:
         self._sites = {
             s.site: {dim: _place_of(unit, starts, device) for dim, unit in s.unit.items()} for s in statistics
         }
+        self._scaled = {s.site for s in statistics if s.scaled}
         self._stack: ModuleStack | None = None
         if statistics:
             owners = {s.site.module for s in statistics}
@@ -125,6 +130,10 @@ class Gating:
                 site: {dim: place.read_each(z, variables) for dim, place in dims.items()}
                 for site, dims in self._sites.items()
             }
+            for site in self._scaled:  # for the number of those that are open, that is
+                sites[site] = {
+                    dim: z * (len(z) / z.sum().clamp(min=1.0)).sqrt() for dim, z in sites[site].items()
+                }
             self._mode = Masked(self._stack, sites)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
 
@@ -227,7 +236,10 @@ class _GatedAxis:
             dim=axis.dim,
             gates=gates,
             module=owner,
-            on_input=_is_plain(owner) and axis.modules == {owner_name} and alone,
+            on_input=_is_plain(owner)
+            and owner._parameters.get("weight") is weight
+            and axis.modules == {owner_name}
+            and alone,
             spatial=0 if isinstance(owner, nn.Linear) else weight.ndim - 2,
             inputs_per_sample=axis.elements_per_sample,
         )

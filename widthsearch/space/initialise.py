@@ -7,34 +7,52 @@ spread out.  So the trace records, for every parameter, how the user's values re
 
 from __future__ import annotations
 
+import functools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
 
+from widthsearch.errors import UsageError
 from widthsearch.space.copies import copy_with, named_tensors
 
+POWER_STEPS = 15  # as torch takes for a new layer
+
 #: How to fill one tensor anew, after ``reset_parameters``: an in-place method of a tensor, and its arguments.
-Fill = tuple[Literal["fill_", "mul_", "normal_"], tuple[float, ...]]
+Fill = tuple[Literal["fill_", "mul_", "normal_", "copy_"], tuple[Any, ...]]
+
+Table = Callable[[tuple[int, ...]], Tensor]  # a buffer of any shape
 
 
 @dataclass(frozen=True)
 class Initialisation:
     """``resets``: modules whose ``reset_parameters`` is called; ``fills``: what follows, per tensor.
 
-    A tensor without a fill keeps the user's values; it cannot be resized.  ``own``: a function of the user's
-    that is called on the model at the end.
+    A tensor without a fill keeps the user's values; it cannot be resized.  ``tables``: buffer -> a function
+    of the user's that makes one of any shape.  ``own``: another that is called on the model at the end.
     """
 
     resets: tuple[str, ...]
     fills: dict[str, Fill]
     own: Callable[[nn.Module], object] | None = None
+    tables: Mapping[str, Table] = field(default_factory=dict)
+
+    def can_fill(self, name: str, dim: int) -> bool:
+        """Whether the tensor of this name can have another size along this dimension."""
+        if name in self.tables:
+            return True
+        method, values = self.fills.get(name, (None, ()))
+        return method is not None and (method != "copy_" or values[0].shape[dim] == 1)
 
 
 @contextmanager
@@ -54,8 +72,25 @@ def isolated_random_numbers() -> Iterator[None]:
         np.random.set_state(legacy)
 
 
-def record(model: nn.Module, own: Callable[[nn.Module], object] | None = None) -> Initialisation:
-    """Read the initialisation off a model, fresh as the user's factory gave it; ``own``: see the class."""
+def record(
+    model: nn.Module,
+    own: Callable[[nn.Module], object] | None = None,
+    tables: Mapping[str, Table] | None = None,
+) -> Initialisation:
+    """Read the initialisation off a model, fresh as the user's factory gave it.
+
+    ``own``: see the class; ``tables``: likewise, but from patterns.  Raises UsageError for one that no buffer
+    matches.
+    """
+    found: dict[str, Table] = {}
+    for pattern, make in (tables or {}).items():
+        names = [name for name, _ in model.named_buffers() if fnmatchcase(name, pattern)]
+        if not names:
+            there = ", ".join(name for name, _ in model.named_buffers()) or "none"
+            raise UsageError(
+                f"buffers={{{pattern!r}: ...}}: the model has no such buffer; there are: {there}"
+            )
+        found.update(dict.fromkeys(names, make))
     with isolated_random_numbers(), torch.no_grad():
         # What is still NaN afterwards, reset_parameters does not fill.
         probe = copy_with(model, {name: _unfilled(t) for name, t in named_tensors(model).items()})
@@ -67,7 +102,26 @@ def record(model: nn.Module, own: Callable[[nn.Module], object] | None = None) -
                 fill = _compare(tensor.cpu().float(), after[name].float(), tensor.requires_grad)
                 if fill is not None:
                     fills[name] = fill
-    return Initialisation(resets, fills, own)
+        # The vectors of a power iteration start anywhere.
+        fills.update((name, ("normal_", (0.0, 1.0))) for _, names in _spectral_norms(model) for name in names)
+    return Initialisation(resets, fills, own, found)
+
+
+def _spectral_norms(model: nn.Module) -> Iterator[tuple[Callable[[], object], list[str]]]:
+    """Of each spectrally normed weight a function that makes one step of its power iteration; its vectors."""
+    for name, module in model.named_modules():
+        if isinstance(module, ParametrizationList):
+            for position, norm in enumerate(module):
+                if isinstance(norm, _SpectralNorm):
+                    weight = norm._reshape_weight_to_matrix(module.original.detach())
+                    names = [
+                        f"{name}.{position}.{vector}" for vector in ("_u", "_v") if hasattr(norm, vector)
+                    ]
+                    yield functools.partial(norm._power_method, weight, 1), names
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                names = [f"{name}.{hook.name}_{vector}".lstrip(".") for vector in "uv"]
+                yield functools.partial(hook.compute_weight, module, do_power_iteration=True), names
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
@@ -102,8 +156,17 @@ def _compare(own: Tensor, reset: Tensor, trainable: bool) -> Fill | None:
         return "mul_", (1.0 if within_noise else ratio,)
     if trainable:
         return "normal_", (float(own.mean()), spread)
-    # Running statistics start anew; values that no reset explains (a filter, a table) mean something.
-    return ("mul_", (1.0,)) if covered else None
+    # Running statistics start anew; values that no reset explains (a filter, a table) mean something, but
+    # are known for other sizes along the dimensions where they are all the same.
+    return ("mul_", (1.0,)) if covered else _repeated(own)
+
+
+def _repeated(own: Tensor) -> Fill | None:
+    less = own
+    for dim in range(own.ndim):
+        first = less.narrow(dim, 0, 1)
+        less = first if torch.equal(less, first.expand_as(less)) else less
+    return ("copy_", (less.clone(),)) if less.shape != own.shape else None
 
 
 def initialise(model: nn.Module, initialisation: Initialisation) -> None:
@@ -113,8 +176,13 @@ def initialise(model: nn.Module, initialisation: Initialisation) -> None:
         for name in initialisation.resets:
             modules[name].reset_parameters()
         for name, tensor in named_tensors(model).items():
-            if name in initialisation.fills:
+            if name in initialisation.tables:
+                tensor.copy_(initialisation.tables[name](tuple(tensor.shape)))
+            elif name in initialisation.fills:
                 method, numbers = initialisation.fills[name]
                 getattr(tensor, method)(*numbers)
+        for step, _ in _spectral_norms(model):
+            for _ in range(POWER_STEPS):
+                step()
     if initialisation.own is not None:
         initialisation.own(model)

@@ -30,7 +30,10 @@ Dims = tuple[Dim, ...]
 class Report(Enum):
     """Whether the user hears of a freeze."""
 
-    NEVER = "never"  # an input or output of the network, a kernel size: nobody expects a variable there
+    NEVER = "never"  # an input of the network, a kernel size: nobody expects a variable there
+    IF_READ = (
+        "if read"  # an output of the network: only where a layer makes these units and another reads them
+    )
     ALWAYS = "always"
     IF_PRODUCED = "if produced"  # only where a layer makes these units (an input's own scale is no news)
 
@@ -45,7 +48,8 @@ class Freeze:
 
     def onto(self, ids: Ids) -> Freeze:
         """The same for ids that follow from these; the user has heard of it already."""
-        return Freeze(ids, self.reason, Report.NEVER if self.report is Report.NEVER else Report.IF_PRODUCED)
+        quiet = self.report in (Report.NEVER, Report.IF_READ)
+        return Freeze(ids, self.reason, self.report if quiet else Report.IF_PRODUCED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,18 @@ class Product:
     whole: Ids
     factors: Dim
     where: str
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A factor of an ambiguous product that is fixed, as another is taken as the ``units``.
+
+    ``of_heads``: one of the two is the number of heads of an attention, the other their size.
+    """
+
+    freeze: Freeze
+    units: Ids
+    of_heads: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +125,7 @@ class Labels:
     cuts: list[Ids] = field(default_factory=list)  # parts that were taken by position: never one variable
     summed: list[Ids] = field(default_factory=list)  # where queries meet keys: the size of a head
     where: str = "the trace"
-    _fixed: list[Freeze] | None = None
+    _fixed: list[Fixed] | None = None
     _merged: dict[tuple[int, ...], tuple[Ids, Dim]] = field(default_factory=dict)
     _split: dict[tuple[int, int], tuple[Ids, Ids, Ids]] = field(default_factory=dict)
 
@@ -135,7 +151,7 @@ class Labels:
         for factor in factors:
             ids = self.new(factor) if isinstance(factor, int) else factor
             if ids is not factor:
-                self.freeze((ids,), "a constant size", Report.NEVER)
+                self.freeze((ids,), f"{self.where}: beside a constant size ({factor})", Report.IF_READ)
             parts.append(ids)
         return np.concatenate(parts)
 
@@ -212,14 +228,24 @@ class Labels:
         size, 2 x 58 in a channel shuffle) heads come before the size that is summed over where queries meet
         keys, then what the whole is tied to already, then what is the only free factor of another product,
         then the largest; the others are fixed.  Whether the model really resizes like that, verification
-        finds out.
+        finds out; if it freezes the heads, their size is free, and the other way round.
         """
-        if self._fixed is None:  # decided once, whatever verification freezes later
+        if self._fixed is None:  # decided once
             self._fixed = []
             self._solve([*self.freezes], [*self.ties], self._fixed)
-        return self._solve([*self.freezes, *self._fixed, *extra], [*self.ties, *ties], [])
+        freezes = [*self.freezes]
+        swapped: set[int] = set()
+        for freeze in extra:
+            taken = [f for f in self._fixed if np.isin(f.units, freeze.ids).all()]
+            if any(f.of_heads for f in taken):
+                swapped.update(map(id, taken))
+                freezes += [Freeze(f.units, freeze.reason, Report.IF_READ) for f in taken]
+            else:
+                freezes.append(freeze)
+        freezes += [f.freeze for f in self._fixed if id(f) not in swapped]
+        return self._solve(freezes, [*self.ties, *ties], [])
 
-    def _solve(self, freezes: list[Freeze], ties: list[tuple[Ids, Ids]], decided: list[Freeze]) -> Solution:
+    def _solve(self, freezes: list[Freeze], ties: list[tuple[Ids, Ids]], decided: list[Fixed]) -> Solution:
         pending = list(self.products)
         settled: list[Ids] = []  # the only free factors of products
         while True:
@@ -229,7 +255,7 @@ class Labels:
                 if not left:
                     return solution
                 decided.extend(new := _all_but_one(left, solution, settled, self.summed))
-                freezes.extend(new)
+                freezes.extend(f.freeze for f in new)
             pending = left
 
     def _components(self, ties: list[tuple[Ids, Ids]], freezes: list[Freeze]) -> Solution:
@@ -238,7 +264,7 @@ class Labels:
         columns = np.concatenate([empty, *(b for _, b in ties)])
         graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(self.count, self.count))
         component = connected_components(graph, directed=False)[1].astype(np.int64)
-        rank = {Report.NEVER: 0, Report.ALWAYS: 1, Report.IF_PRODUCED: 2}
+        rank = {Report.NEVER: 0, Report.IF_READ: 1, Report.ALWAYS: 2, Report.IF_PRODUCED: 3}
         ordered = sorted(freezes, key=lambda f: rank[f.report])  # stable: the first of a rank counts
         # Per component its freeze; of several the first, which is written last.
         by = np.full(self.count, -1, dtype=np.int64)
@@ -263,7 +289,7 @@ def _matched(a: Dim, b: Dim) -> tuple[list[tuple[Factor, Factor]], Dim, Dim]:
 
 def _all_but_one(
     products: Sequence[Product], solution: Solution, settled: Sequence[Ids], summed: Sequence[Ids]
-) -> list[Freeze]:
+) -> list[Fixed]:
     """Fix all free factors but one of an ambiguous product, the clearest: see :meth:`Labels.solve`."""
 
     def components(arrays: Iterable[Ids]) -> set[int]:
@@ -287,7 +313,9 @@ def _all_but_one(
     units = max(free(product), key=lambda ids: preference(product, ids))
     sizes = " x ".join(str(size_of(f)) for f in product.factors)
     reason = f"{product.where}: a size read as {sizes}, of which the {len(units)} are taken as the units"
-    return [Freeze(ids, reason, Report.NEVER) for ids in free(product) if ids is not units]
+    of_heads = not all(preference(product, ids)[0] for ids in free(product))
+    fixed = (Freeze(ids, reason, Report.IF_READ) for ids in free(product) if ids is not units)
+    return [Fixed(freeze, units, of_heads) for freeze in fixed]
 
 
 def _follows(product: Product, factor: Ids, solution: Solution) -> bool:
@@ -313,7 +341,10 @@ def _settle(
             freeze = solution.freeze_of(factor)
             if freeze is None:
                 free.append((k, factor))
-            elif frozen is None or frozen.report is Report.NEVER:  # one of which the user hears comes first
+            elif frozen is None or frozen.report in (
+                Report.NEVER,
+                Report.IF_READ,
+            ):  # one of which the user hears comes first
                 frozen = freeze
     if len(free) == 1:
         k, unit = free[0]

@@ -74,7 +74,7 @@ def _sum(gates: Gates, x: Tensor, dims: Sequence[int], keepdim: bool) -> Tensor:
 def _broadcast(gates: Gates, x: Tensor) -> Tensor:
     z = torch.ones((), dtype=x.dtype, device=x.device)
     for dim, own in gates.items():
-        z = z * own.view([-1 if d == dim else 1 for d in range(x.ndim)])
+        z = z * own.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     return z
 
 
@@ -217,15 +217,28 @@ def norm(gates: Gates, input: Tensor, p: Any = "fro", dim: Any = None, keepdim: 
 
 
 def normalize(
-    gates: Gates, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+    gates: Gates, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
     """``F.normalize`` by the norm of the open units."""
-    return input / vector_norm(gates, input, p, dim, True).clamp(min=eps)
+    return torch.div(input, vector_norm(gates, input, p, dim, True).clamp(min=eps), out=out)
+
+
+def cosine_similarity(gates: Gates, x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """``F.cosine_similarity`` of the open units."""
+    x1, x2 = torch.broadcast_tensors(x1, x2)  # type: ignore[no-untyped-call]
+    z = _broadcast(gates, x1)
+    return torch.nn.functional.cosine_similarity(x1 * z, x2 * z, dim, eps)
+
+
+def cdist(gates: Gates, x1: Tensor, x2: Tensor, *others: Any, **options: Any) -> Tensor:
+    """``torch.cdist`` of the open units."""
+    return torch.cdist(x1 * gates[-1], x2 * gates[-1], *others, **options)
 
 
 def matmul(gates: Gates, input: Tensor, other: Tensor) -> Tensor:
-    """``torch.matmul`` and ``torch.bmm`` of two activations, summed over the open units."""
-    return torch.matmul(input * gates[-1], other)
+    """``torch.matmul``, ``bmm``, ``mv`` and ``dot``, summed over the open units."""
+    (z,) = gates.values()
+    return torch.matmul(input * z, other)
 
 
 def baddbmm(
@@ -243,6 +256,34 @@ def scaled_dot_product_attention(gates: Gates, query: Tensor, *others: Any, **op
     return torch.nn.functional.scaled_dot_product_attention(query * z, *others, **options)
 
 
+def _loss(name: str) -> Callable[..., Any]:
+    """``F.mse_loss`` and its likes, of open units."""
+
+    def loss(gates: Gates, *given: Any, reduction: str = "mean", **options: Any) -> Tensor:
+        each = getattr(torch.nn.functional, name)(*given, reduction="none", **options)
+        return (mean if reduction == "mean" else sum_)(gates, each)
+
+    return loss
+
+
+def _layer(name: str) -> Callable[..., Any]:
+    """``F.linear`` or a convolution by a computed weight, of open inputs only."""
+    run, dim = getattr(torch.nn.functional, name), PRODUCTS[name]
+    return lambda gates, input, *others, **options: run(
+        input * gates[dim].view(-1, *[1] * (-1 - dim)), *others, **options
+    )
+
+
+#: Those that sum products over a dimension of what they are given first, and that dimension.
+LAYERS = {
+    "linear": -1, "conv1d": -2, "conv2d": -3, "conv3d": -4,
+    "conv_transpose1d": -2, "conv_transpose2d": -3, "conv_transpose3d": -4,
+}  # fmt: skip
+PRODUCTS = LAYERS | dict.fromkeys(
+    ("matmul", "__matmul__", "bmm", "baddbmm", "mv", "dot", "vdot", "scaled_dot_product_attention"), -1
+)
+#: Those that compare all units of two tensors.
+COMPARISONS = {"cosine_similarity", "cdist"}
 #: The functions (by name, whether of torch, torch.nn.functional or Tensor) that have a masked form.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,
@@ -258,13 +299,18 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "linalg_vector_norm": vector_norm,
     "linalg_norm": vector_norm,
     "normalize": normalize,
+    "cosine_similarity": cosine_similarity,
     "matmul": matmul,
     "__matmul__": matmul,
     "bmm": matmul,
+    "mv": matmul,
+    "dot": matmul,
+    "vdot": matmul,
+    "cdist": cdist,
     "baddbmm": baddbmm,
     "scaled_dot_product_attention": scaled_dot_product_attention,
+    **{name: _layer(name) for name in LAYERS},
+    **{name: _loss(name) for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")},
 }
 #: Other names of their arguments.
 ALIASES = {"axis": "dim", "keepdims": "keepdim"}
-#: Those that sum products over the last dimension of what they are given first.
-PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "scaled_dot_product_attention"}

@@ -11,12 +11,16 @@ from torch import nn
 
 
 class Site(NamedTuple):
-    """One call of a function in a forward pass: the ``ordinal``-th in the ``call``-th run of ``module``."""
+    """One call of a function in a forward pass: the ``ordinal``-th in the ``call``-th run of ``module``.
+
+    ``training``: in training mode, in which a module may call others.
+    """
 
     module: str
     call: int
     function: str
     ordinal: int
+    training: bool
 
 
 @dataclass
@@ -33,6 +37,7 @@ class ModuleStack:
         self.modules = dict(model.named_modules())
         self._frames: list[_Frame] = []
         self._calls: Counter[str] = Counter()
+        self.ran: set[str] = set()
         self._handles = []
         for name, module in self.modules.items():
             if only is None or not name or name in only:
@@ -45,6 +50,7 @@ class ModuleStack:
                 self._frames.clear()
                 self._calls.clear()
             self._calls[name] += 1
+            self.ran.add(name)
             self._frames.append(_Frame(name, self._calls[name]))
 
         return enter
@@ -64,7 +70,8 @@ class ModuleStack:
             return None
         frame = self._frames[-1]
         frame.functions[function] += 1
-        return Site(frame.name, frame.call, function, frame.functions[function])
+        training = self.modules[frame.name].training
+        return Site(frame.name, frame.call, function, frame.functions[function], training)
 
     def remove(self) -> None:
         """Take the hooks off again."""

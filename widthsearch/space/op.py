@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from widthsearch.space.labels import Dim, Dims, Freeze, Labels, Report, ids_in
-from widthsearch.space.masking import PRODUCTS
+from widthsearch.space.masking import COMPARISONS, LAYERS, PRODUCTS
 from widthsearch.space.recorder import Recorder
 
 # The output holds values of the input in some arrangement.
@@ -19,7 +19,9 @@ VIEWS = {
 }  # fmt: skip
 KEEPS_VALUES = VIEWS | {"slice", "select", "narrow", "split", "split_with_sizes", "unbind", "native_dropout"}
 # The output is linear in the parameter: scaling a unit of the parameter scales that of the output.
-LINEAR = VIEWS | {"mul", "div", "neg"}
+LINEAR = KEEPS_VALUES - {"native_dropout"} | {"mul", "div", "neg"}
+# Not linear, but the same with the closed units of the parameter at 0 as without them.
+LINEAR |= {"_weight_norm_interface"}
 
 
 class Op:
@@ -80,10 +82,19 @@ class Op:
         for out in self.outputs:
             self.recorder.if_used[out] = [*self.recorder.if_used.get(out, ()), *self._freezes(dim, what)]
 
+    @property
+    def is_live(self) -> bool:
+        """Whether an input depends on the input of the network."""
+        return any(self.recorder.label(t).live for t in self.inputs)
+
+    @property
+    def in_layer(self) -> bool:
+        """Whether it runs inside of a layer's function: what is multiplied there is a weight."""
+        return self.recorder.site is not None and self.recorder.site.function in LAYERS
+
     def _freezes(self, dim: Dim, what: str) -> list[Freeze]:
         # A parameter is worth a word of its own; what the network computes, where a layer makes its units.
-        live = any(self.recorder.label(t).live for t in self.inputs)
-        report = Report.IF_PRODUCED if live else Report.ALWAYS
+        report = Report.IF_PRODUCED if self.is_live else Report.ALWAYS
         return [Freeze(ids, f"{self.where}: {what}", report) for ids in ids_in(dim)]
 
     def statistics(self, dims: Dims, over: Sequence[int]) -> None:
@@ -99,7 +110,10 @@ class Op:
             for i in units:
                 self.freeze_if_used(dims[i], "computes statistics over these units")
             return
-        self.recorder.trace.sites.setdefault(self.recorder.site, units)
+        site = self.recorder.site
+        if site.function in COMPARISONS:  # as good as a weight that reads them: dimensions from the end
+            units = {i - len(dims): ids for i, ids in units.items()}
+        self.recorder.trace.sites.setdefault(site, units)
 
     def by_groups(self, groups: int, inside: int) -> bool:
         """Whether whole groups are the units of a grouped operation; else the channels, equal in all groups.
@@ -113,7 +127,7 @@ class Op:
         """The parameter that the output is a view or a multiple of, if any."""
         name = self.name.rstrip("_")
         if name in LINEAR and not any(self.recorder.label(t).live for t in self.inputs) and self.inputs:
-            tensors = self.inputs[:1] if name == "div" else self.inputs
+            tensors = self.inputs if name == "mul" else self.inputs[:1]
             return next((s for t in tensors if (s := self.recorder.label(t).source)), None)
         return None
 
@@ -123,10 +137,16 @@ class Op:
             self.recorder.trace.macs.append(tuple(factor for dim in dims for factor in dim))
 
     def produce(self, weight: Tensor, dim: Dim) -> None:
-        """This dimension of a weight makes units."""
-        for axis in self.recorder.axes_of(dim):
-            if self.recorder.label(weight).source == axis[0]:
-                self.recorder.produce(axis)
+        """This dimension of a weight makes units; in a layer's function also one of a computed weight."""
+        label = self.recorder.label(weight)
+        computed = self.in_layer and not label.live
+        axes = self.recorder.axes_of(dim)
+        for axis in axes:
+            if label.source == axis[0] or computed:
+                self.recorder.produce(axis[0], self.recorder.trace.axes[axis])
+        if label.source and not axes:  # a part of a weight
+            for ids in ids_in(dim):
+                self.recorder.produce(label.source, ids)
 
     def contract(self, a: Tensor, dim_a: Dim, b: Tensor, dim_b: Dim) -> None:
         """Sum over a dimension of ``a`` times one of ``b``; one of them must be a weight, the consumer."""
@@ -139,25 +159,27 @@ class Op:
                 live = self.recorder.label(other).live
                 self.labels.unify(dim_a, dim_b, Report.NEVER if live else Report.IF_PRODUCED)
                 return
-        if not (self.recorder.label(a).live and self.recorder.label(b).live):
-            self.freeze((*dim_a, *dim_b), "a computed weight reads these units")
-            return
-        units, site = self.labels.flat(dim_a), self.recorder.site
+        one, other_one = self.recorder.label(a), self.recorder.label(b)
+        live, units, site = one.live and other_one.live, self.labels.flat(dim_a), self.recorder.site
         if isinstance(units, int) or site is None or site.function not in PRODUCTS:
-            self.freeze((*dim_a, *dim_b), "a product of two activations is summed over these units")
+            product = "a product of two activations is summed over these units"
+            self.freeze((*dim_a, *dim_b), product if live else "a computed weight reads these units")
             return
-        self.labels.summed.append(units)
+        if one.live == other_one.live and not (one.source or other_one.source):  # queries and keys
+            self.labels.summed.append(units)
         self.labels.unify(dim_a, dim_b)
         self.recorder.note_product(site, units)
 
     def note_heads(self, queries: Tensor, keys: Tensor, dims: Sequence[Dim]) -> None:
         """Where two activations are multiplied for each index of these dims, the last one is the heads."""
         heads = [ids for dim in dims for ids in ids_in(dim)]
-        if heads and self.recorder.label(queries).live and self.recorder.label(keys).live:
+        labels = [self.recorder.label(t) for t in (queries, keys)]
+        # Also of queries that the network has learnt, among each other; not of a weight with several parts.
+        if heads and labels[0].live == labels[1].live and not (labels[0].source or labels[1].source):
             trace = self.recorder.trace
             trace.heads.setdefault(self.recorder.modules.innermost, heads[-1])
             if trace.keep_heads:
-                self.labels.freeze(heads, f"{self.where}: the number of heads is kept", Report.NEVER)
+                self.labels.freeze(heads, f"{self.where}: the number of heads is kept", Report.IF_READ)
 
     def follow(self, units: Dim, *parameters: str) -> Dim:
         """The only dimension of these arguments, where they are given, is that of these units."""

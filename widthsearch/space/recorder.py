@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from widthsearch.space.labels import Dim, Dims, Factor, Ids, Labels, constants
+from widthsearch.space.masking import LAYERS, PRODUCTS
 from widthsearch.space.module_stack import ModuleStack, Site
 
 Axis = tuple[str, int]  # (parameter or buffer, dimension)
-Place = tuple[str, str, int | None]  # module, attribute, position if that is a list or tuple
+Place = tuple[str, tuple[Any, ...]]  # module; attribute, then keys, positions and attributes inside it
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Trace:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # every parameter and buffer
     parameters: tuple[str, ...] = ()
     read: set[str] = field(default_factory=set)  # those of them that an operation reads
+    ran: set[str] = field(default_factory=set)  # modules whose forward was called
     productions: list[Production] = field(default_factory=list)
     consumers: dict[Axis, Reading] = field(default_factory=dict)  # in order of execution
     macs: list[tuple[Factor, ...]] = field(
@@ -59,8 +61,10 @@ class Trace:
     by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
     scales: dict[str, Ids] = field(default_factory=dict)  # per module, what its attention sums over
+    scaled: set[Site] = field(default_factory=set)  # where an attribute holds the scale for that number
     heads: dict[str, Ids] = field(default_factory=dict)  # per module, the heads of its attention
-    stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # attributes: size of dim / ratio
+    sizes: dict[Place, int] = field(default_factory=dict)  # every whole number that a module holds
+    stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # those that are a dim's / ratio
     output_shapes: dict[bool, list[tuple[int, ...]]] = field(default_factory=dict)  # in train mode or not
     device: str = "meta"
     keep_heads: bool = False  # the size of heads is searched, not their number
@@ -109,12 +113,9 @@ class Recorder:
         known = [axis for axis in axes if axis is not None]
         return known if len(known) == len(axes) == len(dim) else []
 
-    def produce(self, axis: Axis) -> None:
-        """Note that the layer owning this weight axis has just made units."""
-        owner, _, leaf = axis[0].rpartition(".")
-        self.trace.productions.append(
-            Production(owner if owner and leaf == "weight" else axis[0], self.trace.axes[axis])
-        )
+    def produce(self, parameter: str, units: Ids) -> None:
+        """Note that the layer owning this weight has just made units."""
+        self.trace.productions.append(Production(layer_of(parameter), units))
 
     def note_consumer(self, axis: Axis, activations: Tensor) -> None:
         """Note that the module at work multiplies activations with this weight and sums over this axis."""
@@ -125,14 +126,16 @@ class Recorder:
             reading.elements += activations.numel()
 
     def note_product(self, site: Site, units: Ids) -> None:
-        """A product of activations is summed over units; its masked form gates the last dimension."""
-        self.trace.sites.setdefault(site, {-1: units})
+        """A product of activations is summed over units; its masked form gates one dimension."""
+        self.trace.sites.setdefault(site, {PRODUCTS[site.function]: units})
+        if site.function in LAYERS:
+            return
         module = self.modules.innermost
         if site.function == "scaled_dot_product_attention":
             self.trace.scales[module] = units
         elif any(is_scale(value, len(units)) for value in vars(self.modules.modules[module]).values()):
-            reason = f"{self.labels.where}: an attribute holds the scale for their number"
-            self.labels.freeze((units,), reason)
+            self.trace.scales[module] = units
+            self.trace.scaled.add(site)
 
     def note_normalised(self, channels: Factor) -> None:
         """The module at work may state this size without having a tensor of it."""
@@ -144,6 +147,16 @@ class Recorder:
         self.labels.freezes.extend(self.if_used.pop(tensor, ()))
         if (source := self.label(tensor).source) is not None:
             self.trace.read.add(source)
+
+
+def layer_of(parameter: str) -> str:
+    """The layer whose weight this is, or is computed from it (weight_norm, pruning); else the parameter."""
+    owner, _, leaf = parameter.rpartition(".")
+    if leaf.startswith("original"):
+        owner, _, leaf = owner.replace("parametrizations.", "").rpartition(".")
+    elif leaf in ("weight_v", "weight_g", "weight_orig"):
+        leaf = "weight"
+    return owner if owner and leaf == "weight" else parameter
 
 
 def is_scale(value: object, size: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from widthsearch.space.copies import call, empty_copy, reference_kernels, tensors_in, to_device
 from widthsearch.space.gating import Gating, consumers_of, statistics_of
+from widthsearch.space.noise import with_the_same_noise
 from widthsearch.space.recorder import Trace
 from widthsearch.space.resize import compacted_copy
 from widthsearch.space.variables import Variables
@@ -50,10 +52,7 @@ def removal_error(
         width = variables.widths[index]
         keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + index % 3)
     live, inputs = _in_float32(empty_copy(model, "cpu"), [to_device(x, "cpu") for x in examples])
-    for tensor in live.parameters():
-        if tensor.is_floating_point() and bool(tensor.min() == tensor.max()):
-            # Zeros (of a fresh head) would hide every difference, ones many.
-            tensor.data.add_(torch.randn_like(tensor), alpha=0.02)
+    _tell_units_apart(live)
     removed = compacted_copy(live, trace, variables, keep).eval()
     gating = Gating(
         live, variables.widths, consumers_of(trace, variables, 1), statistics_of(trace, variables)
@@ -63,22 +62,47 @@ def removal_error(
     without: list[Tensor] = []
     with reference_kernels("cpu"):
         for given in inputs:
-            gating.put(z, given)
+            runs = (
+                functools.partial(_gated, gating, z, live.eval(), given),
+                functools.partial(_run, removed, given),
+            )
             try:
-                closed += tensors_in(call(live.eval(), given))
-                without += tensors_in(call(removed, given))
-            except (
-                Exception
-            ):  # shapes that differ at these widths alone, a masked form that does not cover a call
+                a, b = with_the_same_noise(*runs)
+            except Exception:  # shapes that differ at these widths alone, a call that no masked form covers
                 return math.inf
-            finally:
-                gating.take_off()
+            closed += a
+            without += b
     errors = [
         float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
         for a, b in zip(closed, without, strict=True)
         if a.is_floating_point() and a.numel() and a.shape == b.shape
     ]
     return max((1.0 if math.isnan(e) else e for e in errors), default=0.0)
+
+
+def _run(model: nn.Module, given: Any) -> list[Tensor]:
+    return tensors_in(call(model, given))
+
+
+def _gated(gating: Gating, z: Tensor, model: nn.Module, given: Any) -> list[Tensor]:
+    gating.put(z, given)
+    try:
+        return _run(model, given)
+    finally:
+        gating.take_off()
+
+
+def _tell_units_apart(model: nn.Module) -> None:
+    """Make every unit matter: fresh weights may be all zero, or so small that attention is a mean."""
+    for tensor in model.parameters():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        if bool(tensor.min() == tensor.max()):
+            # Zeros (of a fresh head) would hide every difference, ones many.
+            tensor.data.add_(torch.randn_like(tensor), alpha=0.02)
+        elif tensor.ndim > 1:
+            least = (tensor.numel() / max(tensor.shape)) ** -0.5
+            tensor.data.mul_(max(1.0, least / float(tensor.detach().std().clamp(min=1e-12))))
 
 
 def _in_float32(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from widthsearch.space.attributes import parts_of, with_parts
 from widthsearch.space.copies import copy_with, empty_copy, named_tensors
 from widthsearch.space.recorder import Trace, is_scale
 from widthsearch.space.variables import Variables
@@ -74,9 +76,10 @@ def synchronise_attributes(
         for attribute, value in list(vars(modules[name]).items()):
             if is_scale(value, len(units)):
                 setattr(modules[name], attribute, variables.size(units, widths) ** -0.5)
-    for (name, attribute, index), (dim, ratio) in trace.stated.items():
+    for (name, path), (dim, ratio) in trace.stated.items():
         size = math.prod(variables.size(factor, widths) for factor in dim)
-        _state(modules[name], attribute, index, math.floor(size / ratio))
+        holds = modules[name].__dict__
+        holds[path[0]] = _stated(holds[path[0]], path[1:], math.floor(size / ratio))
     for name, channels in trace.normalised.items():
         module = modules[name]
         if isinstance(module, _NormBase):
@@ -99,13 +102,13 @@ def _read_by(attention: nn.MultiheadAttention) -> tuple[int, int]:
     return int(attention.k_proj_weight.shape[1]), int(attention.v_proj_weight.shape[1])
 
 
-def _state(module: nn.Module, attribute: str, index: int | None, size: int) -> None:
-    if index is not None:
-        values = list(getattr(module, attribute))
-        values[index] = size
-        setattr(module, attribute, type(getattr(module, attribute))(values))
-    elif getattr(module, attribute) != size:
-        setattr(module, attribute, size)
+def _stated(value: Any, path: Sequence[Any], size: int) -> Any:
+    """The value, or a copy of it where it holds another size at this path."""
+    if not path:
+        return size
+    old = parts_of(value)[path[0]]
+    new = _stated(old, path[1:], size)
+    return value if new is old or new == old else with_parts(value, {path[0]: new})
 
 
 def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:

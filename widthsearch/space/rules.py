@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from widthsearch.space.families import contractions, elementwise, statistics, views
+from widthsearch.space.families import contractions, elementwise, indexing, statistics, views
 from widthsearch.space.op import Rule
 
 # Every family with the aten operations it covers; element-wise operations that torch itself tags as
@@ -55,15 +55,27 @@ FAMILIES: dict[Rule, str] = {
     views.pixel_shuffle: "pixel_shuffle",
     views.pixel_unshuffle: "pixel_unshuffle",
     views.channel_shuffle: "channel_shuffle native_channel_shuffle",
-    views.index: "index",
+    views.image_to_columns: "im2col",
+    views.columns_to_image: "col2im",
+    views.windows: "unfold",
+    views.real_pairs: "view_as_real view_as_complex _view_as_real_copy",
+    indexing.index: "index",
+    indexing.index_put: "index_put _unsafe_index_put _index_put_impl",
+    indexing.gather: "gather",
+    indexing.scatter: "scatter scatter_add scatter_reduce index_add index_copy index_fill index_reduce",
+    indexing.topk: "topk",
     views.concatenate: "cat",
     views.stack: "stack",
     views.pad: "constant_pad_nd",
     contractions.matrix_multiply: "mm addmm bmm baddbmm",
+    contractions.matrix_vector: "mv addmv dot vdot",
     contractions.convolution: "convolution",
     contractions.attention: """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math
         _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
         _scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable""",
+    contractions.distances: "_cdist_forward cdist _euclidean_dist",
+    contractions.bilinear: "_trilinear",
+    contractions.grouped_matrix_multiply: "_grouped_mm",
     contractions.embedding: "embedding",
     contractions.embedding_bag: "_embedding_bag _embedding_bag_forward_only",
     statistics.batch_norm: """native_batch_norm cudnn_batch_norm _native_batch_norm_legit
@@ -75,6 +87,9 @@ FAMILIES: dict[Rule, str] = {
         sort""",
     statistics.masked_reduction: "sum mean var std var_mean std_mean linalg_vector_norm",
     statistics.reduction: "amax amin max min prod argmax argmin logsumexp any all",
+    statistics.loss: """mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy
+        binary_cross_entropy_with_logits""",
+    statistics.fourier: "_fft_r2c _fft_c2r _fft_c2c",
     statistics.spatial: """max_pool1d max_pool2d max_pool2d_with_indices max_pool3d_with_indices
         avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d
         adaptive_max_pool2d adaptive_max_pool3d reflection_pad1d reflection_pad2d reflection_pad3d

@@ -12,15 +12,18 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
-from widthsearch.space.recorder import Trace
+from widthsearch.space.recorder import Axis, Place, Trace
 from widthsearch.space.variables import Variables
 
 JOINT_TRIALS = 2
 LARGEST_SEARCH = 120  # resized models tried in one round
+MEANINGS = 6  # tried for one number in a module
 IN_VAIN = 3  # variables of one module added to those that resize together, while it still breaks there
+BLOCK = 8  # units: 16 bytes of bfloat16, as grouped matrix multiplications need
 FACTOR = 3  # by which variables are scaled together: their ratio stays
 
 
@@ -28,20 +31,27 @@ FACTOR = 3  # by which variables are scaled together: their ratio stays
 class Failure:
     """How a resized model breaks; ``module``: whose forward was running, empty for the model's own.
 
-    ``training``: in train mode.
+    ``training``: in train mode; ``line``: of the code that raised.
     """
 
     module: str
     reason: str
     training: bool
+    line: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
 class Change:
-    """What verification changes: freeze one variable for a reason, or (no reason) tie several into one."""
+    """What verification changes: freeze one variable for a reason, or (no reason) tie several into one.
+
+    ``block``: so many units in a row live or die together; or ``states``: a number that a module holds is the
+    size of this axis.
+    """
 
     names: tuple[str, ...]
     reason: str | None = None
+    block: int = 1
+    states: tuple[Place, Axis] | None = None
 
 
 Test = Callable[[Sequence[int]], Failure | None]  # of a model at these widths
@@ -60,9 +70,11 @@ class Tangles:
     """The search of one round; ``test`` runs a resized model."""
 
     def __init__(self, test: Test, trace: Trace, variables: Variables, numbers: random.Random) -> None:
-        self._test, self._variables, self._numbers = test, variables, numbers
+        self._test, self._trace, self._variables, self._numbers = test, trace, variables, numbers
         self._width = dict(zip(variables.names, variables.widths, strict=True))
         self._tests_left = LARGEST_SEARCH
+        self._last: Sequence[int] = variables.widths
+        self._in_vain: set[tuple[Place, Axis]] = set()  # sizes held in modules that do not help
         self._owners: dict[str, set[str]] = {name: set() for name in variables.names}
         for (parameter, _), ids in trace.axes.items():
             for index in np.unique(variables.variable[ids]).tolist():
@@ -74,6 +86,9 @@ class Tangles:
         changes: list[Change] = []
         left = list(self._variables.names)
         while left and (failure := self._random(left)) is not None:
+            if (found := self._size_held(failure, left)) is not None:
+                changes.append(found)
+                continue
             culprit = self._first_that_breaks(self._near(failure.module, left))
             alone = self._random([culprit])
             if alone is None:
@@ -90,10 +105,61 @@ class Tangles:
             # Where one block of a stack finds no others to resize with, the next ones will find none either.
             for name in [n for n in left if self._same_stack(n, culprit)]:
                 failure = alone if name == culprit else self._random([name])
-                if failure is not None:
+                if failure is not None and self._resizes_in_blocks(name):
+                    changes.append(Change((name,), block=BLOCK))
+                    left.remove(name)
+                elif failure is not None:
                     changes.append(Change((name,), f"another width does not run: {failure.reason}"))
                     left.remove(name)
         return changes or [Change((self._variables.names[-1],), "it does not resize independently of others")]
+
+    def _size_held(self, failure: Failure, left: Sequence[str]) -> Change | None:
+        """A number in the module that breaks with which it breaks no more, or only later; None without one.
+
+        It equals the size of an axis, and is nowhere seen as a size: the code only compares it
+        (``assert x.shape[1] == self.channels``).
+        """
+        widths, stated = self._last, self._trace.stated
+        module = failure.module
+        while True:
+            for place, size in self._trace.sizes.items():
+                if place[0] != module or place in stated:
+                    continue
+                for axis in self._axes_of_size(size, module, left):
+                    if (place, axis) in self._in_vain or len(self._in_vain) >= LARGEST_SEARCH:
+                        continue
+                    stated[place] = ((self._trace.axes[axis],), Fraction(1))
+                    again = self._test(widths)
+                    if again is None or (again.module, again.line) != (failure.module, failure.line):
+                        return Change((), states=(place, axis))
+                    del stated[place]
+                    self._in_vain.add((place, axis))
+            if not module:
+                return None
+            module = module.rpartition(".")[0]
+
+    def _axes_of_size(self, size: int, module: str, left: Sequence[str]) -> list[Axis]:
+        """One axis of every meaning among those of this size, the module's own first."""
+        indices = {self._variables.names.index(name) for name in left}
+        found: dict[tuple[int, ...], Axis] = {}
+        axes = [axis for axis, ids in self._trace.axes.items() if len(ids) == size]
+        for axis in sorted(axes, key=lambda axis: not f"{axis[0]}.".startswith(f"{module}.")):
+            form = self._variables.form(self._trace.axes[axis])
+            if any(form[0][index] for index in indices):
+                found.setdefault(form[0], axis)
+        return list(found.values())[:MEANINGS]
+
+    def _resizes_in_blocks(self, name: str) -> bool:
+        """Whether it runs at multiples of what kernels want aligned."""
+        blocks, rest = divmod(self._width[name], BLOCK)
+        return (
+            blocks > 1
+            and not rest
+            and all(
+                self._tried([k * BLOCK if n == name else w for n, w in self._width.items()]) is None
+                for k in (blocks + 1, 2 * blocks + 1, max(1, blocks - 1))
+            )
+        )
 
     def _grown(self, first: str, left: Sequence[str]) -> list[str] | None:
         """The variables that resize in proportion with ``first``; None if there are none.
@@ -165,6 +231,7 @@ class Tangles:
 
     def _tried(self, widths: Sequence[int]) -> Failure | None:
         self._tests_left -= 1
+        self._last = widths
         return self._test(widths)
 
     def _first_that_breaks(self, names: Sequence[str]) -> str:

@@ -15,7 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
-from widthsearch.space.attributes import SizeReader, mark_sizes
+from widthsearch.errors import UsageError
+from widthsearch.space.attributes import (
+    SizeReader,
+    cached_functions,
+    follow_namesakes,
+    mark_sizes,
+    nothing_cached,
+)
 from widthsearch.space.copies import call, empty_copy, named_tensors, reference_kernels, tensors_in, to_device
 from widthsearch.space.labels import Dims, Report, constants, size_of_dim
 from widthsearch.space.module_stack import ModuleStack
@@ -27,15 +34,24 @@ from widthsearch.space.rules import rule_for
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Gives every tensor its :class:`Label` by applying the rule of each aten operation."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, originals: Mapping[int, str]) -> None:
+        """``originals``: id -> name of the tensors of the user's own model: no copy may use them."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._recorder = recorder
+        self._recorder, self._originals = recorder, originals
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation, then label its outputs."""
         kwargs = kwargs or {}
+        for value in tree_flatten((args, kwargs))[0]:
+            if id(value) in self._originals:
+                raise UsageError(
+                    f"{self._originals[id(value)]} is used in the forward of "
+                    f"{self._recorder.modules.innermost or 'the model'!r} through something that is not "
+                    "copied with the model (a global name, a class made inside a function): reach it "
+                    "through an attribute, such as self.layer"
+                )
         out = func(*args, **kwargs)
         op = Op(self._recorder, func, args, kwargs, out)
         op.labels.where = op.where
@@ -74,6 +90,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._recorder.trace.macs.append((flops // 2,))
 
 
+OUTPUT = "an output of the network, whether its loss reads it or not"
+
+
 def _dims_by_rule(op: Op) -> Sequence[Dims]:
     rule = rule_for(op.func, op.name)
     try:
@@ -104,21 +123,23 @@ def run_trace(
     trace.by_groups.update(by_groups or {})
     trace.keep_heads = keep_heads
     runner = empty_copy(model, device)
-    mark_sizes(runner)
+    trace.sizes = mark_sizes(runner)
     inputs = [to_device(example, device) for example in examples]
     recorder = Recorder(trace, ModuleStack(runner))
-    tracer, reader = Tracer(recorder), SizeReader(recorder)
+    originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    tracer, reader = Tracer(recorder, originals), SizeReader(recorder)
     for name, tensor in named_tensors(runner).items():
         dims = tuple((trace.axes[name, d],) if (name, d) in trace.axes else () for d in range(tensor.ndim))
         recorder.set_label(tensor, Label(dims, name if isinstance(tensor, nn.Parameter) else None))
     for tensor in tree_flatten(inputs)[0]:
         if isinstance(tensor, Tensor):
             recorder.set_label(tensor, Label(constants(tensor.shape), live=True))
+    cached = cached_functions()
     # Some layers exist in one mode only (auxiliary heads, masked embeddings).
     for training, given in itertools.product((False, True), inputs):
         runner.train(training)
         recorder.counts_macs = not training
-        with reference_kernels(device), tracer, reader:
+        with reference_kernels(device), nothing_cached(cached), tracer, reader:
             out = call(runner, given)
         outputs = tensors_in(out)
         if not outputs:
@@ -127,7 +148,9 @@ def run_trace(
         for tensor in outputs:
             recorder.use(tensor)
             for dim in recorder.label(tensor).dims:
-                trace.labels.freeze(dim, "an output of the network", Report.NEVER)
+                trace.labels.freeze(dim, OUTPUT, Report.IF_READ)
+    follow_namesakes(trace)
+    trace.ran = recorder.modules.ran
     return trace
 
 

@@ -13,6 +13,8 @@ from widthsearch.maths.cost import Cost, Polynomial
 from widthsearch.space.labels import Factor, Freeze, Ids, Report, Solution
 from widthsearch.space.recorder import Trace
 
+ALONE = "a single unit, or units that only live or die together"
+
 
 @dataclass(frozen=True)
 class Frozen:
@@ -84,7 +86,7 @@ def find_variables(
     A variable is a set of components with the same signature: how often each parameter axis has them.
     """
     solution = trace.labels.solve(rejected, ties)
-    summed = [ids for dims in trace.sites.values() for dim, ids in dims.items() if dim == -1]
+    summed = [ids for dims in trace.sites.values() for dim, ids in dims.items() if dim < 0]
     consumed = _components_in(solution, [*summed, *(trace.axes[axis] for axis in trace.consumers)])
     produced = _components_in(solution, (p.ids for p in trace.productions))
     free: list[_Group] = []
@@ -93,13 +95,17 @@ def find_variables(
         first = int(group.components[0])
         freeze = solution.frozen.get(first)
         if freeze is not None:
-            if freeze.report is Report.ALWAYS or (freeze.report is Report.IF_PRODUCED and first in produced):
+            told = {
+                Report.ALWAYS: True,
+                Report.IF_PRODUCED: first in produced,
+                Report.IF_READ: first in produced and first in consumed,
+            }
+            if told.get(freeze.report, False):
                 given_up[group] = freeze.reason
-        elif first not in consumed:
-            if first in produced:
-                given_up[group] = "no weight reads its units"
-        elif len(group.components) > 1:
+        elif first in consumed and len(group.components) > 1:
             free.append(group)
+        elif first in produced:
+            given_up[group] = ALONE if first in consumed else "no weight reads its units"
     names, groups = _named(trace, solution, free)
     frozen_names, frozen_groups = _named(trace, solution, list(given_up))
     components = tuple(group.components for group in groups)

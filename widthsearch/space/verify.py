@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import math
 import random
+import traceback
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,8 @@ def _failure(
         except Exception as error:
             where = f"in {stack.innermost!r}" if stack.innermost else "in the model's own forward"
             said = f"the forward pass breaks {where}: {describe_error(error)}"
-            return Failure(stack.innermost, said, training)
+            deepest = traceback.extract_tb(error.__traceback__)[-1]
+            return Failure(stack.innermost, said, training, (deepest.filename, deepest.lineno or 0))
         if shapes != expected:
             said = f"the output changes its shape {_first_difference(shapes, expected)}"
             return Failure("", said, training)
@@ -69,11 +72,19 @@ Changes = tuple[Sequence[Change], ...]
 
 
 def verify(
-    model: nn.Module, examples: Sequence[Any], trace: Trace, initialisation: Initialisation
+    model: nn.Module,
+    examples: Sequence[Any],
+    trace: Trace,
+    initialisation: Initialisation,
+    *,
+    removal: bool,
 ) -> Changes:
-    """Rounds of changes, one after the other, until all that is left resizes freely."""
+    """Rounds of changes, one after the other, until all that is left resizes freely.
+
+    ``removal``: and closing units is the same as removing them.
+    """
     numbers = random.Random(0)
-    rounds: list[list[Change]] = []
+    rounds = [first] if (first := _projections(model, trace)) else []
     while True:
         variables = apply_changes(trace, rounds)
         if not variables.names:
@@ -83,10 +94,33 @@ def verify(
         if failure is not None:
             in_that_mode = functools.partial(test, modes=(failure.training,))
             rounds.append(Tangles(in_that_mode, trace, variables, numbers).changes())
-        elif wrong := inexact(model, examples, trace, variables):
-            rounds.append(_tie_or_freeze(variables, wrong))
+        elif removal and (wrong := inexact(model, examples, trace, variables)):
+            rounds.append(_tie_or_freeze(trace, variables, wrong))
         else:
             return tuple(rounds)
+
+
+def _projections(model: nn.Module, trace: Trace) -> list[Change]:
+    """What ``nn.LSTM`` projects to is narrower than its state: they keep their ratio, or their widths."""
+    projecting = [n for n, m in model.named_modules() if isinstance(m, nn.LSTM) and m.proj_size]
+    changes: list[Change] = []
+    if not projecting:
+        return changes
+    variables = find_variables(trace)
+    for place in projecting:
+        name = f"{place}.weight_hr_l0".lstrip(".")
+        units = [
+            variables.variable[ids] for dim in (0, 1) if (ids := trace.axes.get((name, dim))) is not None
+        ]
+        found = {variables.names[i] for own in units for i in np.unique(own).tolist() if i >= 0}
+        both = tuple(v for v in variables.names if v in found and not any(v in c.names for c in changes))
+        width = dict(zip(variables.names, variables.widths, strict=True))
+        if len(both) == 2 and math.gcd(*(width[v] for v in both)) > 1:
+            changes.append(Change(both))
+        else:
+            reason = f"{place}: nn.LSTM needs a hidden size above its proj_size"
+            changes += [Change((v,), reason) for v in both]
+    return changes
 
 
 def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables:
@@ -97,10 +131,14 @@ def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables
     variables = find_variables(trace)
     for changes in rounds:
         for change in changes:
+            if change.states is not None:
+                place, axis = change.states
+                trace.stated[place] = ((trace.axes[axis],), Fraction(1))
+                continue
             indices = [variables.names.index(name) for name in change.names]
             units = [np.flatnonzero(variables.variable == index) for index in indices]
             if change.reason is None:
-                ties.extend(_tie_in_step(variables, change.names, units))
+                ties.extend(_tie_in_step(variables, change.names, units, change.block))
                 continue
             # Once frozen, a flattened form of the units is a group of its own: one report is enough.
             produced = any(np.isin(p.ids, units[0]).any() for p in trace.productions)
@@ -114,28 +152,33 @@ def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables
 
 
 def _tie_in_step(
-    variables: Variables, names: Sequence[str], units: Sequence[Ids]
+    variables: Variables, names: Sequence[str], units: Sequence[Ids], block: int
 ) -> Iterator[tuple[Ids, Ids]]:
     """Tie variables that scale together: one unit of the merged variable is a block of each."""
     widths = [variables.widths[variables.names.index(name)] for name in names]
-    merged = math.gcd(*widths)
+    merged = math.gcd(*widths) // block
     blocks = []
     for ids, width in zip(units, widths, strict=True):
         order = variables.position[ids] - variables.position[ids].min()
         blocks.append((ids, order * merged // width))
     leader = [blocks[0][0][blocks[0][1] == k][:1] for k in range(merged)]
-    for ids, block in blocks:
-        yield np.concatenate(leader)[block], ids
+    for ids, number in blocks:
+        yield np.concatenate(leader)[number], ids
 
 
-def _tie_or_freeze(variables: Variables, wrong: Sequence[tuple[str, str]]) -> list[Change]:
+def _tie_or_freeze(trace: Trace, variables: Variables, wrong: Sequence[tuple[str, str]]) -> list[Change]:
     """Equal parts of one dimension (``chunk``) only lose units together; the next round checks the tie."""
     width = dict(zip(variables.names, variables.widths, strict=True))
+    shared = [
+        {variables.names[i] for i in np.unique(variables.variable[ids]).tolist() if i >= 0}
+        for ids in trace.axes.values()
+    ]
     changes = []
     left = dict(wrong)
     while left:
         name, reason = next(iter(left.items()))
-        equal = tuple(n for n in left if width[n] == width[name])
+        beside = set().union({name}, *(names for names in shared if name in names))
+        equal = tuple(n for n in left if width[n] == width[name] and n in beside)
         changes.append(Change(equal) if len(equal) > 1 else Change((name,), reason))
         left = {n: r for n, r in left.items() if n not in equal}
     return changes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from widthsearch.errors import UsageError, describe_error
@@ -19,6 +20,7 @@ from widthsearch.space.idle import idle_modules, kept_for
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
 from widthsearch.space.labels import Report
 from widthsearch.space.recorder import Trace
+from widthsearch.space.rehearsal import failure_at, random_widths
 from widthsearch.space.resize import compacted_copy, resized_copy
 from widthsearch.space.tracer import run_trace
 from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
@@ -49,11 +51,11 @@ class WidthSpace:
     ) -> None:
         """Not for users: call :func:`trace`."""
         self.model = model
-        self.example, self.examples, self._trace = examples[0], tuple(examples), traced
+        self.example, self.examples, self.traced = examples[0], tuple(examples), traced
         self._initialisation, self._changes, self._fixed = initialisation, changes, dict(fixed or {})
-        self._variables: Variables = apply_changes(traced, changes).without(self._fixed)
-        self.widths: dict[str, int] = dict(zip(self._variables.names, self._variables.widths, strict=True))
-        makers = makers_of(traced, self._variables)
+        self.variables: Variables = apply_changes(traced, changes).without(self._fixed)
+        self.widths: dict[str, int] = dict(zip(self.variables.names, self.variables.widths, strict=True))
+        makers = makers_of(traced, self.variables)
         self.makers: tuple[tuple[str, str], ...] = tuple(makers)
         self.modules: dict[str, tuple[str, ...]] = {
             name: tuple(maker for maker, made in makers if made == name) for name in self.widths
@@ -62,23 +64,23 @@ class WidthSpace:
             name: [n / width for (_, made), n in makers.items() if made == name]
             for name, width in self.widths.items()
         }
-        self.frozen: tuple[Frozen, ...] = self._variables.frozen
+        self.frozen: tuple[Frozen, ...] = self.variables.frozen
         self.idle: tuple[str, ...] = tuple(idle_modules(traced))
-        self._samples = sum(map(batch_size, examples))  # its cost is that of one of these, on average
-        self.cost: Cost = cost_of(traced, self._variables, self._samples)
-        self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self._variables, self._samples)
-        self.statistics: tuple[Statistics, ...] = statistics_of(traced, self._variables)
+        self.samples = sum(map(batch_size, examples))  # its cost is that of one of these, on average
+        self.cost: Cost = cost_of(traced, self.variables, self.samples)
+        self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self.variables, self.samples)
+        self.statistics: tuple[Statistics, ...] = statistics_of(traced, self.variables)
 
     def layer_shapes(self) -> Cost:
         """The cost, with the elements that operations write per sample as a third resource, ``written``."""
-        return cost_of(self._trace, self._variables, self._samples, written=True)
+        return cost_of(self.traced, self.variables, self.samples, written=True)
 
     def resize(self, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.
 
         Raises UsageError for a missing or unknown variable and for a width below 1.
         """
-        resized = resized_copy(self.model, self._trace, self._variables, self._ordered(widths))
+        resized = resized_copy(self.model, self.traced, self.variables, self._ordered(widths))
         initialise(resized, self._initialisation)
         return resized
 
@@ -93,8 +95,14 @@ class WidthSpace:
             raise ValueError(f"widths below 2 cannot be traced: {', '.join(small)}")
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
-            before = self._trace
-            traced = _traced(seen, self.examples, by_groups=before.by_groups, keep_heads=before.keep_heads)
+            before = self.traced
+            traced = _traced(
+                seen,
+                self.examples,
+                self._initialisation,
+                by_groups=before.by_groups,
+                keep_heads=before.keep_heads,
+            )
         space = WidthSpace(seen, self.examples, traced, self._initialisation, self._changes, self._fixed)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
@@ -111,7 +119,7 @@ class WidthSpace:
         if not fixed:  # the usual study: the labels need not be solved again
             return self
         fixed = {**self._fixed, **fixed}
-        return WidthSpace(self.model, self.examples, self._trace, self._initialisation, self._changes, fixed)
+        return WidthSpace(self.model, self.examples, self.traced, self._initialisation, self._changes, fixed)
 
     def compact(self, keep: Mapping[str, NDArray[np.bool_]]) -> nn.Module:
         """A copy of the model with only the kept units; their weights and buffers stay.
@@ -127,7 +135,7 @@ class WidthSpace:
             if mask.shape != (width,) or not mask.any():
                 raise ValueError(f"{name}: keep needs {width} booleans, at least one of them true")
             masks.append(mask)
-        return compacted_copy(self.model, self._trace, self._variables, masks)
+        return compacted_copy(self.model, self.traced, self.variables, masks)
 
     def unit_axes(self) -> dict[tuple[str, int], NDArray[np.int64]]:
         """Every (parameter, dimension) that has units, those it makes and those it reads.
@@ -135,12 +143,12 @@ class WidthSpace:
         Of every index its unit as in ``ConsumerAxis.unit``: a position in the concatenation of the units of
         all variables, or -1.
         """
-        position = self._variables.position
-        units = {axis: position[ids] for axis, ids in self._trace.axes.items()}
+        position = self.variables.position
+        units = {axis: position[ids] for axis, ids in self.traced.axes.items()}
         return {
             axis: unit
             for axis, unit in units.items()
-            if axis[0] in self._trace.parameters and (unit >= 0).any()
+            if axis[0] in self.traced.parameters and (unit >= 0).any()
         }
 
     def _ordered(self, widths: Mapping[str, int]) -> list[int]:
@@ -167,6 +175,7 @@ def trace(
     *,
     more: Sequence[Any] = (),
     init: Callable[[nn.Module], object] | None = None,
+    buffers: Mapping[str, Callable[[tuple[int, ...]], Tensor]] | None = None,
     keep_heads: bool = False,
     verify: bool = True,
 ) -> WidthSpace:
@@ -176,7 +185,8 @@ def trace(
     dict), a batch of two samples is enough.  ``more``: other examples, which run what this one does not (the
     cost is the mean over them all); variables of the size of what none of them runs keep their width.
     ``init``: a function that initialises a resized model in place, where the distribution of ``model``'s own
-    weights, which is the default, is not enough.  ``keep_heads``: where attention reads a size as heads x
+    weights, which is the default, is not enough.  ``buffers``: pattern of names -> a function that makes such
+    a buffer (a table of positions) of any shape.  ``keep_heads``: where attention reads a size as heads x
     size, keep the number of heads and search their size; default: the other way round.  ``verify``: also try
     resized models, and freeze what breaks.
     The model and all random number generators stay as they are.  Raises UsageError if the model does not
@@ -185,12 +195,35 @@ def trace(
     _check_module(model)
     inputs = [dict(x) if isinstance(x, Mapping) else x for x in (example, *more)]
     with isolated_random_numbers():
-        traced = _traced(model, inputs, keep_heads=keep_heads)
-        initialisation = record(model, init)
-        _freeze_fixed_tensors(traced, initialisation)
-        changes = find_changes(model, inputs, traced, initialisation) if verify else ()
-    space = WidthSpace(model, inputs, traced, initialisation, changes)
-    return space.without(kept_for(idle_modules(traced), traced, space.widths))
+        initialisation = record(model, init, buffers)
+        traced = _traced(model, inputs, initialisation, keep_heads=keep_heads)
+        for removal in (False, True):  # a rehearsal shows whether the second is worth its time
+            changes = find_changes(model, inputs, traced, initialisation, removal=removal) if verify else ()
+            space = WidthSpace(model, inputs, traced, initialisation, changes)
+            space = space.without(kept_for(idle_modules(traced), traced, space.variables))
+            if not verify or not space.widths:
+                return space
+            if failure_at(space, random_widths(space.widths, space.widths, random.Random(0))) is None:
+                return space
+    return rehearsed(space)
+
+
+def rehearsed(space: WidthSpace) -> WidthSpace:
+    """The space without the variables with which a search would fail; tried at random widths."""
+    numbers = random.Random(0)
+    while space.widths:
+        names = list(space.widths)
+        failure = failure_at(space, random_widths(space.widths, names, numbers))
+        if failure is None:
+            return space
+        low, high = 0, len(names)  # names[:low] passes, names[:high] fails
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = failure_at(space, random_widths(space.widths, names[:middle], numbers))
+            failure = found or failure
+            low, high = (middle, high) if found is None else (low, middle)
+        space = space.without({names[high - 1]: f"a search with other widths of it fails: {failure}"})
+    return space
 
 
 def _check_module(model: nn.Module) -> None:
@@ -212,22 +245,28 @@ def _check_module(model: nn.Module) -> None:
             )
 
 
-def _traced(model: nn.Module, examples: Sequence[Any], **options: Any) -> Trace:
+def _traced(
+    model: nn.Module, examples: Sequence[Any], initialisation: Initialisation, **options: Any
+) -> Trace:
     try:
-        return run_trace(model, examples, "meta", **options)
+        traced = run_trace(model, examples, "meta", **options)
     except UsageError:
         raise
     except Exception:  # it reads values, or has tensors of its own: run it for real
         try:
-            return run_trace(model, examples, "cpu", **options)
+            traced = run_trace(model, examples, "cpu", **options)
+        except UsageError:
+            raise
         except Exception as error:
             said = f"{type(model).__name__} does not run on the example: {describe_error(error)}"
             raise UsageError(said) from error
+    _freeze_fixed_tensors(traced, initialisation)
+    return traced
 
 
 def _freeze_fixed_tensors(traced: Trace, initialisation: Initialisation) -> None:
     """A tensor with values of its own (a filter, a table) has no other width."""
-    for (name, _), ids in traced.axes.items():
-        if name not in initialisation.fills:
+    for (name, dim), ids in traced.axes.items():
+        if not initialisation.can_fill(name, dim):
             reason = f"{name} is not trained, and has values that another width does not define"
             traced.labels.freeze((ids,), reason, Report.IF_PRODUCED)

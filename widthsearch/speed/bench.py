@@ -120,7 +120,7 @@ def time_networks(
 
 
 def compiled(
-    networks: Mapping[K, nn.Module], inputs: Any, *, threads: int
+    networks: Mapping[K, nn.Module], inputs: Any, *, threads: int, say: Callable[[str], None]
 ) -> tuple[dict[K, nn.Module], str | None]:
     """The networks under ``torch.compile``, compiled for these inputs; or none, and why it does not work."""
     torch.compiler.reset()  # or the third batch size would count as "dynamic"
@@ -130,6 +130,7 @@ def compiled(
     try:
         with torch.inference_mode():
             for key, net in networks.items():
+                say(f"batch {batch_size(inputs)}: compiling {len(made) + 1} of {len(networks)} networks")
                 made[key] = torch.compile(net, dynamic=False)  # type: ignore[assignment]
                 call(made[key], inputs)
     except Exception as error:
@@ -146,37 +147,37 @@ def bench(
     batches: Sequence[int],
     device: torch.device,
     threads: int,
-    compile: bool = True,
+    compile: bool = False,
     passes: int = PASSES,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Timing]:
-    """Latency and throughput of networks at each batch size, eager and compiled, as plain rows.
+    """Latency and throughput of networks at each batch size, eager or compiled, as plain rows.
 
     A row has ``batch``, ``mode`` (``eager`` or ``compile``), ``network``, ``latency`` (``median`` and
     quartiles ``q1``, ``q3`` over the ``blocks``, and the ``fastest``, in seconds), ``throughput`` (samples
     per second at the median), and ``ratio``: the median over passes of its latency over that of the first
-    network, with its quartiles.  Where ``torch.compile`` fails, ``say`` gets the reason in one line.
+    network, with its quartiles.  ``say`` gets what is being done; where ``torch.compile`` fails, there are no
+    rows, and it gets the reason in one line.
     """
     rows: list[Timing] = []
     for batch in batches:
         inputs = batch_of(example, batch, device)
-        modes: dict[tuple[str, str], nn.Module] = {("eager", name): net for name, net in networks.items()}
-        time_networks(modes, inputs, threads=threads, passes=1)  # does it run?
+        nets: Mapping[str, nn.Module] = networks
         if compile:
-            say(f"batch {batch}: compiling {len(networks)} networks")
-            made, reason = compiled(networks, inputs, threads=threads)
-            modes |= {("compile", name): net for name, net in made.items()}
+            nets, reason = compiled(networks, inputs, threads=threads, say=say)
             if reason is not None:
-                say(f"batch {batch}: torch.compile does not work here, measured without: {reason}")
-        seconds = time_networks(modes, inputs, threads=threads, passes=passes)
+                say(f"batch {batch}: torch.compile does not work here: {reason}")
+                continue
+        say(f"batch {batch}: measuring {len(nets)} networks")
+        seconds = time_networks(nets, inputs, threads=threads, passes=passes)
         first = next(iter(networks))
-        for (mode, name), own in seconds.items():
+        for name, own in seconds.items():
             q1, median, q3 = np.quantile(own, (0.25, 0.5, 0.75)).tolist()
-            r1, ratio, r3 = np.quantile(own / seconds[mode, first], (0.25, 0.5, 0.75)).tolist()
+            r1, ratio, r3 = np.quantile(own / seconds[first], (0.25, 0.5, 0.75)).tolist()
             rows.append(
                 {
                     "batch": batch,
-                    "mode": mode,
+                    "mode": "compile" if compile else "eager",
                     "network": name,
                     "latency": {"median": median, "q1": q1, "q3": q3, "fastest": own.min().item()},
                     "throughput": batch / median,

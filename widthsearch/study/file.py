@@ -7,13 +7,21 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from widthsearch.errors import UsageError
+from widthsearch.plans.words import file_and_name
+from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Study
 from widthsearch.study.users_code import users_code
+
+#: What the command line may change: the plain fields of a study, and of its recipe.
+_CODE = {"model", "data", "recipe", "init", "train", "evaluate", "example", "examples", "callbacks"}
+OF_RECIPE = tuple(f.name for f in fields(Recipe) if f.name not in ("loss", "metric"))
+OF_STUDY = tuple(f.name for f in fields(Study) if f.name not in _CODE)
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,28 @@ class StudyFile:
         return f"{self.path}:{self.name}"
 
     def with_changes(self, **changes: Any) -> StudyFile:
-        """The same file, some fields of its study replaced, as the command line does."""
-        return replace(self, study=replace(self.study, **changes), changes={**self.changes, **changes})
+        """The same file, some plain fields of its study or its recipe replaced, as the command line does.
+
+        Raises :class:`UsageError` for what is no such field.
+        """
+        check_changes(changes)
+        # As the database gives them back: what resume compares is a list then.
+        changes = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
+        of_recipe = {name: value for name, value in changes.items() if name in OF_RECIPE}
+        own = {name: value for name, value in changes.items() if name not in of_recipe}
+        if of_recipe:
+            own["recipe"] = replace(self.study.recipe, **of_recipe)
+        return replace(self, study=replace(self.study, **own), changes={**self.changes, **changes})
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """:class:`UsageError` for a field that a command line cannot change."""
+    known = (*OF_STUDY, *OF_RECIPE)
+    for name, value in changes.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UsageError(f"{name}={value!r:.60}: no setting of a study that can be changed here; {hint}")
 
 
 def load_study(reference: str) -> StudyFile:
@@ -48,10 +76,7 @@ def load_study(reference: str) -> StudyFile:
     The file's folder is put on ``sys.path``, so that it can import modules beside it.  Raises
     :class:`UsageError` if there is no such file or study, or if the file itself raises.
     """
-    file, colon, name = reference.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        file, name = reference, ""
-    return study_in(file, name)
+    return study_in(*file_and_name(reference))
 
 
 def study_in(file: str, name: str = "") -> StudyFile:

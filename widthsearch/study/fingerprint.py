@@ -9,6 +9,8 @@ import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
+from widthsearch.errors import describe_error
+
 CODE = "code of "  # how the names of code begin
 #: Fields of Study and Recipe that hold code: of a ``Study(...)`` these count, the others are settings.
 _CALLED = ("model", "data", "init", "train", "evaluate", "example", "loss", "metric")
@@ -24,6 +26,19 @@ def changed_fields(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
         if old != new:
             changes.append(name if name.startswith(CODE) else f"{name}: {old} -> {new}")
     return changes
+
+
+def changed_code(before: Mapping[str, str], files: Mapping[str, bytes]) -> list[str]:
+    """What of the code differs from a fingerprint, as far as that is known before any of it is imported.
+
+    (Which modules of a package without ``__init__.py`` a study imports is only known afterwards.)
+    """
+    try:
+        now = code_of(files)
+    except SyntaxError as error:
+        return [f"{CODE}the top level ({describe_error(error)})"]
+    own = {n: digest for n, digest in before.items() if n in now or (n.startswith(CODE) and "." not in n)}
+    return changed_fields(own, now)
 
 
 def text_of(content: bytes) -> str:

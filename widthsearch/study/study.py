@@ -42,6 +42,14 @@ _EXAMPLES = Check(
     lambda v: isinstance(v, list | tuple) and bool(v),
     "must be a list of what the model is called with, e.g. [x, {'x': x, 'task': 'b'}]",
 )
+CALLBACKS = Check(
+    lambda v: isinstance(v, Sequence) and all(map(callable, v)),
+    "must be a list of functions callback(optuna_study, trial)",
+)
+_TABLES = Check(
+    lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and callable(f) for k, f in v.items()),
+    "must map patterns to functions of a shape, e.g. {'*.pe': lambda shape: sinusoids(*shape)}",
+)
 _PATTERNS = Check(
     lambda v: isinstance(v, Sequence) and not isinstance(v, str) and all(isinstance(p, str) for p in v),
     "must be a list of patterns, e.g. ['layer3.*']",
@@ -75,7 +83,9 @@ class Study(Settings, Fields):
     make its units.  Of attention the number of heads is searched; with ``keep_heads`` their size is.
 
     Networks of other widths start with weights distributed like those of ``model()``; ``init(model)``, if
-    given, is called on each of them last.
+    given, is called on each of them last.  ``buffers``: patterns of names (``{"*.pe": function}``) of buffers
+    with values of their own, such as a table of positions, and a function that makes one of a given shape;
+    without it they fix the widths of what they are added to.
 
     ``threads`` is torch's thread count in every training run: results depend on it, so it is part of the
     study and not derived from the number of workers.  ``retries`` bounds how often a failed run is tried
@@ -91,13 +101,16 @@ class Study(Settings, Fields):
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
     ``report(val_loss=..., val_accuracy=...)``, the last call counts.  The gates of a measure are hooks on
-    that network: sampled in forward, trained by each backward pass, so the loop needs no change.  ``steps``
-    is the number of backward passes that the loop makes (one through several forward passes counts as
-    several), so that the gates are done when it is.
+    that network: sampled in forward, trained by the backward passes, so the loop needs no change.  ``steps``
+    is the number of optimizer steps that the loop makes, so that the gates are done when it is.
     ``evaluate(model, split)``, returning the loss or ``(loss, accuracy)``, is called after ``train`` if
     given, and needed where there is a test split.  ``example``: what the model is called with, where that is
     not the first samples of the training split: a tensor, a tuple or a dict.  ``examples``: several of them,
     where no single one runs every module (the cost is the mean over them).
+
+    ``callbacks``: functions of Optuna's kind, ``callback(optuna_study, finished_trial)``, such as the MLflow
+    and Weights & Biases ones of optuna-integration.  The driver calls them after each training that ended;
+    what one raises is said, and the search goes on.
     """
 
     model: Callable[[], nn.Module] = field(metadata={"check": _MADE})
@@ -105,6 +118,7 @@ class Study(Settings, Fields):
     budget: Budget = field(metadata={"check": _BUDGET})
     recipe: Recipe = field(default_factory=Recipe, metadata={"check": _RECIPE})
     init: Callable[[nn.Module], object] | None = setting(None, _FUNCTION)
+    buffers: Mapping[str, Callable[[tuple[int, ...]], Tensor]] | None = setting(None, optional(_TABLES))
     train: Callable[[nn.Module, Any, Any], object] | None = setting(None, _FUNCTION)
     steps: int | None = None
     evaluate: Callable[[nn.Module, Any], float | tuple[float, float]] | None = setting(None, _FUNCTION)
@@ -119,6 +133,7 @@ class Study(Settings, Fields):
     cpus: float | None = setting(None, optional(POSITIVE))
     gpus: float = setting(0, from_zero())
     timeout: float | None = setting(None, optional(POSITIVE), "Seconds after which a training is given up.")
+    callbacks: Sequence[Callable[[Any, Any], object]] = setting((), CALLBACKS)
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a setting that no search can use."""
@@ -138,7 +153,7 @@ class Study(Settings, Fields):
             raise UsageError("Study(train=..., recipe=...): give one, an own training loop has no recipe")
         if not WHOLE.holds(self.steps):
             raise UsageError(
-                f"Study(steps={self.steps!r}): say how many backward passes train() makes, a whole number"
+                f"Study(steps={self.steps!r}): say how many optimizer steps train() makes, a whole number"
             )
 
 
@@ -148,5 +163,6 @@ def settings_of(study: Study) -> dict[str, str]:
     for owner, prefix in ((study, ""), (study.budget, "budget."), (study.recipe, "recipe.")):
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
     # What no result depends on may change between launch and resume.
-    skip = ("model", "data", "budget", "recipe", "example", "examples", "cpus", "gpus", "timeout")
+    skip = {"model", "data", "budget", "recipe", "example", "examples", "callbacks"}
+    skip |= {"cpus", "gpus", "timeout"}
     return {k: said(v) for k, v in values.items() if k not in skip}

@@ -9,7 +9,8 @@ regularization", ICLR 2018, equations 10 to 13), one per unit, on a whole width 
     P(z > 0) = sigmoid(log_alpha - TEMPERATURE * log(-LOW / HIGH))
 
 Where the gates act is said in :mod:`.space.gating`.  They are hooks on the user's own model: a training
-loop runs it as ever, and each backward pass hands the gates their gradient.
+loop runs it as ever, backward passes hand the gates their gradient, and the gates make a step of their own
+whenever an optimizer of the model does, however many passes were made for it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from widthsearch.errors import TrainingError
 from widthsearch.space import Gating, WidthSpace
@@ -95,19 +97,29 @@ class Gates:
     def attached(self, on_gradient: Callable[[Vector], None] | None = None) -> Iterator[None]:
         """Gate the model's forward passes, in whatever loop it is trained.
 
-        ``on_gradient`` gets d loss / d log_alpha, shape (U,), of every backward pass through one of them:
-        in that pass, before any optimizer step.
+        ``on_gradient`` gets d loss / d log_alpha, shape (U,), once for each step of an optimizer that has
+        weights of the model, at its end: the sum over all backward passes since the last one.  A loop
+        without torch's optimizers makes a step where it has changed the weights by the next forward pass.
         """
         space = self._space
         gating = Gating(self.model, list(space.widths.values()), space.consumers, space.statistics)
 
         running = False
+        weights = {id(parameter) for parameter in self.model.parameters()}
+        pending = _Pending(self._parameter)
+
+        def step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            held = (p for group in optimizer.param_groups for p in group["params"])
+            if on_gradient is not None and any(id(p) in weights for p in held):
+                pending.hand_over(on_gradient)
 
         def before(model: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal running
             if model is not self.model:
                 raise TrainingError("a copy of the gated network was run: it would share the gates' weights")
-            gating.put(self._values(model.training, on_gradient), (args, kwargs))
+            if on_gradient is not None and pending.is_overdue:
+                pending.hand_over(on_gradient)
+            gating.put(self._values(model.training, None if on_gradient is None else pending), (args, kwargs))
             running = True
 
         def after(model: nn.Module, args: Any, output: Any) -> None:
@@ -126,17 +138,20 @@ class Gates:
             self.model.register_forward_pre_hook(before, with_kwargs=True),
             self.model.register_forward_hook(after, always_call=True),
             *(self.model.get_submodule(n).register_forward_pre_hook(check) for n in gating.readers if n),
+            register_optimizer_step_post_hook(step),
         ]
         try:
             # A loop that compiles its network gets the eager one for as long as gates come and go in it.
             with torch.compiler.set_stance("force_eager"):
                 yield
+            if on_gradient is not None and pending.is_overdue:
+                pending.hand_over(on_gradient)
         finally:
             for handle in handles:
                 handle.remove()
             gating.remove()
 
-    def _values(self, training: bool, on_gradient: Callable[[Vector], None] | None) -> Tensor:
+    def _values(self, training: bool, pending: _Pending | None) -> Tensor:
         """The gates of one forward pass, shape (U,), each in [0, 1]."""
         device = self._parameter.device
         _refuse_what_gates_cannot_do(device)
@@ -145,8 +160,8 @@ class Gates:
             return torch.from_numpy((expected(self.log_alpha) * closed).astype(np.float32)).to(device)
         values, slope = sample(self.log_alpha, self._next_noise())
         z = torch.from_numpy(values).to(device)
-        if on_gradient is not None:
-            hook = lambda gradient: on_gradient(gradient.cpu().numpy() * slope)  # noqa: E731
+        if pending is not None:
+            hook = lambda gradient: pending.add(gradient.cpu().numpy() * slope)  # noqa: E731
             z.requires_grad_().register_hook(hook)  # type: ignore[no-untyped-call]
         return z
 
@@ -156,6 +171,30 @@ class Gates:
             u = torch.rand(self.NOISE_BLOCK, len(self.log_alpha), generator=self._generator)
             self._noise = list(u.clamp(1e-6, 1 - 1e-6).logit().numpy())
         return self._noise.pop()
+
+
+class _Pending:
+    """The gradient of the gates since their last step, summed over backward passes as ``Tensor.grad`` is."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight, self._version = weight, 0
+        self._gradient: Vector | None = None
+
+    def add(self, gradient: Vector) -> None:
+        """Of one forward pass."""
+        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+        self._version = self._weight._version
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the weights have changed since it came, by other means than an optimizer of torch."""
+        return self._gradient is not None and self._weight._version != self._version
+
+    def hand_over(self, to: Callable[[Vector], None]) -> None:
+        """Give it away, if there is any."""
+        gradient, self._gradient = self._gradient, None
+        if gradient is not None:
+            to(gradient)
 
 
 def _refuse_what_gates_cannot_do(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from widthsearch.study.study import Study
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.recipe_loop import Evaluation, seed_everything
 
-STEPS_MAY_DIFFER = 0.1  # backward passes made, against those announced: the gates' schedule needs no more
+STEPS_MAY_DIFFER = 0.1  # optimizer steps made, against those announced: the gates' schedule needs no more
 
 
 class Reporter:
@@ -72,9 +72,8 @@ class OwnLoop:
         return self._reporter.last
 
     def check_steps(self, made: int) -> None:
-        """Raise TrainingError if the loop made another number of backward passes than the study announced."""
+        """Raise TrainingError if the loop made another number of optimizer steps than the study announced."""
         if abs(made - self.steps) > STEPS_MAY_DIFFER * self.steps:
             raise TrainingError(
-                f"train() made {made} backward passes, but the study says {self.steps}: give steps={made} "
-                "(one through several forward passes counts as several)"
+                f"train() made {made} optimizer steps, but the study says {self.steps}: give steps={made}"
             )

@@ -53,7 +53,9 @@ def build_space(study: Study, data: Data) -> WidthSpace:
     example = example_of(data[0])[0] if study.example is None else study.example
     first, *more = study.examples or [example]
     with users_code(what=f"{type(model).__name__} cannot be traced: "):
-        space = trace(model, first, more=more, init=study.init, keep_heads=study.keep_heads)
+        space = trace(
+            model, first, more=more, init=study.init, buffers=study.buffers, keep_heads=study.keep_heads
+        )
     return space.without(fixed_by(study.search, study.fix, space.modules))
 
 

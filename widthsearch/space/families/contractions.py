@@ -15,13 +15,26 @@ def matrix_multiply(op: Op) -> Result:
     op.note_heads(a, b, batch)
     op.multiply_accumulate(*batch, dims_a[-2], dims_a[-1], dims_b[-1])
     dims = (*batch, dims_a[-2], dims_b[-1])
-    for tensor, dim in ((a, dims_a[-2]), (b, dims_b[-1])):
-        op.produce(tensor, dim)
+    if not (op.recorder.label(a).source and op.recorder.label(b).source):  # a weight computed from two
+        for tensor, dim in ((a, dims_a[-2]), (b, dims_b[-1])):
+            op.produce(tensor, dim)
     for bias in added:
         for i in range(1, bias.ndim + 1):
             if bias.shape[-i] != 1:
                 op.labels.unify(dims[-i], op.dims(bias)[-i])
     return [dims]
+
+
+def matrix_vector(op: Op) -> Result:
+    """A matrix or a vector times a vector (spectral normalisation): torch does not count it."""
+    a, b = op.inputs
+    dims_a, dims_b = op.dims(a), op.dims(b)
+    if op.is_live:
+        op.contract(a, dims_a[-1], b, dims_b[-1])
+    else:
+        op.statistics(dims_a, [a.ndim - 1])
+        op.labels.unify(dims_a[-1], dims_b[-1])
+    return [dims_a[:-1]]
 
 
 def convolution(op: Op) -> Result:
@@ -65,7 +78,7 @@ def _grouped(op: Op, channels: Dim, w_dims: Dims, transposed: bool) -> Dim:
     labels.unify((group,), (w_group,))
     by_groups = op.by_groups(groups, op["input"].shape[1] // groups)
     for fixed in (inside, w_inside, *w_dims[1]) if by_groups else (group, w_group):
-        labels.freeze((fixed,), f"{op.where}: the other factor of a grouped convolution", Report.NEVER)
+        labels.freeze((fixed,), f"{op.where}: the other factor of a grouped convolution", Report.IF_READ)
     if transposed:
         for axis in op.recorder.axes_of(w_dims[0]):
             op.recorder.note_consumer(axis, op["input"])
@@ -115,3 +128,34 @@ def embedding_bag(op: Op) -> Result:
     """Sums or means of rows; the other outputs are bookkeeping."""
     units = embedding(op)[0][-1]  # type: ignore[index]
     return [(*constants(op.outputs[0].shape[:1]), units), *(constants(t.shape) for t in op.outputs[1:])]
+
+
+def distances(op: Op) -> Result:
+    """Distances of every row of ``x1``, (..., P, D), to every one of ``x2``, (..., R, D)."""
+    dims_a, dims_b = op.dims("x1"), op.dims("x2")
+    op.statistics(dims_a, [len(dims_a) - 1])
+    op.labels.unify(dims_a[-1], dims_b[-1])
+    batch = tuple(op.labels.unify(p, q) for p, q in zip(dims_a[:-2], dims_b[:-2], strict=True))
+    return [(*batch, dims_a[-2], dims_b[-2])]
+
+
+def bilinear(op: Op) -> Result:
+    """``nn.Bilinear``, the only one that uses this operation: (N, i) and (N, j) by a weight (o, i, j)."""
+    if (op["expand1"], op["expand2"], op["expand3"]) != ([1, 3], [0], [1, 2]):
+        return None
+    first, weight, second = (op.dims(name) for name in ("i1", "i2", "i3"))
+    op.contract(op["i1"], first[1], op["i2"], weight[1])
+    op.contract(op["i3"], second[1], op["i2"], weight[2])
+    op.produce(op["i2"], weight[0])
+    return [(op.labels.unify(first[0], second[0]), weight[0])]
+
+
+def grouped_matrix_multiply(op: Op) -> Result:
+    """Rows (T, k), sorted by group, each times the matrix of its group, (E, k, m)."""
+    rows, weights = op.dims("self"), op.dims("mat2")
+    if len(rows) != 2 or len(weights) != 3:
+        return None
+    op.contract(op["self"], rows[1], op["mat2"], weights[1])
+    op.labels.freeze(weights[0], f"{op.where}: the number of groups", Report.IF_READ)
+    op.produce(op["mat2"], weights[2])
+    return [(rows[0], weights[2])]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from widthsearch.space.labels import Dims, Report, constants
+import torch
+
+from widthsearch.space.labels import Dims, Report, constant, constants
 from widthsearch.space.op import Op, Result
 
 
@@ -32,20 +34,20 @@ def group_norm(op: Op) -> Result:
     if not isinstance(channels, int):
         group, inside = labels.split(channels, groups)
         if op.by_groups(groups, len(channels) // groups):
-            labels.freeze((inside,), f"{op.where}: the channels of a group", Report.NEVER)
+            labels.freeze((inside,), f"{op.where}: the channels of a group", Report.IF_READ)
         else:
-            labels.freeze((group,), f"{op.where}: the groups of channels", Report.NEVER)
+            labels.freeze((group,), f"{op.where}: the groups of channels", Report.IF_READ)
             op.statistics(dims, [1])
         op.recorder.note_normalised(channels)
     return [(dims[0], op.follow(dims[1], "weight", "bias"), *dims[2:])]
 
 
 def weight_norm(op: Op) -> Result:
-    """``g v / norm(v)``, the norm over all dimensions of the weight ``v`` but one; also gives the norms."""
+    """``g v / norm(v)``, the norm over all dimensions of the weight ``v`` but one; also gives the norms.
+
+    The gates of units that the weight reads are on ``v``: the norm is that of the open ones.
+    """
     dims, index = list(op.dims("v")), op.dim_index()
-    for i, dim in enumerate(dims):
-        if i != index:
-            op.labels.freeze(dim, f"{op.where}: a norm over these units", Report.IF_PRODUCED)
     dims[index] = op.labels.unify(dims[index], op.dims("g")[index])
     return [tuple(dims), tuple(dims[i] if i == index else () for i in range(len(dims)))]
 
@@ -100,3 +102,22 @@ def spatial(op: Op) -> Result:
     for dim in dims[-count:]:
         op.freeze(dim, "slides over these units")
     return [(*dims[:-count], *constants(out.shape[-count:]))] * len(op.outputs)
+
+
+def loss(op: Op) -> Result:
+    """An element-wise loss inside of the network; its mean or sum is a statistic."""
+    out = op.outputs[0]
+    dims = op.broadcast(op.inputs, torch.broadcast_shapes(*(t.shape for t in op.inputs)))  # type: ignore[no-untyped-call]
+    if out.ndim == len(dims) and out.ndim:
+        return [dims]
+    op.statistics(dims, range(len(dims)))
+    return [()]
+
+
+def fourier(op: Op) -> Result:
+    """A Fourier transform along ``dim``."""
+    dims, chosen = list(op.dims("self")), {int(i) % op["self"].ndim for i in op["dim"]}
+    for i in chosen:
+        op.freeze(dims[i], "transforms along these units")
+        dims[i] = constant(op.outputs[0].shape[i])
+    return [tuple(dims)]

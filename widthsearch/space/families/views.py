@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 
-import torch
-
 from widthsearch.space.families.elementwise import filled
-from widthsearch.space.labels import Dim, Factor, Report, constant, constants
+from widthsearch.space.labels import Dim, Factor, Report, constant, constants, size_of
 from widthsearch.space.op import Op, Result
 
 
@@ -53,11 +52,17 @@ def expand(op: Op) -> Result:
 
 
 def repeat(op: Op) -> Result:
-    """Whole copies one after the other: the copies are a new leading factor."""
+    """Whole copies one after the other: the copies are a new leading factor; of size 1 it is ``expand``."""
     dims = op.dims("self")
     offset = len(op["repeats"]) - len(dims)
     padded: list[Dim] = [()] * offset + list(dims)
-    return [tuple((*constant(n), *dim) for n, dim in zip(op["repeats"], padded, strict=True))]
+    fresh = filled(op)[0]  # type: ignore[index]
+    return [
+        tuple(
+            (*constant(n), *dim) if dim or i < offset else fresh[i]
+            for i, (n, dim) in enumerate(zip(op["repeats"], padded, strict=True))
+        )
+    ]
 
 
 EQUAL_PARTS = {"split", "unsafe_split", "chunk", "unsafe_chunk"}
@@ -114,7 +119,7 @@ def pixel_shuffle(op: Op) -> Result:
     """(N, C r r, H, W) to (N, C, H r, W r): whole channels of the result are units."""
     dims, out = op.dims("self"), op.outputs[0].shape
     channels, inside = op.labels.split(op.labels.flat(dims[1]), out[1])
-    op.labels.freeze((inside,), f"{op.where}: the pixels of a channel", Report.NEVER)
+    op.labels.freeze((inside,), f"{op.where}: the pixels of a channel", Report.IF_READ)
     return [(dims[0], () if out[1] == 1 else (channels,), *constants(out[2:]))]
 
 
@@ -131,21 +136,6 @@ def channel_shuffle(op: Op) -> Result:
     dims = op.dims(op.inputs[0])
     group, inside = op.labels.split(op.labels.flat(dims[1]), op["groups"])
     return [(dims[0], (inside, group), *dims[2:])]
-
-
-def index(op: Op) -> Result:
-    """Indexing by tensors, next to each other: constant dimensions become those of the index."""
-    dims, indices = list(op.dims("self")), op["indices"]
-    by = [i for i, t in enumerate(indices) if t is not None]
-    if len(by) != by[-1] - by[0] + 1 or any(indices[i].dtype == torch.bool for i in by):
-        return None
-    for i in by:
-        if op.recorder.label(op["self"]).live:
-            op.freeze(dims[i], "picks these units by position")
-        else:  # a table of positions
-            op.labels.freeze(dims[i], f"{op.where}: rows are looked up by number", Report.NEVER)
-    shape = torch.broadcast_shapes(*(indices[i].shape for i in by))  # type: ignore[no-untyped-call]
-    return [(*dims[: by[0]], *constants(shape), *dims[by[-1] + 1 :])]
 
 
 def concatenate(op: Op) -> Result:
@@ -170,11 +160,47 @@ def stack(op: Op) -> Result:
 
 
 def pad(op: Op) -> Result:
-    """Padding adds constant sizes."""
+    """Padding lays constants beside the units (a shortcut to a wider stage)."""
     dims = list(op.dims("self"))
     for k in range(len(op["pad"]) // 2):
-        index = len(dims) - 1 - k
-        if op["pad"][2 * k] or op["pad"][2 * k + 1]:
-            op.freeze(dims[index], "pads these units")
+        index, before, after = len(dims) - 1 - k, op["pad"][2 * k], op["pad"][2 * k + 1]
+        whole = op.labels.flat(dims[index])
+        if before < 0 or after < 0:
+            op.freeze(dims[index], "takes a part of these units by position")
+        if isinstance(whole, int) or before < 0 or after < 0:
             dims[index] = constant(op.outputs[0].shape[index])
+        elif before or after:
+            dims[index] = (op.labels.concatenate(f for f in (before, whole, after) if size_of(f)),)
     return [tuple(dims)]
+
+
+def image_to_columns(op: Op) -> Result:
+    """``F.unfold``: (N, C, H, W) to (N, C k k, positions)."""
+    *batch, channels, height, width = op.dims("self")
+    op.freeze((*height, *width), "slides over these units")
+    kernel = math.prod(op["kernel_size"])
+    return [(*batch, (*channels, *constant(kernel)), constant(op.outputs[0].shape[-1]))]
+
+
+def columns_to_image(op: Op) -> Result:
+    """``F.fold``: (N, C k k, positions) to (N, C, H, W)."""
+    *batch, columns, positions = op.dims("self")
+    op.freeze(positions, "adds up these units")
+    channels, inside = op.labels.split(op.labels.flat(columns), op.outputs[0].shape[-3])
+    op.labels.freeze((inside,), f"{op.where}: the positions of a kernel", Report.IF_READ)
+    size = constants(op.outputs[0].shape[-2:])
+    return [(*batch, () if op.outputs[0].shape[-3] == 1 else (channels,), *size)]
+
+
+def windows(op: Op) -> Result:
+    """``x.unfold(dim, size, step)``: windows along one dimension, what is in them as the last."""
+    dims, at = list(op.dims("self")), int(op["dimension"]) % max(op["self"].ndim, 1)
+    op.freeze(dims[at], "slides over these units")
+    dims[at] = constant(op.outputs[0].shape[at])
+    return [(*dims, constant(op.outputs[0].shape[-1]))]
+
+
+def real_pairs(op: Op) -> Result:
+    """A complex number as two real ones in a new last dimension, or back."""
+    dims = op.dims("self")
+    return [(*dims, constant(2)) if op.outputs[0].ndim > len(dims) else dims[:-1]]

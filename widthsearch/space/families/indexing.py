@@ -1,0 +1,106 @@
+"""Indexing by tensors: the dimensions that are indexed lose their units, all others keep theirs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from widthsearch.space.labels import Dim, Dims, Report, constant, constants
+from widthsearch.space.op import Op, Result
+
+
+def index(op: Op) -> Result:
+    """``x[i, :, j]``, ``x[mask]``: the indexed dimensions become those of the index."""
+    layout = _layout(op, op.outputs[0].ndim)
+    return [layout]
+
+
+def index_put(op: Op) -> Result:
+    """``x[i] = values``."""
+    count = op["self"].ndim - len(_indexed(op)) + _index_shape(op)
+    for dim, own, size in zip(
+        _layout(op, count)[::-1], op.dims("values")[::-1], op["values"].shape[::-1], strict=False
+    ):
+        if size != 1:
+            op.labels.unify(
+                dim, own, Report.NEVER if not own or isinstance(own[0], int) else Report.IF_PRODUCED
+            )
+    return [op.dims("self")]
+
+
+def _indexed(op: Op) -> list[int]:
+    """The dimensions of ``self`` that tensors index; a mask covers as many as it has."""
+    covered: list[int] = []
+    position = 0
+    for tensor in op["indices"]:
+        count = tensor.ndim if tensor is not None and tensor.dtype in (torch.bool, torch.uint8) else 1
+        if tensor is not None:
+            covered += range(position, position + count)
+        position += count
+    return covered
+
+
+def _index_shape(op: Op) -> int:
+    """How many dimensions the index has."""
+    return max(1 if t.dtype in (torch.bool, torch.uint8) else t.ndim for t in op["indices"] if t is not None)
+
+
+def _layout(op: Op, ndim: int) -> Dims:
+    """The dims of ``self`` where those that are indexed have become those of the index."""
+    dims, by = op.dims("self"), _indexed(op)
+    _give_up(op, [dims[i] for i in by], op["self"])
+    together = by == list(range(by[0], by[-1] + 1))
+    before = [dim for i, dim in enumerate(dims) if i < by[0]] if together else []
+    after = [dim for i, dim in enumerate(dims) if i not in by][len(before) :]
+    count = ndim - len(before) - len(after)
+    shape = op.outputs[0].shape[len(before) : len(before) + count] if op.name == "index" else [1] * count
+    return (*before, *constants(shape), *after)
+
+
+def _give_up(op: Op, dims: list[Dim], tensor: Tensor) -> None:
+    for dim in dims:
+        if op.recorder.label(tensor).live:
+            op.freeze(dim, "picks these units by position")
+        else:  # a table of positions
+            op.labels.freeze(dim, f"{op.where}: rows are looked up by number", Report.NEVER)
+
+
+def gather(op: Op) -> Result:
+    """``x.gather(dim, index)``."""
+    at, dims, index = op.dim_index(), op.dims("self"), op.dims("index")
+    _give_up(op, [dims[at]], op["self"])
+    return [tuple(index[i] if i == at else _along(op, i, "self", "index") for i in range(len(dims)))]
+
+
+def scatter(op: Op) -> Result:
+    """``x.scatter_add(dim, index, src)``, ``x.index_add(dim, index, source)`` and their likes."""
+    at, dims = op.dim_index(), op.dims("self")
+    name = "src" if op.get("src") is not None else "source"
+    _give_up(op, [dims[at]], op["self"])
+    written = [name] if isinstance(op.get(name), Tensor) else []
+    for each in written:
+        _give_up(op, [op.dims(each)[at]], op[each])
+    if op["index"].ndim == len(dims) and not op.name.startswith("index"):
+        written.append("index")
+    return [tuple(dim if i == at else _along(op, i, "self", *written) for i, dim in enumerate(dims))]
+
+
+def _along(op: Op, i: int, *names: str) -> Dim:
+    """The dimension ``i`` of these arguments, tied; the last one's where it is a part of the others'."""
+    size = op[names[-1]].shape[i]
+    result = op.dims(names[0])[i]
+    for name in names[1:]:
+        if op[name].shape[i] == op[names[0]].shape[i]:
+            result = op.labels.unify(result, op.dims(name)[i])
+        else:
+            op.freeze((*result, *op.dims(name)[i]), "takes a part of these units by position")
+            result = constant(size) if op.name == "gather" else result
+    return result
+
+
+def topk(op: Op) -> Result:
+    """The largest along ``dim``, in their order."""
+    dims, at = list(op.dims("self")), op.dim_index()
+    op.freeze(dims[at], "picks these units by their values")
+    dims[at] = constant(op.outputs[0].shape[at])
+    return [tuple(dims)] * 2

@@ -1,0 +1,84 @@
+"""The same random numbers in two networks of other widths: noise in eval mode, random masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from widthsearch.space.initialise import isolated_random_numbers
+
+Out = TypeVar("Out")
+RANDOM = {
+    "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "bernoulli", "normal",
+    "uniform", "exponential", "random", "geometric", "cauchy", "log_normal", "multinomial", "native_dropout",
+}  # fmt: skip
+
+
+def with_the_same_noise(first: Callable[[], Out], second: Callable[[], Out]) -> tuple[Out, Out]:
+    """Run both so that each random operation draws the same in both.
+
+    Where what it draws has other sizes in one than in the other, it is drawn once for all indices along these
+    dimensions: they are units, and which of them are there must not matter.
+    """
+    along: dict[int, list[int]] = {}
+    for _ in range(3):
+        noises = _Noise(along), _Noise(along)
+        outs = []
+        for run, noise in zip((first, second), noises, strict=True):
+            with isolated_random_numbers(), noise:
+                outs.append(run())
+        differ = {
+            k: [d for d, (m, n) in enumerate(zip(a, b, strict=True)) if m != n]
+            for k, (a, b) in enumerate(zip(noises[0].shapes, noises[1].shapes, strict=False))
+            if a != b and len(a) == len(b)
+        }
+        if differ == along:
+            break
+        along = differ
+    return outs[0], outs[1]
+
+
+class _Noise(TorchDispatchMode):
+    """Seeds every random operation by its number; ``along``: number -> dimensions of one value."""
+
+    def __init__(self, along: Mapping[int, list[int]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes: list[tuple[int, ...]] = []
+        self._along = along
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation."""
+        kwargs = kwargs or {}
+        if func._schema.name.removeprefix("aten::").rstrip("_") not in RANDOM:
+            return func(*args, **kwargs)
+        number = len(self.shapes)
+        torch.default_generator.manual_seed(number)
+        dims = self._along.get(number)
+        if not dims or not isinstance(args[0], (Tensor, list, tuple)):
+            out = func(*args, **kwargs)
+            self.shapes.append(tuple(out.shape if isinstance(out, Tensor) else out[0].shape))
+            return out
+        given, *others = args
+        shape = tuple(given.shape if isinstance(given, Tensor) else given)
+        self.shapes.append(shape)
+        drawn = tuple(1 if d in dims else size for d, size in enumerate(shape))
+        if not isinstance(given, Tensor):  # torch.randn(shape)
+            return func(drawn, *others, **kwargs).expand(shape).clone()
+        small = torch.ones(drawn, dtype=given.dtype) if "dropout" in func.__name__ else _first(given, dims)
+        out = tree_map(lambda t: t.expand(shape).clone(), func(small, *others, **kwargs))
+        if func._schema.is_mutable:  # x.normal_()
+            return given.copy_(out)
+        return (given * out[0], *out[1:]) if "dropout" in func.__name__ else out
+
+
+def _first(tensor: Tensor, dims: list[int]) -> Tensor:
+    """The first index along these dimensions."""
+    index = [slice(0, 1) if d in dims else slice(None) for d in range(tensor.ndim)]
+    return tensor[tuple(index)].clone()

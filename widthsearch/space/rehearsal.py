@@ -1,0 +1,132 @@
+"""What a search does with a width space, once, at random widths: the last check of a trace.
+
+The network is made at other widths and traced there, units are closed and removed, one gated training step is
+made, and the cost is compared with torch's own count.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointError
+from torch.utils.flop_counter import FlopCounterMode
+
+from widthsearch.errors import UsageError, describe_error
+from widthsearch.maths.cost import Cost
+from widthsearch.space.copies import call, empty_copy, reference_kernels, tensors_in, to_device
+from widthsearch.space.gating import ConsumerAxis, Gating, Statistics
+from widthsearch.space.initialise import isolated_random_numbers
+from widthsearch.space.recorder import Trace
+from widthsearch.space.removal import TOLERANCE, removal_error
+from widthsearch.space.variables import Variables
+
+
+class Space(Protocol):
+    """What is needed of a :class:`~.width_space.WidthSpace`."""
+
+    model: nn.Module
+    examples: tuple[Any, ...]
+    widths: dict[str, int]
+    cost: Cost
+    consumers: tuple[ConsumerAxis, ...]
+    statistics: tuple[Statistics, ...]
+    traced: Trace
+    variables: Variables
+    samples: int
+
+    def at(self, widths: Mapping[str, int]) -> Space:
+        """The same at other widths."""
+
+
+def random_widths(widths: Mapping[str, int], names: Iterable[str], numbers: random.Random) -> dict[str, int]:
+    """Smaller widths of these variables (the check takes less time); the others stay."""
+    chosen = set(names)
+    return {
+        name: max(2, int(width * numbers.uniform(0.4, 0.95))) if name in chosen else width
+        for name, width in widths.items()
+    }
+
+
+def failure_at(space: Space, widths: Mapping[str, int]) -> str | None:
+    """How a search would fail at these widths; None if it would not."""
+    if min(space.widths.values()) < 2:
+        return "a width of 1 cannot be traced"
+    with isolated_random_numbers():
+        try:
+            there = space.at(widths)
+        except (UsageError, ValueError) as error:
+            return describe_error(error)
+        everyone = range(len(widths))
+        off = removal_error(there.model, there.examples, there.traced, there.variables, everyone)
+        if off >= TOLERANCE:
+            return f"closing units is not the same as removing them (by {off:.1g})"
+        return _failure_of_a_step(there) or _failure_of_the_cost(space, there)
+
+
+def _failure_of_a_step(space: Space) -> str | None:
+    """How a training step with gates fails, where one without them does not."""
+    gating = Gating(space.model, list(space.widths.values()), space.consumers, space.statistics)
+    device = next(space.model.parameters()).device
+    z = torch.empty(sum(space.widths.values()), device=device).uniform_(0.5, 1).requires_grad_()
+    try:
+        _step(space.model, space.examples, gating, z)
+    except CheckpointError:  # a training says what to do about it
+        return None
+    except Exception as error:
+        try:
+            _step(space.model, space.examples)
+        except Exception:  # nor does the network alone train on its example
+            return None
+        return f"a gated training step fails: {describe_error(error)}"
+    finally:
+        gating.remove()
+    if z.grad is not None and not z.grad.isfinite().all() and _step(space.model, space.examples):
+        return "gates get no finite gradient"
+    return None
+
+
+def _step(model: nn.Module, examples: Sequence[Any], gating: Gating | None = None, z: Any = None) -> bool:
+    """One backward pass in training mode; whether all gradients of weights are finite."""
+    model.train().zero_grad()
+    for given in examples:
+        if gating is not None:
+            gating.put(z, given)
+        try:
+            outputs = tensors_in(call(model, given))
+        finally:
+            if gating is not None:
+                gating.take_off()
+        trained: list[Tensor] = [t.float().square().mean() for t in outputs if t.requires_grad]
+        if trained:
+            torch.stack(trained).sum().backward()  # type: ignore[no-untyped-call]
+    return all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+def _failure_of_the_cost(space: Space, there: Space) -> str | None:
+    expected = space.cost.at(there.widths)["macs"]
+    counted = _counted(there)
+    if counted is None or round(counted / there.samples) == expected:
+        return None
+    own = _counted(space)
+    if own is None or round(own / space.samples) != space.cost.at(space.widths)["macs"]:
+        return None  # torch counts the operations of this network in another way, at any widths
+    return f"its cost would be {expected:,.0f} MACs, torch counts {counted / there.samples:,.0f}"
+
+
+def _counted(space: Space) -> int | None:
+    """The MACs of a forward pass of the examples by torch's own counter; None where it does not run."""
+    device = space.traced.device
+    counter = FlopCounterMode(display=False)
+    model = empty_copy(space.model, device).eval()
+    try:
+        with reference_kernels(device), sdpa_kernel(SDPBackend.MATH), counter:
+            for given in space.examples:
+                call(model, to_device(given, device))
+    except Exception:
+        return None
+    return int(counter.get_total_flops()) // 2
