@@ -186,7 +186,7 @@ def grow_shrink(search: ArmSearch) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost with the run-off."""
     plan, cost, rounds = search.plan, 0.0, 0
     limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * highest_cost(plan)
-    a_round = plan.seeds * len(plan.step_sizes) * highest_cost(plan)
+    a_round = plan.line_trainings * highest_cost(plan)
     longest, begun = max(plan.step_sizes), False
     for phase in rounds_of(search.history):
         first, price = phase[0], sum(search.cost_of(slot) for slot in phase)

@@ -174,7 +174,8 @@ class Comparison(StudyPlan):
                 one_shot = of not in (arm.partition("*")[0] for arm in self.arms)
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
-                scores = rounds * plan.seeds * plan.proposals + plan.run_off_trainings
+                a_round = plan.line_trainings + plan.seeds * plan.doublings
+                scores = rounds * a_round + plan.run_off_trainings
                 counts["score"] += searches * (
                     plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
                 )
@@ -247,6 +248,6 @@ def most_cost(plan: Plan, rounds: int) -> float:
 def least_cost(plan: Plan, rounds: int) -> float:
     """What they cost at most where no proposal is doubled: less than that does not pay for them."""
     measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
-    scores = plan.seeds * len(plan.step_sizes) * highest_cost(plan)
+    scores = plan.line_trainings * highest_cost(plan)
     starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
     return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)

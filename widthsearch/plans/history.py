@@ -228,7 +228,7 @@ class History:
             behind[leader] = []
             leaves = race.hopeless(behind)[: len(field)]
             if last_leaves and len(field) > 1:
-                leaves[ranks.index(max(ranks[: len(field)]))] = True
+                leaves[max(range(len(field)), key=lambda i: (ranks[i], i))] = True  # of equals the longer
             field = [c for c, gone in zip(field, leaves, strict=True) if not gone]
         return field
 

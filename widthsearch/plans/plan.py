@@ -143,13 +143,14 @@ class Plan(Settings):
         return (FINALISTS + 1) * self.final_seeds
 
     @property
-    def proposals(self) -> int:
-        """How many proposals a round has at most."""
-        return len(self.step_sizes) + self.doublings
+    def line_trainings(self) -> int:
+        """Trainings of a round's first proposals, at most: one of them leaves at every seed."""
+        return sum(max(1, len(self.step_sizes) - k) for k in range(self.seeds))
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
-        scores = (self.rounds * self.proposals + self.cost_aware_start) * self.seeds
+        longer = self.rounds * self.doublings * self.seeds
+        scores = self.rounds * self.line_trainings + longer + self.cost_aware_start * self.seeds
         return {
             "measure": self.rounds * self.replicas,
             "score": scores + self.run_off_trainings,
