@@ -40,7 +40,7 @@ def counted_macs(model: nn.Module, example: Any) -> int:
                 call(copy.deepcopy(model).eval().requires_grad_(False).to(device), to_device(example, device))
         except (RuntimeError, NotImplementedError):
             continue  # it reads values
-        return int(counter.get_total_flops()) // 2 // len(tree_leaves(example)[0])
+        return round(counter.get_total_flops() / 2 / len(tree_leaves(example)[0]))
     raise AssertionError("the model does not run")
 
 

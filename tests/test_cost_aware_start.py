@@ -50,7 +50,7 @@ def test_cost_aware_widths_are_recommended_where_nothing_is_better(study: Path) 
     over_wide = found["rounds"][0]["over_wide"]
     assert over_wide["fc2"] / over_wide["fc1"] == pytest.approx(11 / 7, abs=0.1)
     page = command("show").out
-    assert "best: cost-aware widths" in page and "round -1" not in page
+    assert "recommended: cost-aware widths" in page and "round -1" not in page
     starts = [line.split() for line in page.splitlines() if line.split()[:1] in (["start"], ["cost-aware"])]
     assert [row[-1] for row in starts] == ["-".join(map(str, s["widths"].values())) for s in (uniform, aware)]
     assert command("draw", "-o", "a.svg").code == 0

@@ -87,6 +87,8 @@ def test_a_search_says_what_to_do(
     [
         (gain(0.0206, 0.0014, 0.0397), "0.021 in loss (0.001 to 0.040)"),
         (gain(0.0206, 0.0003, 0.0397), "0.0206 in loss (0.0003 to 0.0397)"),  # not "0.000"
+        (gain(3.0, 3.0 - 1e-15, 3.0 + 1e-15), "3.000 in loss (3.000 to 3.000)"),
+        (gain(0.0, 0.0, 0.0), "0.00 in loss (0.00 to 0.00)"),
         (gain(123.4, 100, 146.8), "123 in loss (100 to 147)"),
         (gain(3e-6, 1e-6, 5e-6), "0.0000030 in loss (0.0000010 to 0.0000050)"),
     ],
@@ -118,6 +120,8 @@ def test_a_comparison_names_the_arms_that_are_better_than_uniform() -> None:
             "sentence"
         ]
     )
+    same = comparison_decision([poor, poor], "finished", DONE)
+    assert same["sentence"] == "No arm is shown to be better than uniform widths, at all 2 budgets"
     both = comparison_decision([poor, under], "finished", DONE)
     assert both["sentence"].startswith("At 250 MACs: no arm is shown to be better")
     assert "; at 500 MACs: most is won by grow-shrink" in both["sentence"]
@@ -170,6 +174,8 @@ def test_a_family_says_at_which_budgets() -> None:
     assert found["sentence"] == (
         "Use the widths found at 250 MACs, 1,000 MACs; stay with uniform widths at 500 MACs"
     )
+    alike = family_decision([member(250, "none better"), member(500, "none better")], "finished")
+    assert alike["sentence"] == "Stay with uniform widths at all 2 budgets"
     assert family_decision([*members, member(2000, "not finished")], "running")["answer"] == "not finished"
 
 

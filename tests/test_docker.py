@@ -172,24 +172,56 @@ def test_a_submitted_job_finds_the_database_password(cluster: Cluster) -> None:
     assert f"<{cluster.private('head') / 'pgpass'}>" in out
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("optuna_dashboard") is None, reason="optuna-dashboard is not installed")
-def test_the_dashboard_shows_studies_and_cannot_delete_them(server: Postgres, tmp_path: Path) -> None:
-    url = server.new_database()
-    (tmp_path / "postgres_password").write_text(f"{server.password}\n")
+def reading_environment(server: Postgres, url: str, folder: Path) -> dict[str, str]:
+    """What a start script needs that only reads: the database, its password as a secret, a free port."""
+    (folder / "postgres_password").write_text(f"{server.password}\n")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    env = {
+    return {
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "SECRETS_DIR": str(tmp_path),
-        "PRIVATE_DIR": str(tmp_path / "private"),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "SECRETS_DIR": str(folder),
+        "PRIVATE_DIR": str(folder / "private"),
         "DB_HOST": "127.0.0.1",
         "DB_PORT": str(server.port),
         "DB_USER": USER,
         "PORT": str(port),
         "WIDTHSEARCH_STORAGE": url.replace(f":{server.password}@", "@"),
     }
+
+
+@pytest.mark.slow
+def test_the_teams_page_asks_for_its_token_and_cannot_write(server: Postgres, tmp_path: Path) -> None:
+    url = server.new_database()
+    env = reading_environment(server, url, tmp_path)
+    (tmp_path / "serve_token").write_text("0" * 32 + "\n")
+    address = f"http://127.0.0.1:{env['PORT']}"
+    process = subprocess.Popen(
+        [DOCKER / "start-serve.sh"], env={**env, "BIND": "0.0.0.0"}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None and f":{env['PORT']}" in process.stdout.readline()
+        with urllib.request.urlopen(f"{address}/health", timeout=30) as answer:  # as compose.yaml does
+            assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{address}/api/studies", timeout=30)
+        header = {"Authorization": f"Bearer {'0' * 32}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{address}/api/studies", headers=header)
+        ) as answer:
+            assert json.load(answer) == []  # it made the tables
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("optuna_dashboard") is None, reason="optuna-dashboard is not installed")
+def test_the_dashboard_shows_studies_and_cannot_delete_them(server: Postgres, tmp_path: Path) -> None:
+    url = server.new_database()
+    env = reading_environment(server, url, tmp_path)
+    port = env["PORT"]
 
     def ask(method: str, path: str) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", method=method)

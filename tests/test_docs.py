@@ -49,7 +49,7 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
         pytest.skip("no mkdocs: pip install 'widthsearch[docs]'")
     config = ROOT / "docs" / "mkdocs.yml"
     result = subprocess.run(
-        [mkdocs, "build", "--strict", "--quiet", "-f", config, "-d", tmp_path / "site"],
+        [mkdocs, "build", "--strict", "-f", config, "-d", tmp_path / "site"],
         capture_output=True,
         text=True,
     )

@@ -108,15 +108,15 @@ def test_the_page_has_both_networks_of_every_member_and_its_gain(whole):
         assert "-".join(map(str, member["baseline"]["widths"].values())) in networks
         assert f"{member['baseline']['macs']:,}" in networks
         assert gains[1] == "finished"
-        assert f"{member['gain']['mean']:+.4f}" in gains
-        if member["recommended"]["round"] is not None:
-            assert "-".join(map(str, member["recommended"]["widths"].values())) in page
+        if member["candidate"] is not None:
+            assert f"{member['gain']['mean']:+.4f}" in gains
+            assert "-".join(map(str, member["candidate"]["widths"].values())) in page
 
 
 def test_json_holds_what_show_prints_of_each_member(whole):
     url, _ = whole
     summary = json.loads(command("show", "tiny", "--json", "--storage", url).out)
-    assert summary.keys() == {"kind", "family", "status", "members"}
+    assert summary.keys() == {"kind", "family", "status", "decision", "members"}
     assert (summary["kind"], summary["family"], summary["status"]) == ("family", "tiny", "finished")
     alone = [json.loads(command("show", name, "--json", "--storage", url).out) for name in MEMBERS]
     assert summary["members"] == alone
@@ -141,8 +141,12 @@ def test_the_figure_has_both_curves_over_macs_and_parameters(whole, tmp_path: Pa
     assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
     for resource, axis in (("macs", "x"), ("params", "x2")):
         traces = {t.name: t for t in figure.data if t.xaxis == axis}
-        for key, name in (("baseline", "uniform"), ("recommended", "recommended")):
-            networks = sorted((m[key] for m in summary["members"]), key=lambda of: of[resource])
+        ends = {
+            "uniform": [m["baseline"] for m in summary["members"]],
+            "best found": [m["candidate"] or m["baseline"] for m in summary["members"]],
+        }
+        for name, of in ends.items():
+            networks = sorted(of, key=lambda network: network[resource])
             assert list(traces[name].x) == [n[resource] for n in networks]
             assert list(traces[name].y) == [n["val_loss"]["mean"] for n in networks]
             assert list(traces[name].error_y.array) == [n["val_loss"]["se"] for n in networks]

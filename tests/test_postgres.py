@@ -33,9 +33,10 @@ from postgres import Postgres, postgres_server  # noqa: F401
 from sqlalchemy.engine import make_url
 
 from widthsearch.database import connection as database
-from widthsearch.database.connection import connection_was_lost, open_storage
+from widthsearch.database.connection import Database, connection_was_lost, open_storage
 from widthsearch.database.lock import driver_lock, is_driven
 from widthsearch.errors import UsageError
+from widthsearch.serve.studies import Studies
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -113,6 +114,17 @@ def test_an_interrupted_search_goes_on(url: str, tmp_path: Path, finished: Finis
     assert json.loads(command("show", "--json", "--storage", url).out)["status"] == "interrupted"
     assert command("resume", "--storage", url).code == 0
     assert complete(trials(url)) == complete(finished.trials)
+
+
+def test_the_teams_page_reads_it_and_studies_are_renamed_and_deleted(
+    searched: Finished, url: str, tmp_path: Path
+) -> None:
+    found = Studies(Database.open(searched.url))
+    assert {name: s["status"] for name, s in found.look().items()} == {"tiny": "finished"}  # type: ignore[index]
+    interrupt(write_study(tmp_path), 2, url)
+    for words, left in ((("rename", "tiny", "x"), ["x"]), (("delete", "x", "--yes"), [])):
+        assert command(*words, "--storage", url).code == 0
+        assert list(Studies(Database.open(url)).look()) == left
 
 
 def test_the_password_is_nowhere(server: Postgres, searched: Finished) -> None:

@@ -364,7 +364,7 @@ def test_the_page_says_for_every_start_where_it_leads(probed):
                 if x.startswith(s["start"]) and re.search("not in 2|round|the start", x)
             )
             after = s["back_after"]
-            said = "not in 2 rounds" if after is None else "the start" if after < 0 else f"round {after}"
+            said = "not in 2 rounds" if after is None else "the start" if after < 0 else f"round {1 + after}"
             assert said in line
             assert interval(s["gain_over_plain"]) in line
     assert NAME in command("list", "--storage", url).out

@@ -64,7 +64,7 @@ def test_the_table_has_every_pruner_at_every_level_and_says_who_wins(whole):
 def test_json_has_means_over_seeds_and_show_prints_the_same_page(whole):
     url, out, _ = whole
     assert command("show", NAME, "--storage", url).out.strip() in out
-    assert f"compares {', '.join(PRUNERS)}" in " ".join(command("list", "--storage", url).out.split())
+    assert "comparison of pruners" in command("list", "--storage", url).out
     shown = json.loads(command("show", "--json", "--storage", url).out)
     assert (shown["status"], shown["levels"]) == ("finished", [0.5, 0.25])
     l1, obd = shown["pruners"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import threading
 import urllib.error
 import urllib.parse
@@ -14,7 +15,18 @@ from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy
-from commands import URL, Finished, Quiet, assert_refused, command, here, interrupt, snapshot, write_study
+from commands import (
+    URL,
+    Finished,
+    Quiet,
+    assert_refused,
+    command,
+    here,
+    interrupt,
+    snapshot,
+    start,
+    write_study,
+)
 from test_pages import needs_chromium, opened
 
 from widthsearch.database.connection import Database
@@ -169,6 +181,16 @@ def test_families_and_studies_that_cannot_be_read_are_listed(tmp_path: Path) -> 
     assert ask(f"{address}/studies/curve").code == 200
     assert ask(f"{address}/studies/{urllib.parse.quote(HOSTILE, safe='')}").code == 200
     assert ask(f"{address}/studies/broken").code == 500
+
+
+@pytest.mark.parametrize("verb", ["serve", "dashboard"])
+def test_ctrl_c_ends_what_serves(verb: str, finished: Finished) -> None:
+    process = start(verb, "--port", "0", "--storage", finished.url)
+    assert process.stdout is not None
+    assert "Ctrl-C ends it" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.splitlines()[-1], err) == (0, "ended", "")
 
 
 @needs_chromium

@@ -299,6 +299,13 @@ def prepared(file: Path) -> Prepared:
     return prepare(load_study(str(file)))
 
 
+def test_weights_that_are_not_trained_are_said(tmp_path: Path) -> None:
+    frozen = (MODEL, "net = Net()\n    net.fc1.requires_grad_(False)\n    return net")
+    (note,) = prepared(write_study(tmp_path, frozen)).notes
+    assert "not trained" in note and "fc1.weight, fc1.bias (requires_grad=False)" in note
+    assert not prepared(write_study(tmp_path, frozen, setting("init=lambda net: None"))).notes
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -18,13 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from exactness import costs_are_torchs, half_of_each, removal
+from exactness import costs_are_torchs, half_of_each, random_widths, removal
 from networks import UNet, conv1d, images, vectors
 from public import load
 from torch import Tensor, nn
+from zoo_others import ROWS
 
-from widthsearch.space import WidthSpace, trace
+from widthsearch.space import WidthSpace, call, trace
+from widthsearch.space.copies import tensors_in
+from widthsearch.training.gates import Gates
 
 WHOLE = 0.95  # coverage from which a network counts as whole: MACs that involve a searched width
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
@@ -224,6 +228,82 @@ ZOO: dict[str, Entry] = {
     ),  # fmt: skip
 }
 
+MORE_TIMM = [
+    "selecsls42",
+    "hardcorenas_a",
+    "tinynet_e",
+    "ese_vovnet19b_dw",
+    "rexnet_100",
+    "lcnet_050",
+    "fbnetc_100",
+    "spnasnet_100",
+    "darknet53",
+    "skresnet18",
+    "resnest14d",
+    "dpn48b",
+    "legacy_seresnet18",
+    "mobilevit_xxs",
+    "repghostnet_050",
+    "visformer_tiny",
+    "convit_tiny",
+    "deit3_small_patch16_224",
+    "sequencer2d_s",
+]
+ZOO |= {
+    name: timm(name, whole=False, **({"img_size": 64} if name.startswith("deit3") else {}))
+    for name in MORE_TIMM
+    if name not in ("convit_tiny", "visformer_tiny", "sequencer2d_s")
+}
+ZOO |= {name: timm(name, 224, whole=False) for name in ("convit_tiny", "visformer_tiny", "sequencer2d_s")}
+IDS = {"input_ids": tokens(), "decoder_input_ids": tokens(7)}
+PIXELS = {"pixel_values": image(32)}
+ZOO |= {
+    "ELECTRA": hugging_face("Electra", "ForSequenceClassification", whole=False, **SMALL, embedding_size=20),
+    "ALBERT": hugging_face("Albert", "ForSequenceClassification", whole=False, **SMALL, embedding_size=20),
+    "DeBERTa-v2": hugging_face("DebertaV2", "ForSequenceClassification", whole=False, **SMALL),
+    "MPNet": hugging_face("MPNet", "ForSequenceClassification", whole=False, **SMALL),
+    "BLOOM": hugging_face(
+        "Bloom", "ForCausalLM", whole=False, **WORDS, hidden_size=32, n_head=4, n_layer=2, use_cache=False
+    ),
+    "Falcon": hugging_face("Falcon", "ForCausalLM", whole=False, **SMALL, use_cache=False),
+    "Phi": hugging_face("Phi", "ForCausalLM", whole=False, **SMALL, use_cache=False),
+    "GPT-J": hugging_face(
+        "GPTJ", "ForCausalLM", whole=False, **WORDS, n_embd=32, n_head=4, n_layer=2, rotary_dim=4, use_cache=False
+    ),
+    "T5": hugging_face(
+        "T5", "ForConditionalGeneration", IDS, whole=False, **WORDS, d_model=32, num_heads=4, num_layers=2,
+        d_ff=48, d_kv=8, use_cache=False,
+    ),
+    "BART": hugging_face(
+        "Bart", "ForConditionalGeneration", IDS, whole=False, **WORDS, d_model=32, encoder_layers=1,
+        decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48,
+        decoder_ffn_dim=48, use_cache=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "Whisper": hugging_face(
+        "Whisper", "ForConditionalGeneration",
+        {"input_features": torch.randn(2, 8, 40), "decoder_input_ids": tokens(7)}, whole=False, **WORDS,
+        num_mel_bins=8, max_source_positions=20, d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        use_cache=False, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    ),
+    "ViT (transformers)": hugging_face(
+        "ViT", "ForImageClassification", PIXELS, whole=False,
+        **{k: v for k, v in SMALL.items() if k != "vocab_size"}, image_size=32, patch_size=8,
+    ),
+    "SegFormer": hugging_face(
+        "Segformer", "ForSemanticSegmentation", {"pixel_values": image(64)}, whole=False,
+        hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 2, 4], depths=[1, 1, 1, 1],
+        decoder_hidden_size=24,
+    ),
+    "ViT-MAE": hugging_face(
+        "ViTMAE", "ForPreTraining", PIXELS, whole=False,
+        **{k: v for k, v in SMALL.items() if k != "vocab_size"}, image_size=32, patch_size=8,
+        decoder_hidden_size=24, decoder_num_attention_heads=4, decoder_num_hidden_layers=1,
+        decoder_intermediate_size=40,
+    ),
+}  # fmt: skip
+ZOO |= {name: Entry(factory, example, whole=False) for name, (factory, example) in ROWS.items()}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -232,9 +312,10 @@ class Row:
     name: str
     variables: int
     coverage: float
-    seconds: float
+    seconds: float  # of CPU time
     error: float  # of removing units instead of closing their gates, relative to the output
     equal: bool  # MACs and parameters of resized networks are torch's own count
+    searched: bool  # seen at other widths, it is the same, and its gates make a step
     frozen: tuple[str, ...]  # the reasons, each with the number of would-be variables
 
     def markdown(self) -> str:
@@ -242,18 +323,31 @@ class Row:
         coverage = f"{self.coverage:.1%}" if self.coverage >= WHOLE else f"**{self.coverage:.1%}**"
         return (
             f"| {self.name} | {self.variables} | {coverage} | {self.seconds:.1f} | {self.error:.0e} | {cost} | "
+            f"{'yes' if self.searched else '**no**'} | "
             f"{'; '.join(self.frozen)} |"
         )
 
 
 def traced(name: str) -> tuple[WidthSpace, Any, float]:
-    """Build and trace a network; also its example and the seconds that the trace took."""
+    """Build and trace a network; also its example and the CPU seconds that the trace took."""
     torch.manual_seed(0)
     entry = ZOO[name]
     model = entry.factory().eval()
-    start = time.perf_counter()
+    start = time.process_time()
     space = trace(model, entry.example)
-    return space, entry.example, time.perf_counter() - start
+    return space, entry.example, time.process_time() - start
+
+
+def is_searched(space: WidthSpace, example: Any) -> bool:
+    """Whether ``at()`` finds the same space at other widths, and gates there make a step."""
+    there = space.at(random_widths(space, 9, least=2))
+    gradients: list[Any] = []
+    optimizer = torch.optim.SGD(there.model.parameters(), lr=0.01)
+    with Gates(there).attached(gradients.append):
+        outputs = [t for t in tensors_in(call(there.model.train(), example)) if t.requires_grad]
+        torch.stack([t.square().mean() for t in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return len(gradients) == 1 and bool(np.isfinite(gradients[0]).all() and gradients[0].any())
 
 
 def row_of(name: str) -> Row:
@@ -275,14 +369,16 @@ def row_of(name: str) -> Row:
         seconds=seconds,
         error=found.error,
         equal=costs_are_torchs(space, example),
+        searched=is_searched(space, example),
         frozen=tuple(f"{count} x {reason}" for reason, count in reasons.items()),
     )
 
 
 def table() -> str:
     lines = [
-        "| network | variables | coverage of MACs | trace, s | removal error | cost is torch's | frozen |",
-        "|---|---|---|---|---|---|---|",
+        "| network | variables | coverage of MACs | trace, s | removal error | cost is torch's | at other widths | "
+        "frozen |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in ZOO:
         lines.append(row_of(name).markdown())

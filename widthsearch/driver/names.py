@@ -57,11 +57,19 @@ def check_names(url: str, wanted: set[str], family: Family | None) -> None:
             )
     file = sqlite_path(url)
     if file is None or file.exists():
-        for name in sorted(wanted):
-            if (driver := driver_of(url, name)) is not None:
-                raise refusal(url, name, driver)
+        _refuse_running(url, wanted)
         with closing(Database.open(url)) as database:
-            refuse_taken(database, wanted, family)
+            try:
+                refuse_taken(database, wanted, family)
+            except UsageError:
+                _refuse_running(url, wanted)  # it may have been launched at this moment
+                raise
+
+
+def _refuse_running(url: str, wanted: set[str]) -> None:
+    for name in sorted(wanted):
+        if (driver := driver_of(url, name)) is not None:
+            raise refusal(url, name, driver)
 
 
 def refuse_taken(database: Database, wanted: set[str], family: Family | None) -> None:

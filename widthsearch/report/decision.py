@@ -61,12 +61,11 @@ def comparison_decision(budgets: Sequence[UnderBudget], status: Status, progress
     """Which arms find widths that are better than uniform ones, under each budget."""
     if status != "finished":
         return _open(status, progress)
-    several, said = len(budgets) > 1, list(map(_arms, budgets))
-    texts = [
-        f"at {_budget(under['budget'])}: {_lower(text)}" if several else text
-        for under, (_, text) in zip(budgets, said, strict=True)
-    ]
-    answers: set[Answer] = {answer for answer, _ in said}
+    said = [(_budget(under["budget"]), *_arms(under)) for under in budgets]
+    answers: set[Answer] = {answer for _, answer, _ in said}
+    texts = [f"at {budget}: {text[:1].lower()}{text[1:]}" for budget, _, text in said]
+    if len({text for _, _, text in said}) == 1:
+        texts = [said[0][2] + (f", at all {len(said)} budgets" if len(said) > 1 else "")]
     return _decision(_of(answers), _upper("; ".join(texts)))
 
 
@@ -124,6 +123,8 @@ def family_decision(members: Sequence[SearchSummary], status: Status) -> Decisio
         "no verdict": "no verdict at",
         "not finished": "not decided yet at",
     }
+    if len(of) == 1:
+        of = {answer: [f"all {len(members)} budgets"] for answer in of}
     texts = [f"{said[answer]} {', '.join(of[answer])}" for answer in said if answer in of]
     answer = "not finished" if status != "finished" else _of(set(of))
     return _decision(answer, _upper("; ".join(texts)))
@@ -140,8 +141,7 @@ def _arms(under: UnderBudget) -> tuple[Answer, str]:
         return "no verdict", "No arm could be compared with uniform widths"
     better = sorted((a for a in compared if shown_better(a["gain_over_uniform"])), key=gain_of, reverse=True)
     if not better:
-        names = ", ".join(a["arm"] for a in compared)
-        return "none better", f"No arm is shown to be better than uniform widths (of {names})"
+        return "none better", "No arm is shown to be better than uniform widths"
     first = better[0]["gain_over_uniform"]
     assert first is not None
     also = f"; also better: {', '.join(a['arm'] for a in better[1:])}" if better[1:] else ""
@@ -175,14 +175,21 @@ def _said(widths: Widths) -> str:
 
 
 def _span(gain: Gain, unit: str) -> str:
-    """``0.032 in loss (0.009 to 0.056)``: two digits of half the interval; more where an end would be 0."""
+    """``0.032 in loss (0.009 to 0.056)``.
+
+    Two digits of half the interval, if that is no more than four of the mean; more where an end would be 0.
+    """
     low, high = gain["ci95"]
-    half = (high - low) / 2
-    decimals = min(max(1 - math.floor(math.log10(half)), 0), _MOST_DECIMALS) if 0 < half < math.inf else 4
+    decimals = max(0, min(_place(gain["mean"]) + 3, _place((high - low) / 2) + 1))
     while decimals < _MOST_DECIMALS and any(x and not float(f"{x:.{decimals}f}") for x in (low, high)):
         decimals += 1
     mean, low_, high_ = (f"{x:.{decimals}f}" for x in (gain["mean"], low, high))
     return f"{mean}{unit} ({low_} to {high_})"
+
+
+def _place(x: float) -> int:
+    """Of the first digit, behind the point: 2 for 0.03, 0 for 3."""
+    return min(-math.floor(math.log10(abs(x))), _MOST_DECIMALS) if 0 < abs(x) < math.inf else 1
 
 
 def _budget(limits: Limits) -> str:
@@ -191,7 +198,3 @@ def _budget(limits: Limits) -> str:
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

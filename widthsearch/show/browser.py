@@ -67,7 +67,7 @@ function dressed(layout) {
   const l = structuredClone(layout), clear = "rgba(0,0,0,0)";
   delete l.title;
   Object.assign(l, {paper_bgcolor: clear, plot_bgcolor: clear, font: {...l.font, color: of("--ink")}});
-  l.margin = {t: 24, r: 24, b: 48, l: 64, ...l.margin};
+  l.margin = {t: l.annotations?.some(a => a.yref == "paper") ? 60 : 24, r: 24, b: 48, l: 64, ...l.margin};
   const axes = Object.keys(l).filter(key => /^[xy]axis/.test(key));
   const lines = {gridcolor: of("--line"), zerolinecolor: of("--soft"), linecolor: of("--soft")};
   for (const axis of [...axes.map(key => l[key]), l.template.layout.xaxis, l.template.layout.yaxis])
@@ -80,9 +80,9 @@ function dressed(layout) {
   const across = axes.filter(key => key[0] == "x"), n = across.length;
   if (n > 1) {
     const heads = (l.annotations || []).filter(a => a.xref == "paper" && a.yref == "paper").slice(0, n);
-    l.height = 80 + 250 * n;
+    l.height = 80 + 270 * n;
     across.forEach((key, i) => {
-      const up = key.replace("x", "y"), top = 1 - i / n, gap = 0.28 / n;
+      const up = key.replace("x", "y"), top = 1 - i / n, gap = 0.3 / n;
       Object.assign(l[key], {domain: [0, 1], showticklabels: true});
       Object.assign(l[up], {domain: [top - 1 / n + gap, top - 0.06 / n], showticklabels: true});
       l[up].title = l[up].title || l.yaxis.title;

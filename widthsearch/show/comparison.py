@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from itertools import zip_longest
 from typing import Any
 
@@ -13,7 +14,7 @@ from widthsearch.plans.words import amounts, counted, joined
 from widthsearch.report.types import ArmFound, ComparisonSummary
 from widthsearch.show.console import Line, Name, table
 from widthsearch.show.formats import count, interval, median, metric_form, opening, plus_minus, spent
-from widthsearch.show.style import COLOURS, layout
+from widthsearch.show.style import COLOURS, GREY, layout
 
 
 def comparison_page(s: ComparisonSummary) -> Group:
@@ -70,14 +71,15 @@ def comparison_figure(s: ComparisonSummary) -> Any:
 
     budgets = s["budgets"]
     figure = make_subplots(cols=len(budgets), subplot_titles=[amounts(entry["budget"]) for entry in budgets])
-    colours = dict(zip(s["arms"], COLOURS * len(s["arms"]), strict=False))
+    searching = [arm for arm in s["arms"] if arm != "uniform"]
+    colours = dict(zip(searching, COLOURS * len(searching), strict=False)) | {"uniform": GREY}
     for column, entry in enumerate(budgets, start=1):
         longest = max((a["search_cost"] for a in entry["arms"]), default=1.0) or 1.0
         for a in entry["arms"]:
             _add_arm(figure, column, a, colours[a["arm"]], longest)
     figure.update_xaxes(title="search cost, in uniform trainings", rangemode="tozero")
     figure.update_yaxes(title="validation loss, fresh seeds", col=1)
-    title = f"{s['study']}: loss against search cost ({s['repeats']} repeats)"
+    title = f"{escape(s['study'])}: loss against search cost ({s['repeats']} repeats)"
     figure.update_layout(**layout(title))
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any, Literal
 
 from rich.console import Group
@@ -78,7 +79,7 @@ def family_figure(s: FamilySummary) -> Any:
     from plotly.subplots import make_subplots  # here: it takes a second
 
     uniform: list[tuple[str, Trained]] = [(m["study"], m["baseline"]) for m in s["members"]]
-    best = [(m["study"], found) for m in s["members"] if (found := m["candidate"]) is not None]
+    best = [(m["study"], found) for m in s["members"] if (found := m["candidate"] or m["recommended"])]
     seed = [
         (m["study"], m["baseline"]) for m in s["members"] if m["baseline"]["widths"] == m["seed"]["widths"]
     ]
@@ -93,8 +94,8 @@ def family_figure(s: FamilySummary) -> Any:
         _add(figure, column, resource, seed[:1], name="seed network", **style)
         figure.update_xaxes(type="log", title=axis, col=column)
     figure.update_yaxes(title="validation loss", col=1)
-    title = f"{s['family']}: loss against cost (mean and standard error over fresh seeds)"
-    figure.update_layout(**layout(title))
+    heading = f"{escape(s['family'])}: loss against cost (mean and standard error over fresh seeds)"
+    figure.update_layout(**layout(heading))
     return figure
 
 

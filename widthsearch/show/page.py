@@ -87,7 +87,9 @@ def _family(summary: FamilySummary) -> str:
 
 def _other(summary: Summary) -> str:
     rest = page_of(summary).renderables[len(opening(summary)) :]
-    return _top(summary, rest) + _figure("The figure", "", figure_of(summary))
+    figure = figure_of(summary)
+    heading = str(figure.layout.title.text).removeprefix(f"{escape(name_of(summary))}: ")
+    return _top(summary, rest) + _figure(heading[:1].upper() + heading[1:], "", figure)
 
 
 def _top(summary: Summary, rest: Sequence[Any]) -> str:

@@ -81,7 +81,7 @@ def _courses(starts: Sequence[StartFound], wanted: Mapping[str, int] | None) -> 
 
 def _ends(starts: Sequence[StartFound]) -> Table:
     headers = ("start", "recommended", "back after", "loss, fresh seeds", "n", "gain over plain (95 %)")
-    rows = table(*headers, left=range(3), spare=("n",))
+    rows = table(*headers, left=range(3), spare=("n", "back after"))
     for s in starts:
         is_plain = starts[0]["start"] in (s["start"], s["same_as"])
         rows.add_row(
@@ -108,7 +108,7 @@ def _spread_table(s: ProbeSummary) -> Table:
     chance = s["spread_by_chance"]
     headers = ["width variable", f"{len(s['spread']['of'])} starts", "sd of log2"]
     headers += ["recommended", "ratio", "sd of log2", *(["sd by chance"] if chance else [])]
-    rows = table(*headers)
+    rows = table(*headers, spare=("ratio",))
     for v, end in after.items():
         ends = (_range(end), f"{end['ratio']:.2f}", _sd(end))
         by_chance = [_sd(chance["recommended"][v])] if chance else []
@@ -169,8 +169,8 @@ def probe_figure(s: ProbeSummary) -> Any:
                 col=1 + j % columns,
             )
     figure.update_yaxes(type="log", dtick="D2")
-    figure.update_xaxes(tickvals=list(range(last + 2)), ticktext=ticks, showticklabels=True)
+    figure.update_xaxes(tickvals=list(range(last + 2)), ticktext=ticks, showticklabels=True, zeroline=False)
     figure.update_yaxes(title="width, in units", col=1)
-    title = f"{s['study']}: {len(starts)} starts under one budget"
+    title = f"{escape(s['study'])}: {len(starts)} starts under one budget"
     figure.update_layout(**layout(title, height=150 + 260 * rows))
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from rich.console import Group
@@ -33,7 +34,7 @@ def pruner_page(s: PrunersSummary) -> Group:
     start = s["over_wide"]
     about = (
         f"over-wide network {joined(start['widths'])}: {size(start)}; "
-        "each level keeps a share of its MACs (obd: of its weights)"
+        "each level keeps a share of its MACs (obd: of its weights); below, what is removed or saved of it"
     )
     form = metric_form(row["val_accuracy"] for p in s["pruners"] for row in p["levels"])
     answers = [
@@ -43,8 +44,8 @@ def pruner_page(s: PrunersSummary) -> Group:
 
 
 def _levels(s: PrunersSummary, form: str) -> Table:
-    headers = ("pruner", "level", "weights removed", "neurons removed", "MACs saved", "time saved")
-    rows = table(*headers, f"val {s['metric']}", "val loss", "n")
+    headers = ("pruner", "level", "weights", "neurons", "MACs", "time", f"val {s['metric']}", "val loss", "n")
+    rows = table(*headers, spare=("n", "time"))
     start = s["over_wide"]
     if start["val_loss"]:
         rows.add_row("over-wide", "1", *["0 %"] * 4, *_quality(start, form))
@@ -124,5 +125,5 @@ def pruner_figure(s: PrunersSummary) -> Any:
         figure.update_yaxes(tickformat=".3~%")
     seeds = max((level["val_loss"]["n"] for level in levels if level["val_loss"]), default=0)
     over = f"mean and standard error, {seeds} seeds" if seeds > 1 else "one seed"
-    title = f"{s['study']}: what pruning costs and saves ({over})"
+    title = f"{escape(s['study'])}: what pruning costs and saves ({over})"
     return figure.update_layout(**layout(title, height=820))

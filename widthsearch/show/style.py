@@ -10,7 +10,7 @@ from widthsearch.errors import UsageError
 
 #: Okabe and Ito's colours, which colour-blind people can tell apart; without yellow and black, and darker
 #: where they are pale: each can be seen on white and on a dark page.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#4AA3DF", "#7A5CC4")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#4AA3DF", "#7A5CC4", "#7D8B1F", "#A0522D")
 BLUE, RED, GREEN = COLOURS[:3]
 GREY = "#808790"
 

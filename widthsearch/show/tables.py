@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -92,9 +92,9 @@ def show_widths(console: Console, d: WidthsFound) -> None:
         by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")
     lines += [f"not searched: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
     says = "of MACs: the share of all MACs that depend on this width; most of them depend on two widths"
-    table_: list[RenderableType] = [_width_variables(d, known), Line(says, "dim")] if d["variables"] else []
-    page = [Line.assemble((d["model"], "bold"), about), *table_, *map(Line, lines)]
-    console.print(Group(*page), crop=False)
+    table_: list[Table | Line] = [_width_variables(d, known), Line(says, "dim")] if d["variables"] else []
+    head = Line.assemble((d["model"], "bold"), about)
+    console.print(Group(head, *table_, *map(Line, lines)), crop=False)
 
 
 def _width_variables(d: WidthsFound, known: Mapping[str, Network]) -> Table:

@@ -90,7 +90,10 @@ def _marked(value: Any, place: Place, sizes: dict[Place, int]) -> Any:
     parts = parts_of(value) if len(place[1]) <= _DEEPEST else {}
     marked = {step: _marked(part, (place[0], (*place[1], step)), sizes) for step, part in parts.items()}
     changed = {step: part for step, part in marked.items() if part is not parts[step]}
-    return with_parts(value, changed) if changed else value
+    try:
+        return with_parts(value, changed) if changed else value
+    except Exception:  # an object of a kind of its own
+        return value
 
 
 def parts_of(value: Any, depth: int = 0) -> dict[Any, Any]:
@@ -117,12 +120,14 @@ def _is_data(value: Any, depth: int) -> bool:
 
 def with_parts(value: Any, parts: Mapping[Any, Any]) -> Any:
     """A copy of such a value in which these parts are others."""
+    every = parts_of(value) | dict(parts)
+    if isinstance(value, dict):
+        return type(value)(every)
     if isinstance(value, (list, tuple)):
-        every = parts_of(value) | dict(parts)
         new = list(every.items()) if _is_pairs(value) else list(every.values())
         return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
     copied = copy.copy(value)
-    (copied if isinstance(copied, dict) else vars(copied)).update(parts)
+    vars(copied).update(parts)
     return copied
 
 
@@ -135,11 +140,12 @@ def follow_namesakes(trace: Trace) -> None:
                 trace.stated.setdefault(place, known)
 
 
-def cached_functions() -> list[tuple[Any, str, Any]]:
-    """Functions of others with a cache by value (``functools.lru_cache``): module, name, function."""
+@contextmanager
+def nothing_cached() -> Iterator[None]:
+    """A cache by value (``functools.lru_cache``, as in einops) would mix up equal sizes: pass it by."""
     cached = type(functools.lru_cache(len))
     skipped = (*sys.stdlib_module_names, "torch", "numpy", "scipy", "sympy")
-    return [
+    found = [
         (module, name, value)
         for key, module in list(sys.modules.items())
         if key.partition(".")[0] not in skipped
@@ -147,25 +153,17 @@ def cached_functions() -> list[tuple[Any, str, Any]]:
         if type(value) is cached
     ]
 
+    def uncached(function: Any, *args: Any, **kwargs: Any) -> Any:
+        stated = any(isinstance(size, Stated) for size in _integers([*args, *kwargs.values()]))
+        return (function.__wrapped__ if stated else function)(*args, **kwargs)
 
-@contextmanager
-def nothing_cached(functions: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """A cache would mix up equal sizes of different places (as in einops): pass it by."""
     try:
-        for module, name, function in functions:
-            setattr(module, name, _uncached(function))
+        for module, name, function in found:
+            setattr(module, name, functools.partial(uncached, function))
         yield
     finally:
-        for module, name, function in functions:
+        for module, name, function in found:
             setattr(module, name, function)
-
-
-def _uncached(cached: Any) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        stated = any(isinstance(v, Stated) for v in _integers([*args, *kwargs.values()]))
-        return (cached.__wrapped__ if stated else cached)(*args, **kwargs)
-
-    return functools.update_wrapper(call, cached)
 
 
 class SizeReader(TorchFunctionMode):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -40,9 +39,8 @@ def copy_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
-        for function in _functions_with(model):
-            _copy_function(function, memo)
-        copied = copy.deepcopy(model, memo)
+        with _functions_copied():
+            copied = copy.deepcopy(model, memo)
         _compute_weights(copied)
     except Exception as error:
         raise UsageError(
@@ -62,72 +60,38 @@ def _compute_weights(model: nn.Module) -> None:
                 module.training = training
 
 
-def _functions_with(model: nn.Module) -> list[types.FunctionType]:
-    """The functions in the model's attributes that hold modules or tensors of it."""
-    own = {id(part) for part in (*model.modules(), *named_tensors(model).values())}
-    reaches: dict[int, bool] = {}  # whatever was looked at: whether it leads to a part of the model
-    found = []
-
-    def look(value: Any, depth: int = 0) -> bool:
-        if id(value) in own:
-            return True
-        if id(value) in reaches or isinstance(value, _PLAIN) or depth > _DEEPEST:
-            return reaches.get(id(value), False)
-        reaches[id(value)] = False
-        found_there = [look(part, depth + 1) for part in _held_by(value)]  # all of them, not the first alone
-        reaches[id(value)] = any(found_there)
-        if reaches[id(value)] and isinstance(value, types.FunctionType):
-            found.append(value)
-        return reaches[id(value)]
-
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if not isinstance(value, _PLAIN) and name not in ("_parameters", "_buffers", "_modules"):
-                look(value)
-    return found
-
-
-_DEEPEST = 12  # functions in containers in functions ...
-_PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, Tensor)
-
-
-def _held_by(value: Any) -> list[Any]:
-    """What a function, a container or a plain object holds."""
-    if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    if isinstance(value, types.MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, (list, tuple, set)):
-        return list(value)
-    return list(vars(value).values()) if hasattr(value, "__dict__") else []
-
-
-def _is_filled(cell: types.CellType) -> bool:
+@contextmanager
+def _functions_copied() -> Iterator[None]:
+    """Let ``deepcopy`` copy a function with what it holds, in a closure or as a default."""
+    dispatch: dict[type, Any] = copy._deepcopy_dispatch  # type: ignore[attr-defined]
+    as_it_is = dispatch[types.FunctionType]
+    dispatch[types.FunctionType] = _copied_function
     try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:  # its variable has no value yet
-        return False
-    return True
+        yield
+    finally:
+        dispatch[types.FunctionType] = as_it_is
 
 
-def _copy_function(function: types.FunctionType, memo: dict[int, Any]) -> None:
-    """Put a copy of the function, with copies of what it holds, where ``deepcopy`` looks for it."""
-    if id(function) in memo:
-        return
-    cells = tuple(types.CellType() for _ in function.__closure__ or ())
-    copied = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
+def _copied_function(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
+    cells = function.__closure__ or ()
+    held = [*cells, function.__defaults__, function.__kwdefaults__]
+    if not any(held):
+        return function
+    new = tuple(types.CellType() for _ in cells)
+    code, names = function.__code__, function.__globals__
+    copied = types.FunctionType(code, names, function.__name__, None, new)
     memo[id(function)] = copied  # first: it may hold itself
-    for old, new in zip(function.__closure__ or (), cells, strict=True):
-        if _is_filled(old):
-            new.cell_contents = copy.deepcopy(old.cell_contents, memo)
-    copied.__defaults__ = copy.deepcopy(function.__defaults__, memo)
-    copied.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, memo)
+    try:
+        for mine, cell in zip(new, cells, strict=True):
+            with suppress(ValueError):  # its variable has no value yet
+                mine.cell_contents = copy.deepcopy(cell.cell_contents, memo)
+        copied.__defaults__ = copy.deepcopy(function.__defaults__, memo)
+        copied.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, memo)
+    except (TypeError, RuntimeError):  # it holds what nobody can copy (a file, a lock): no part of a model
+        memo[id(function)] = function
+        return function
     copied.__dict__.update(function.__dict__)
+    return copied
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -175,7 +139,7 @@ def empty_copy(
     """
     new: dict[str, Tensor] = {}
     for name, old in named_tensors(model).items():
-        shape = tuple(old.shape if shapes is None else shapes[name])
+        shape = tuple((shapes or {}).get(name, old.shape))
         if device == "meta" or shape != tuple(old.shape):
             new[name] = torch.empty(shape, dtype=old.dtype, device=device or old.device)
         else:

@@ -7,7 +7,6 @@ spread out.  So the trace records, for every parameter, how the user's values re
 
 from __future__ import annotations
 
-import functools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _SpectralNorm
-from torch.nn.utils.parametrize import ParametrizationList
-from torch.nn.utils.spectral_norm import SpectralNorm
 
 from widthsearch.errors import UsageError
 from widthsearch.space.copies import copy_with, named_tensors
-
-POWER_STEPS = 15  # as torch takes for a new layer
 
 #: How to fill one tensor anew, after ``reset_parameters``: an in-place method of a tensor, and its arguments.
 Fill = tuple[Literal["fill_", "mul_", "normal_", "copy_"], tuple[Any, ...]]
@@ -102,26 +96,7 @@ def record(
                 fill = _compare(tensor.cpu().float(), after[name].float(), tensor.requires_grad)
                 if fill is not None:
                     fills[name] = fill
-        # The vectors of a power iteration start anywhere.
-        fills.update((name, ("normal_", (0.0, 1.0))) for _, names in _spectral_norms(model) for name in names)
     return Initialisation(resets, fills, own, found)
-
-
-def _spectral_norms(model: nn.Module) -> Iterator[tuple[Callable[[], object], list[str]]]:
-    """Of each spectrally normed weight a function that makes one step of its power iteration; its vectors."""
-    for name, module in model.named_modules():
-        if isinstance(module, ParametrizationList):
-            for position, norm in enumerate(module):
-                if isinstance(norm, _SpectralNorm):
-                    weight = norm._reshape_weight_to_matrix(module.original.detach())
-                    names = [
-                        f"{name}.{position}.{vector}" for vector in ("_u", "_v") if hasattr(norm, vector)
-                    ]
-                    yield functools.partial(norm._power_method, weight, 1), names
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, SpectralNorm):
-                names = [f"{name}.{hook.name}_{vector}".lstrip(".") for vector in "uv"]
-                yield functools.partial(hook.compute_weight, module, do_power_iteration=True), names
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
@@ -156,6 +131,8 @@ def _compare(own: Tensor, reset: Tensor, trainable: bool) -> Fill | None:
         return "mul_", (1.0 if within_noise else ratio,)
     if trainable:
         return "normal_", (float(own.mean()), spread)
+    if own.ndim == 1 and math.isclose(float(own.norm()), 1.0, rel_tol=1e-4):
+        return "normal_", (0.0, len(own) ** -0.5)  # a direction: power iterations start anywhere
     # Running statistics start anew; values that no reset explains (a filter, a table) mean something, but
     # are known for other sizes along the dimensions where they are all the same.
     return ("mul_", (1.0,)) if covered else _repeated(own)
@@ -181,8 +158,5 @@ def initialise(model: nn.Module, initialisation: Initialisation) -> None:
             elif name in initialisation.fills:
                 method, numbers = initialisation.fills[name]
                 getattr(tensor, method)(*numbers)
-        for step, _ in _spectral_norms(model):
-            for _ in range(POWER_STEPS):
-                step()
     if initialisation.own is not None:
         initialisation.own(model)

@@ -125,6 +125,8 @@ class Labels:
     cuts: list[Ids] = field(default_factory=list)  # parts that were taken by position: never one variable
     summed: list[Ids] = field(default_factory=list)  # where queries meet keys: the size of a head
     where: str = "the trace"
+    choices: list[int] = field(default_factory=list)  # which factor of each ambiguous product has the units
+    given: Sequence[int] = ()  # the choices in the same network at other widths
     _fixed: list[Fixed] | None = None
     _merged: dict[tuple[int, ...], tuple[Ids, Dim]] = field(default_factory=dict)
     _split: dict[tuple[int, int], tuple[Ids, Ids, Ids]] = field(default_factory=dict)
@@ -254,7 +256,13 @@ class Labels:
             if len(left) == len(pending):
                 if not left:
                     return solution
-                decided.extend(new := _all_but_one(left, solution, settled, self.summed))
+                first = decided is self._fixed
+                given = (
+                    self.given[len(self.choices)] if first and len(self.choices) < len(self.given) else None
+                )
+                chosen, new = _all_but_one(left, solution, settled, self.summed, given)
+                self.choices.extend([chosen] if first else [])
+                decided.extend(new)
                 freezes.extend(f.freeze for f in new)
             pending = left
 
@@ -288,9 +296,16 @@ def _matched(a: Dim, b: Dim) -> tuple[list[tuple[Factor, Factor]], Dim, Dim]:
 
 
 def _all_but_one(
-    products: Sequence[Product], solution: Solution, settled: Sequence[Ids], summed: Sequence[Ids]
-) -> list[Fixed]:
-    """Fix all free factors but one of an ambiguous product, the clearest: see :meth:`Labels.solve`."""
+    products: Sequence[Product],
+    solution: Solution,
+    settled: Sequence[Ids],
+    summed: Sequence[Ids],
+    given: int | None,
+) -> tuple[int, list[Fixed]]:
+    """Fix all free factors but one of an ambiguous product, the clearest: see :meth:`Labels.solve`.
+
+    That one is the factor of this number, if ``given``.
+    """
 
     def components(arrays: Iterable[Ids]) -> set[int]:
         return {c for ids in arrays for c in solution.component[ids].tolist()}
@@ -310,12 +325,16 @@ def _all_but_one(
         return not all(w[0] for w in wishes), any(w[1] for w in wishes), any(w[2] for w in wishes)
 
     product = max(products, key=clarity)
-    units = max(free(product), key=lambda ids: preference(product, ids))
+    left = free(product)
+    units = max(left, key=lambda ids: preference(product, ids))
+    if given is not None and any(ids is product.factors[given] for ids in left):
+        units = next(ids for ids in left if ids is product.factors[given])
+    chosen = next(k for k, factor in enumerate(product.factors) if factor is units)
     sizes = " x ".join(str(size_of(f)) for f in product.factors)
     reason = f"{product.where}: a size read as {sizes}, of which the {len(units)} are taken as the units"
-    of_heads = not all(preference(product, ids)[0] for ids in free(product))
-    fixed = (Freeze(ids, reason, Report.IF_READ) for ids in free(product) if ids is not units)
-    return [Fixed(freeze, units, of_heads) for freeze in fixed]
+    of_heads = not all(preference(product, ids)[0] for ids in left)
+    fixed = (Freeze(ids, reason, Report.IF_READ) for ids in left if ids is not units)
+    return chosen, [Fixed(freeze, units, of_heads) for freeze in fixed]
 
 
 def _follows(product: Product, factor: Ids, solution: Solution) -> bool:

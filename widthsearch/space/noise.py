@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from widthsearch.space.initialise import isolated_random_numbers
 
 Out = TypeVar("Out")
 RANDOM = {
     "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "bernoulli", "normal",
-    "uniform", "exponential", "random", "geometric", "cauchy", "log_normal", "multinomial", "native_dropout",
+    "uniform", "exponential", "random", "geometric", "cauchy", "log_normal", "multinomial",
 }  # fmt: skip
 
 
@@ -56,29 +55,19 @@ class _Noise(TorchDispatchMode):
     ) -> Any:
         """Run the operation."""
         kwargs = kwargs or {}
-        if func._schema.name.removeprefix("aten::").rstrip("_") not in RANDOM:
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        if name not in RANDOM:
             return func(*args, **kwargs)
-        number = len(self.shapes)
+        number, (given, *others) = len(self.shapes), args
         torch.default_generator.manual_seed(number)
-        dims = self._along.get(number)
-        if not dims or not isinstance(args[0], (Tensor, list, tuple)):
-            out = func(*args, **kwargs)
-            self.shapes.append(tuple(out.shape if isinstance(out, Tensor) else out[0].shape))
-            return out
-        given, *others = args
-        shape = tuple(given.shape if isinstance(given, Tensor) else given)
+        known = isinstance(given, (Tensor, list, tuple))
+        shape = tuple(given.shape if isinstance(given, Tensor) else given) if known else ()
         self.shapes.append(shape)
+        dims = self._along.get(number)
+        if not dims:
+            return func(*args, **kwargs)
         drawn = tuple(1 if d in dims else size for d, size in enumerate(shape))
         if not isinstance(given, Tensor):  # torch.randn(shape)
             return func(drawn, *others, **kwargs).expand(shape).clone()
-        small = torch.ones(drawn, dtype=given.dtype) if "dropout" in func.__name__ else _first(given, dims)
-        out = tree_map(lambda t: t.expand(shape).clone(), func(small, *others, **kwargs))
-        if func._schema.is_mutable:  # x.normal_()
-            return given.copy_(out)
-        return (given * out[0], *out[1:]) if "dropout" in func.__name__ else out
-
-
-def _first(tensor: Tensor, dims: list[int]) -> Tensor:
-    """The first index along these dimensions."""
-    index = [slice(0, 1) if d in dims else slice(None) for d in range(tensor.ndim)]
-    return tensor[tuple(index)].clone()
+        out = func(given[tuple(map(slice, drawn))].clone(), *others, **kwargs).expand(shape)
+        return given.copy_(out) if func._schema.is_mutable else out.clone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +17,12 @@ from torch.utils.checkpoint import CheckpointError
 from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.errors import UsageError, describe_error
-from widthsearch.maths.cost import Cost
 from widthsearch.space.copies import call, empty_copy, reference_kernels, tensors_in, to_device
-from widthsearch.space.gating import ConsumerAxis, Gating, Statistics
+from widthsearch.space.gating import Gating
 from widthsearch.space.initialise import isolated_random_numbers
-from widthsearch.space.recorder import Trace
 from widthsearch.space.removal import TOLERANCE, removal_error
-from widthsearch.space.variables import Variables
 
-
-class Space(Protocol):
-    """What is needed of a :class:`~.width_space.WidthSpace`."""
-
-    model: nn.Module
-    examples: tuple[Any, ...]
-    widths: dict[str, int]
-    cost: Cost
-    consumers: tuple[ConsumerAxis, ...]
-    statistics: tuple[Statistics, ...]
-    traced: Trace
-    variables: Variables
-    samples: int
-
-    def at(self, widths: Mapping[str, int]) -> Space:
-        """The same at other widths."""
+Space = Any  # a WidthSpace, which is made of this
 
 
 def random_widths(widths: Mapping[str, int], names: Iterable[str], numbers: random.Random) -> dict[str, int]:

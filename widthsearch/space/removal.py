@@ -52,7 +52,7 @@ def removal_error(
         width = variables.widths[index]
         keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + index % 3)
     live, inputs = _in_float32(empty_copy(model, "cpu"), [to_device(x, "cpu") for x in examples])
-    _tell_units_apart(live)
+    _tell_units_apart(live, trace)
     removed = compacted_copy(live, trace, variables, keep).eval()
     gating = Gating(
         live, variables.widths, consumers_of(trace, variables, 1), statistics_of(trace, variables)
@@ -92,15 +92,16 @@ def _gated(gating: Gating, z: Tensor, model: nn.Module, given: Any) -> list[Tens
         gating.take_off()
 
 
-def _tell_units_apart(model: nn.Module) -> None:
+def _tell_units_apart(model: nn.Module, trace: Trace) -> None:
     """Make every unit matter: fresh weights may be all zero, or so small that attention is a mean."""
-    for tensor in model.parameters():
+    attending = tuple(f"{module}." if module else "" for module in {*trace.heads, *trace.scales})
+    for name, tensor in model.named_parameters():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         if bool(tensor.min() == tensor.max()):
             # Zeros (of a fresh head) would hide every difference, ones many.
             tensor.data.add_(torch.randn_like(tensor), alpha=0.02)
-        elif tensor.ndim > 1:
+        elif tensor.ndim > 1 and name.startswith(attending):
             least = (tensor.numel() / max(tensor.shape)) ** -0.5
             tensor.data.mul_(max(1.0, least / float(tensor.detach().std().clamp(min=1e-12))))
 

@@ -65,6 +65,9 @@ def synchronise_attributes(
     modules = dict(copied.named_modules())
     for name, module in modules.items():
         _synchronise_module(module, by_groups=trace.by_groups.get(name, False))
+        for buffer in module._buffers:
+            if f"{name}.{buffer}".lstrip(".") not in trace.shapes:  # a cache of some later forward pass
+                module._buffers[buffer] = None
     for name, heads in trace.heads.items():
         module = modules[name]
         if isinstance(module, nn.MultiheadAttention):

@@ -16,13 +16,7 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
 from widthsearch.errors import UsageError
-from widthsearch.space.attributes import (
-    SizeReader,
-    cached_functions,
-    follow_namesakes,
-    mark_sizes,
-    nothing_cached,
-)
+from widthsearch.space.attributes import SizeReader, follow_namesakes, mark_sizes, nothing_cached
 from widthsearch.space.copies import call, empty_copy, named_tensors, reference_kernels, tensors_in, to_device
 from widthsearch.space.labels import Dims, Report, constants, size_of_dim
 from widthsearch.space.module_stack import ModuleStack
@@ -110,17 +104,19 @@ def run_trace(
     examples: Sequence[Any],
     device: str,
     *,
-    by_groups: Mapping[str, bool] | None = None,
+    before: Trace | None = None,
     keep_heads: bool = False,
 ) -> Trace:
     """Trace a copy of the model on examples (see :func:`call`), in eval and in train mode.
 
     What one of them says of a parameter holds for all; the cost is that of all together, in eval mode.
-    ``by_groups``: what an earlier trace of the same model at other widths decided on its groups.  Raises what
+    ``before``: an earlier trace of the same model at other widths; what that one decided holds.  Raises what
     the model raises.
     """
     trace = _new_trace(model, device)
-    trace.by_groups.update(by_groups or {})
+    if before is not None:
+        trace.by_groups.update(before.by_groups)
+        trace.labels.given = before.labels.choices
     trace.keep_heads = keep_heads
     runner = empty_copy(model, device)
     trace.sizes = mark_sizes(runner)
@@ -134,12 +130,11 @@ def run_trace(
     for tensor in tree_flatten(inputs)[0]:
         if isinstance(tensor, Tensor):
             recorder.set_label(tensor, Label(constants(tensor.shape), live=True))
-    cached = cached_functions()
     # Some layers exist in one mode only (auxiliary heads, masked embeddings).
     for training, given in itertools.product((False, True), inputs):
         runner.train(training)
         recorder.counts_macs = not training
-        with reference_kernels(device), nothing_cached(cached), tracer, reader:
+        with reference_kernels(device), nothing_cached(), tracer, reader:
             out = call(runner, given)
         outputs = tensors_in(out)
         if not outputs:

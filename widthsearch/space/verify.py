@@ -102,24 +102,20 @@ def verify(
 
 def _projections(model: nn.Module, trace: Trace) -> list[Change]:
     """What ``nn.LSTM`` projects to is narrower than its state: they keep their ratio, or their widths."""
-    projecting = [n for n, m in model.named_modules() if isinstance(m, nn.LSTM) and m.proj_size]
     changes: list[Change] = []
-    if not projecting:
-        return changes
-    variables = find_variables(trace)
-    for place in projecting:
+    for place, module in model.named_modules():
+        if not isinstance(module, nn.LSTM) or not module.proj_size:
+            continue
+        variables = apply_changes(trace, [])
         name = f"{place}.weight_hr_l0".lstrip(".")
-        units = [
-            variables.variable[ids] for dim in (0, 1) if (ids := trace.axes.get((name, dim))) is not None
-        ]
-        found = {variables.names[i] for own in units for i in np.unique(own).tolist() if i >= 0}
-        both = tuple(v for v in variables.names if v in found and not any(v in c.names for c in changes))
-        width = dict(zip(variables.names, variables.widths, strict=True))
-        if len(both) == 2 and math.gcd(*(width[v] for v in both)) > 1:
-            changes.append(Change(both))
+        axes = [trace.axes[name, dim] for dim in (0, 1) if (name, dim) in trace.axes]
+        both = sorted({int(i) for ids in axes for i in np.unique(variables.variable[ids]) if i >= 0})
+        names = tuple(variables.names[i] for i in both)
+        if len(both) == 2 and math.gcd(*(variables.widths[i] for i in both)) > 1:
+            changes.append(Change(names))
         else:
             reason = f"{place}: nn.LSTM needs a hidden size above its proj_size"
-            changes += [Change((v,), reason) for v in both]
+            changes += [Change((v,), reason) for v in names]
     return changes
 
 

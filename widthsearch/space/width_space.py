@@ -27,6 +27,8 @@ from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
 from widthsearch.space.verify import Changes, apply_changes
 from widthsearch.space.verify import verify as find_changes
 
+LONGEST_REHEARSAL = 24  # networks tried to find the variables that fail; then all that may be to blame are
+
 
 class WidthSpace:
     """What :func:`trace` finds in a model.
@@ -95,14 +97,8 @@ class WidthSpace:
             raise ValueError(f"widths below 2 cannot be traced: {', '.join(small)}")
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
-            before = self.traced
-            traced = _traced(
-                seen,
-                self.examples,
-                self._initialisation,
-                by_groups=before.by_groups,
-                keep_heads=before.keep_heads,
-            )
+            options = {"before": self.traced, "keep_heads": self.traced.keep_heads}
+            traced = _traced(seen, self.examples, self._initialisation, **options)
         space = WidthSpace(seen, self.examples, traced, self._initialisation, self._changes, self._fixed)
         if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
@@ -205,24 +201,26 @@ def trace(
                 return space
             if failure_at(space, random_widths(space.widths, space.widths, random.Random(0))) is None:
                 return space
-    return rehearsed(space)
+    return _rehearsed(space)
 
 
-def rehearsed(space: WidthSpace) -> WidthSpace:
+def _rehearsed(space: WidthSpace) -> WidthSpace:
     """The space without the variables with which a search would fail; tried at random widths."""
     numbers = random.Random(0)
+    tries = 0
     while space.widths:
         names = list(space.widths)
         failure = failure_at(space, random_widths(space.widths, names, numbers))
         if failure is None:
             return space
         low, high = 0, len(names)  # names[:low] passes, names[:high] fails
-        while high - low > 1:
-            middle = (low + high) // 2
+        while high - low > 1 and tries < LONGEST_REHEARSAL:
+            middle, tries = (low + high) // 2, tries + 1
             found = failure_at(space, random_widths(space.widths, names[:middle], numbers))
             failure = found or failure
             low, high = (middle, high) if found is None else (low, middle)
-        space = space.without({names[high - 1]: f"a search with other widths of it fails: {failure}"})
+        reason = f"a search with other widths of it fails: {failure}"
+        space = space.without(dict.fromkeys(names[low:high], reason))
     return space
 
 

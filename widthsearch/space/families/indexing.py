@@ -67,34 +67,32 @@ def _give_up(op: Op, dims: list[Dim], tensor: Tensor) -> None:
 
 def gather(op: Op) -> Result:
     """``x.gather(dim, index)``."""
-    at, dims, index = op.dim_index(), op.dims("self"), op.dims("index")
-    _give_up(op, [dims[at]], op["self"])
-    return [tuple(index[i] if i == at else _along(op, i, "self", "index") for i in range(len(dims)))]
+    at, index = op.dim_index(), op.dims("index")
+    _give_up(op, [op.dims("self")[at]], op["self"])
+    return [tuple(own if i == at else _along(op, i, "index") for i, own in enumerate(index))]
 
 
 def scatter(op: Op) -> Result:
     """``x.scatter_add(dim, index, src)``, ``x.index_add(dim, index, source)`` and their likes."""
     at, dims = op.dim_index(), op.dims("self")
-    name = "src" if op.get("src") is not None else "source"
-    _give_up(op, [dims[at]], op["self"])
-    written = [name] if isinstance(op.get(name), Tensor) else []
-    for each in written:
-        _give_up(op, [op.dims(each)[at]], op[each])
-    if op["index"].ndim == len(dims) and not op.name.startswith("index"):
+    written = [name for name in ("src", "source") if isinstance(op.get(name), Tensor)]
+    for name in ("self", *written):
+        _give_up(op, [op.dims(name)[at]], op[name])
+    if not op.name.startswith("index"):
         written.append("index")
-    return [tuple(dim if i == at else _along(op, i, "self", *written) for i, dim in enumerate(dims))]
+    return [tuple(dim if i == at else _along(op, i, *written) for i, dim in enumerate(dims))]
 
 
 def _along(op: Op, i: int, *names: str) -> Dim:
-    """The dimension ``i`` of these arguments, tied; the last one's where it is a part of the others'."""
-    size = op[names[-1]].shape[i]
-    result = op.dims(names[0])[i]
-    for name in names[1:]:
-        if op[name].shape[i] == op[names[0]].shape[i]:
+    """The dimension ``i`` of ``self``, tied to that of others; constant where they have a part of it."""
+    result = op.dims("self")[i]
+    for name in names:
+        size = op[name].shape[i]
+        if size == op["self"].shape[i]:
             result = op.labels.unify(result, op.dims(name)[i])
         else:
             op.freeze((*result, *op.dims(name)[i]), "takes a part of these units by position")
-            result = constant(size) if op.name == "gather" else result
+            result = constant(op.outputs[0].shape[i])
     return result
 
 
