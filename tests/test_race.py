@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 from test_plan import PLAN, pretend, simulate
 
+from widthsearch.errors import UsageError
 from widthsearch.maths.race import LEVEL, differences, hopeless
 from widthsearch.plans.history import AGREED, History
 from widthsearch.plans.plan import Done, Run, Slot
+from widthsearch.plans.settings import EFFORTS, settings_of_effort
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -113,3 +115,15 @@ def test_a_measure_stops_once_its_replicas_agree() -> None:
         assert len([s for s in asked if s.kind == "measure"]) == replicas
         assert History(PATIENT, finished).measured(0)
     assert 0 < AGREED < 1
+
+
+def test_a_quick_search_is_one_measure_and_one_proposal() -> None:
+    quick = replace(PLAN, cost_aware_start=True, widths={"a": 60, "b": 20}, **settings_of_effort("quick"))
+    _, asked, _ = simulate(quick)
+    kinds = [s.kind for s in asked if s.replica not in quick.fresh]
+    assert sorted(kinds) == ["baseline", "measure", "score", "score"]
+    assert sum(quick.expected().values()) == len(asked)
+    for name in EFFORTS:
+        replace(PLAN, **settings_of_effort(name))
+    with pytest.raises(UsageError, match="quick, normal, thorough"):
+        settings_of_effort("much")

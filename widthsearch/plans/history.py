@@ -217,6 +217,9 @@ class History:
         ``rivals`` were trained before; the leader may be one of them.  Ends early once fewer than ``least``
         are left.
         """
+        if len(field) == 1 and not rivals and least == 1:  # nobody to race against
+            yield [field[0].slot(seed) for seed in seeds]
+            return field
         for seed in seeds:
             if len(field) < least:
                 break

@@ -149,6 +149,20 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(Settings)}
 
 
+#: What `--effort` sets: about 5 uniform trainings, what the study says (20 to 40 by default), 60 and more.
+EFFORTS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {
+        "rounds": 1,
+        "replicas": 1,
+        "seeds": 1,
+        "step_sizes": (0.3,),
+        "doublings": 0,
+        "final_seeds": 0,
+        "report_seeds": 4,
+    },
+    "normal": {},
+    "thorough": {"rounds": 4, "replicas": 6, "seeds": 6, "final_seeds": 8, "report_seeds": 16},
+}
 #: Which of them each command has as options.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "launch": ("rounds", "replicas", "pruner", "seeds", "final_seeds", "report_seeds", "seed"),
@@ -157,3 +171,10 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "pruners": ("seeds",),
 }
 HELP: Mapping[str, str] = {f.name: f.metadata["help"] for f in fields(Settings)}
+
+
+def settings_of_effort(name: str) -> dict[str, Any]:
+    """The settings of an effort; :class:`UsageError` for one that there is not."""
+    if name not in EFFORTS:
+        raise UsageError(f"--effort {name!r:.40}: give one of {', '.join(EFFORTS)}")
+    return dict(EFFORTS[name])
