@@ -24,6 +24,7 @@ from widthsearch.cli.options import (
 from widthsearch.cli.submit import submit_job
 from widthsearch.cli.summaries import print_named
 from widthsearch.errors import UsageError
+from widthsearch.plans.settings import settings_of_effort
 from widthsearch.show.console import err, out, say
 from widthsearch.stopping import INTERRUPTED, leave, listen
 
@@ -39,6 +40,14 @@ def launch(
     where: Where,
     changes: Changes,
     name: NewName = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            help="quick (one measure, one proposal, one seed: about 5 uniform trainings and the verdict's), "
+            "normal (as the study says) or thorough; other options go before it.",
+            show_default=False,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Of the recipe.  Default: the study's.", show_default=False)
     ] = None,
@@ -52,6 +61,8 @@ def launch(
     """Start a study, or a family of them, and run it to recommended widths."""
     if epochs is not None:
         changes["epochs"] = epochs
+    if effort is not None:
+        changes = {**settings_of_effort(effort), **changes}
     if submit is not None:
         given = {"set": [f"{field}={value!r}" for field, value in changes.items()], "name": name}
         given |= {"budget": budget, "budgets": budgets, "tensorboard": tensorboard}

@@ -126,12 +126,10 @@ class Settings:
     """How thoroughly to search, and by what."""
 
     rounds: int = setting(3, WHOLE, "Rounds at most.")
-    replicas: int = setting(4, WHOLE, "Gated trainings per round.")
+    replicas: int = setting(4, WHOLE, "Gated trainings per round at most: fewer if they agree.")
     pruner: Pruner = setting("l0", one_of(*MEASURES), "What measures prune ratios: l0 (gates), l1 or taylor.")
-    seeds: int = setting(4, WHOLE, "Plain trainings per proposal.")
-    final_seeds: int = setting(
-        4, WHOLE_OR_ZERO, "More of them for the best three at the end; 0 for no run-off."
-    )
+    seeds: int = setting(4, WHOLE, "Plain trainings per proposal at most: worse ones leave early.")
+    final_seeds: int = setting(4, WHOLE_OR_ZERO, "More for the best few at the end; 0 for no run-off.")
     report_seeds: int = setting(8, INTERVAL, "Fresh seeds for the verdict.")
     over: float = setting(4.0, OVER, "Cost of the over-wide network, in budgets.")
     measure_length: float = setting(0.5, SHARE, "Of a measure, as a share of the recipe's epochs.")
@@ -151,6 +149,20 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(Settings)}
 
 
+#: What `--effort` sets: about 5 uniform trainings, what the study says (20 to 40 by default), 60 and more.
+EFFORTS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {
+        "rounds": 1,
+        "replicas": 1,
+        "seeds": 1,
+        "step_sizes": (0.3,),
+        "doublings": 0,
+        "final_seeds": 0,
+        "report_seeds": 4,
+    },
+    "normal": {},
+    "thorough": {"rounds": 4, "replicas": 6, "seeds": 6, "final_seeds": 8, "report_seeds": 16},
+}
 #: Which of them each command has as options.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "launch": ("rounds", "replicas", "pruner", "seeds", "final_seeds", "report_seeds", "seed"),
@@ -159,3 +171,10 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "pruners": ("seeds",),
 }
 HELP: Mapping[str, str] = {f.name: f.metadata["help"] for f in fields(Settings)}
+
+
+def settings_of_effort(name: str) -> dict[str, Any]:
+    """The settings of an effort; :class:`UsageError` for one that there is not."""
+    if name not in EFFORTS:
+        raise UsageError(f"--effort {name!r:.40}: give one of {', '.join(EFFORTS)}")
+    return dict(EFFORTS[name])
