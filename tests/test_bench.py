@@ -141,7 +141,8 @@ def test_a_network_that_changed_is_refused(tmp_path: Path) -> None:
     interrupt(file, 2)
     text = file.read_text()
     file.write_text(text.replace("nn.Linear(16, 12), nn.Linear(12, 3)", "nn.Linear(16, 9), nn.Linear(9, 3)"))
-    assert_refused(command("bench", "--no-compile"), "tiny.py", "'tiny'", "not the one")
+    assert_refused(command("bench", "--no-compile"), "tiny.py has changed since launch", "code of Net")
+    assert_refused(command("bench", "--no-compile", "--study", file), "tiny.py", "'tiny'", "not the one")
     file.write_text(text.replace(MODEL, "return Net()  # no other network"))
     assert command("bench", "--no-compile", "--batch", "1").code == 0
     file.unlink()

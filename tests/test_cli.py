@@ -390,7 +390,7 @@ def test_one_lost_measure_and_too_few_fresh_seeds(tmp_path: Path) -> None:
     assert shown["status"] == "finished"
     assert shown["rounds"][0]["replicas"] == 1
     assert shown["gain"] is None
-    assert "verdict      none" in command("show").out
+    assert shown["decision"]["answer"] == "no verdict" and "No verdict" in command("show").out
 
 
 # Resume --------------------------------------------------------------------------------------------------
@@ -409,7 +409,8 @@ def test_a_file_that_is_gone_or_broken_loses_nothing(tiny: Path) -> None:
     assert_refused(command("resume", "--study", "nope.py"), "'nope.py'")
     assert_refused(command("resume", "--study", f"{tiny}:wrong"), "'wrong'", "study")
     tiny.write_text("import nope\n")
-    assert_refused(command("resume"), "tiny.py", "nope", "line 1")
+    assert_refused(command("resume"), "tiny.py has changed since launch", "code of Net")
+    assert_refused(command("resume", "--force"), "tiny.py", "nope", "line 1")
     tiny.unlink()
     assert_refused(command("resume"), "tiny.py", "--study")
     assert snapshot() == before

@@ -198,9 +198,10 @@ def test_a_changed_study_file_is_refused_by_field_unless_forced(tmp_path: Path) 
     write_study(tmp_path, LR, ("self.fc1, self.fc2", "self.fc1 , self.fc2"))
     assert_refused(command("resume"), "recipe.lr: 0.1 -> 0.2", "--force")
     write_study(tmp_path, ("torch.relu(self.fc2(", "torch.tanh(self.fc2("), ("epochs=1", "epochs=2"))
-    assert_refused(command("resume"), "code of Net", "recipe.epochs: 1 -> 2")
+    assert_refused(command("resume"), "code of Net")  # compared before anything of it runs
+    assert_refused(command("resume", "--study", file), "code of Net", "recipe.epochs: 1 -> 2")
     write_study(tmp_path, ("manual_seed(0)", "manual_seed(1)"))
-    assert_refused(command("resume"), "code of data", "data.train")
+    assert_refused(command("resume", "--study", file), "code of data", "data.train")
     assert len(trials()) == 4  # nothing was started
     write_study(tmp_path, LR)
     assert command("resume", "--force").code == 0
