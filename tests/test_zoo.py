@@ -24,11 +24,9 @@ OTHERS = [name for name in zoo.ZOO if name not in FAMILIES]
 
 def published() -> dict[str, list[str]]:
     """The rows of the table in docs/networks.md."""
-    text = zoo.PAGE.read_text().partition(zoo.BEGIN)[2].partition(zoo.END)[0]
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.strip().splitlines()[2:]
-    ]
-    return {row[0]: row for row in rows}
+    return {
+        name: [cell.strip() for cell in row.strip("| ").split(" | ")] for name, row in zoo.published().items()
+    }
 
 
 def test_the_table_has_every_network() -> None:

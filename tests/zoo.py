@@ -2,7 +2,7 @@
 
     python tests/zoo.py            prints the table
     python tests/zoo.py --write    puts it into docs/networks.md
-    python tests/zoo.py NAME ...   these networks alone, with the reasons for what is frozen
+    python tests/zoo.py NAME ...   these networks alone, with the reasons for what is frozen (--write: their rows)
 
 Inputs and configurations are small: a width space depends on a network's structure, not on its sizes.
 """
@@ -338,9 +338,18 @@ def traced(name: str) -> tuple[WidthSpace, Any, float]:
     return space, entry.example, time.process_time() - start
 
 
+@torch.no_grad()
+def tell_units_apart(model: nn.Module) -> None:
+    """Zeros (of a fresh head) would hide differences."""
+    for tensor in model.parameters():
+        if bool(tensor.min() == tensor.max()):
+            tensor.add_(torch.randn_like(tensor), alpha=0.02)
+
+
 def is_searched(space: WidthSpace, example: Any) -> bool:
     """Whether ``at()`` finds the same space at other widths, and gates there make a step."""
     there = space.at(random_widths(space, 9, least=2))
+    tell_units_apart(there.model)
     gradients: list[Any] = []
     optimizer = torch.optim.SGD(there.model.parameters(), lr=0.01)
     with Gates(there).attached(gradients.append):
@@ -352,10 +361,7 @@ def is_searched(space: WidthSpace, example: Any) -> bool:
 
 def row_of(name: str) -> Row:
     space, example, seconds = traced(name)
-    with torch.no_grad():
-        for tensor in space.model.parameters():
-            if bool(tensor.min() == tensor.max()):  # zeros (of a fresh head) would hide differences
-                tensor.add_(torch.randn_like(tensor), alpha=0.02)
+    tell_units_apart(space.model)
     found = removal(space, example, half_of_each(space))
     assert found.effect > 1e-3, f"{name}: removing half of its units changes nothing"
     reasons: dict[str, int] = {}
@@ -374,16 +380,23 @@ def row_of(name: str) -> Row:
     )
 
 
-def table() -> str:
-    lines = [
-        "| network | variables | coverage of MACs | trace, s | removal error | cost is torch's | at other widths | "
-        "frozen |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in ZOO:
-        lines.append(row_of(name).markdown())
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+HEAD = [
+    "| network | variables | coverage of MACs | trace, s | removal error | cost is torch's | at other widths | frozen |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def published() -> dict[str, str]:
+    """The rows of the table in docs/networks.md, by network."""
+    rows = PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
+    return {row.split("|")[1].strip(): row for row in rows}
+
+
+def write(rows: dict[str, str]) -> None:
+    """Put these rows into the table, in the place of those that it has of the same networks."""
+    page, known = PAGE.read_text(), published() | rows
+    text = "\n".join([*HEAD, *(known[name] for name in ZOO if name in known)])
+    PAGE.write_text(f"{page.partition(BEGIN)[0]}{BEGIN}\n{text}\n{END}{page.partition(END)[2]}")
 
 
 def main() -> None:
@@ -392,17 +405,14 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    for name in arguments.names:
-        print(row_of(name).markdown())
-        for frozen in traced(name)[0].frozen:
-            print(f"   {frozen.name} ({frozen.width}): {frozen.reason}")
-    if arguments.names:
-        return
-    text = table()
-    if arguments.write:
-        page = PAGE.read_text()
-        before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    for name in arguments.names or ZOO:
+        row = row_of(name).markdown()
+        print(row, flush=True)
+        if arguments.write:
+            write({name: row})
+        if arguments.names:
+            for frozen in traced(name)[0].frozen:
+                print(f"   {frozen.name} ({frozen.width}): {frozen.reason}")
 
 
 if __name__ == "__main__":
