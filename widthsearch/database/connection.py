@@ -2,8 +2,8 @@
 
 While a driver runs on an SQLite file, its latest trials are in a write-ahead log beside it: copy it then with
 ``sqlite3 widthsearch.db ".backup copy.db"`` (or ``VACUUM INTO``), never the ``.db`` file alone.  Once the
-driver has ended, by itself or by one Ctrl-C, the ``.db`` file has everything; after a kill or a second Ctrl-C
-copy ``widthsearch.db-wal`` with it.
+driver has ended, by itself or by Ctrl-C, the ``.db`` file has everything; after a kill copy
+``widthsearch.db-wal`` with it.
 
 No torch and no Ray here: `widthsearch show` starts fast.
 """
