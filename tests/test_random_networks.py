@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from exactness import counted_macs, parameter_count, random_widths, removal
 from examples import fuzz
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import images, randomise, vectors
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from widthsearch.space import WidthSpace, trace
+
+few = settings(fuzz, max_examples=max(1, fuzz.max_examples // 2))  # one costs a second or two
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -446,7 +448,7 @@ def check(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> WidthSpac
     return space
 
 
-@fuzz
+@few
 @given(lists_of(MAPS), st.integers(0, 3), st.integers(0, 99))
 def test_a_random_network_over_images_is_whole(blocks: list[Block], head: int, seed: int) -> None:
     torch.manual_seed(0)
@@ -454,7 +456,7 @@ def test_a_random_network_over_images_is_whole(blocks: list[Block], head: int, s
     assert space.frozen == ()
 
 
-@fuzz
+@few
 @given(lists_of(SEQUENCES), st.integers(0, 2), st.integers(0, 99))
 def test_a_random_network_over_sequences_is_whole(blocks: list[Block], head: int, seed: int) -> None:
     torch.manual_seed(0)

@@ -35,7 +35,7 @@ def test_the_table_has_every_network() -> None:
     assert len(rows) >= 120
     assert sum("**" not in row[2] for row in rows.values()) >= 110  # whole
     assert sum(float(row[2].strip("*%")) < 90 for row in rows.values()) <= 8
-    assert all(row[6] == "yes" for row in rows.values())  # at other widths
+    assert all(row[5] == row[6] == "yes" for row in rows.values())  # cost, at other widths
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ ZOO: dict[str, Entry] = {
     "res2net50_26w_4s": timm("res2net50_26w_4s"),
     "cspresnet50": timm("cspresnet50"),
     "starnet_s1": timm("starnet_s1", whole=False),
-    "nf_regnet_b0": timm("nf_regnet_b0", whole=False),
+    "nf_regnet_b0": timm("nf_regnet_b0"),
     "poolformer_s12": timm("poolformer_s12"),
     "vit_tiny_patch16_224": timm("vit_tiny_patch16_224", img_size=64),
     "deit_tiny_patch16_224": timm("deit_tiny_patch16_224", img_size=64),
@@ -247,7 +247,6 @@ MORE_TIMM = [
     "visformer_tiny",
     "convit_tiny",
     "deit3_small_patch16_224",
-    "sequencer2d_s",
 ]
 ZOO |= {
     name: timm(name, whole=False, **({"img_size": 64} if name.startswith("deit3") else {}))

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from widthsearch.space.copies import call, empty_copy, outputs_of, reference_kernels, to_device
 from widthsearch.space.gating import Gating, consumers_of, statistics_of
+from widthsearch.space.masking import LAYERS
 from widthsearch.space.noise import with_the_same_noise
 from widthsearch.space.recorder import Trace
 from widthsearch.space.resize import compacted_copy
@@ -90,7 +91,9 @@ def _gated(gating: Gating, z: Tensor, model: nn.Module, given: Any) -> Any:
 
 def _tell_units_apart(model: nn.Module, trace: Trace) -> None:
     """Make every unit matter: fresh weights may be all zero, or so small that attention is a mean."""
-    attending = tuple(f"{module}." if module else "" for module in {*trace.heads, *trace.scales})
+    products = (site for site, dims in trace.sites.items() if -1 in dims and site.function not in LAYERS)
+    modules = {*trace.heads, *trace.scales, *(site.module for site in products)}
+    attending = tuple(f"{module}." if module else "" for module in modules)
     for name, tensor in model.named_parameters():
         if not tensor.is_floating_point() or not tensor.numel():
             continue

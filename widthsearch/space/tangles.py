@@ -22,6 +22,7 @@ from widthsearch.space.variables import Variables
 JOINT_TRIALS = 2
 LARGEST_SEARCH = 120  # resized models tried in one round
 MEANINGS = 6  # tried for one number in a module
+SIZES_IN_VAIN = 24  # numbers in modules that are tried and do not help
 IN_VAIN = 3  # variables of one module added to those that resize together, while it still breaks there
 BLOCK = 8  # units: 16 bytes of bfloat16, as grouped matrix multiplications need
 FACTOR = 3  # by which variables are scaled together: their ratio stays
@@ -126,7 +127,7 @@ class Tangles:
                 if place[0] != module or place in stated:
                     continue
                 for axis in self._axes_of_size(size, module, left):
-                    if (place, axis) in self._in_vain or len(self._in_vain) >= LARGEST_SEARCH:
+                    if (place, axis) in self._in_vain or len(self._in_vain) >= SIZES_IN_VAIN:
                         continue
                     stated[place] = ((self._trace.axes[axis],), Fraction(1))
                     again = self._test(widths)

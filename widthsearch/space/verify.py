@@ -72,12 +72,9 @@ Changes = tuple[Sequence[Change], ...]
 
 
 def verify(
-    model: nn.Module, examples: Sequence[Any], trace: Trace, initialisation: Initialisation, *, removal: bool
+    model: nn.Module, examples: Sequence[Any], trace: Trace, initialisation: Initialisation
 ) -> Changes:
-    """Rounds of changes, one after the other, until all that is left resizes freely.
-
-    ``removal``: and closing units is the same as removing them.
-    """
+    """Rounds of changes, one after the other, until all that is left resizes freely."""
     numbers = random.Random(0)
     rounds = [first] if (first := _projections(model, trace)) else []
     while True:
@@ -89,7 +86,7 @@ def verify(
         if failure is not None:
             in_that_mode = functools.partial(test, modes=(failure.training,))
             rounds.append(Tangles(in_that_mode, trace, variables, numbers).changes())
-        elif removal and (wrong := inexact(model, examples, trace, variables)):
+        elif wrong := inexact(model, examples, trace, variables):
             rounds.append(_tie_or_freeze(trace, variables, wrong))
         else:
             return tuple(rounds)

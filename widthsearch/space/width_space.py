@@ -194,15 +194,10 @@ def trace(
     with isolated_random_numbers():
         initialisation = record(model, init, buffers)
         traced = _traced(model, inputs, initialisation, keep_heads=keep_heads, counts=output)
-        for removal in (False, True):  # a rehearsal shows whether the second is worth its time
-            changes = find_changes(model, inputs, traced, initialisation, removal=removal) if verify else ()
-            space = WidthSpace(model, inputs, traced, initialisation, changes)
-            space = space.without(kept_for(idle_modules(traced), traced, space.variables))
-            if not verify or not space.widths:
-                return space
-            if failure_at(space, random_widths(space.widths, space.widths, random.Random(0))) is None:
-                return space
-    return _rehearsed(space)
+        changes = find_changes(model, inputs, traced, initialisation) if verify else ()
+    space = WidthSpace(model, inputs, traced, initialisation, changes)
+    space = space.without(kept_for(idle_modules(traced), traced, space.variables))
+    return _rehearsed(space) if verify else space
 
 
 def _rehearsed(space: WidthSpace) -> WidthSpace:
