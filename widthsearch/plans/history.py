@@ -196,7 +196,7 @@ class History:
             rivals = rivals + stage
 
     def line(self, stage: list[Candidate], rivals: Sequence[Candidate]) -> Race:
-        """The race of proposals that lie on one line: from the second seed on the last of them leaves.
+        """The race of proposals that lie on one line: the last of them leaves at every seed.
 
         Neighbours differ little, so that it costs little to keep the wrong one; the seeds that are left tell
         whether the one that stays is better than those before it.
@@ -230,7 +230,7 @@ class History:
             behind = [race.differences(of, losses[leader]) for of in losses]
             behind[leader] = []
             leaves = race.hopeless(behind)[: len(field)]
-            if last_leaves and seed and len(field) > 1:
+            if last_leaves and len(field) > 1:
                 leaves[max(range(len(field)), key=lambda i: (ranks[i], i))] = True  # of equals the longer
             field = [c for c, gone in zip(field, leaves, strict=True) if not gone]
         return field

@@ -144,8 +144,8 @@ class Plan(Settings):
 
     @property
     def line_trainings(self) -> int:
-        """Trainings of a round's first proposals, at most: from the second seed on one of them leaves."""
-        return sum(max(1, len(self.step_sizes) - max(0, k - 1)) for k in range(self.seeds))
+        """Trainings of a round's first proposals, at most: one of them leaves at every seed."""
+        return sum(max(1, len(self.step_sizes) - k) for k in range(self.seeds))
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
