@@ -15,9 +15,8 @@ from widthsearch.database import records
 from widthsearch.database.connection import Database
 from widthsearch.database.records import load, plan_of
 from widthsearch.database.sampler import search_space
-from widthsearch.plans.history import History
 from widthsearch.plans.plan import Plan, Run, Slot
-from widthsearch.plans.search import phases_of
+from widthsearch.plans.search import History
 
 
 def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
@@ -70,14 +69,20 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
 
     ``next_step`` would give the same (test_large_studies.py compares them), but not in a second.
     """
-    while True:
-        for phase in phases_of(History(plan, runs)):
-            trained = {run.key for run in runs}
-            if missing := [slot for slot in phase if slot.key not in trained]:
-                yield from missing
-                break
-        else:
-            return
+    starts = History(plan, runs).starts
+    for k in range(plan.seeds):
+        yield from (c.slot(k) for c in starts)
+    for round_ in range(plan.rounds):
+        over_wide = History(plan, runs).over_wide(round_)
+        yield from (Slot("measure", round_, k, over_wide) for k in range(plan.replicas))
+        candidates = History(plan, runs).candidates(round_)
+        for k in range(plan.seeds):
+            yield from (c.slot(k) for c in candidates)
+    best = History(plan, runs).best(plan.rounds)
+    assert best is not None
+    for k in range(plan.seeds, plan.seeds + plan.report_seeds):
+        yield Slot("report", best.round, k, best.widths, best.step)
+        yield Slot("baseline", -1, k, plan.baseline)
 
 
 def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from widthsearch.errors import UsageError
 from widthsearch.maths.cost import Cost, Polynomial
-from widthsearch.plans.history import History
 from widthsearch.plans.plan import WORKER_DEATHS, Done, Failed, Plan, Run, Slot, Wait
-from widthsearch.plans.search import next_step
+from widthsearch.plans.search import History, next_step
+from widthsearch.plans.settings import EFFORTS, settings_of_effort
 
 # A chain 10 -> a -> b -> 5 without biases: forms 1, 10, a, b, 5 and three products.
 FORMS = np.array([[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=float)
@@ -80,8 +81,8 @@ def test_a_search_goes_through_all_phases_and_finds_the_layer_that_needs_more():
     assert widths["a"] > 2 * widths["b"]
     assert COST(widths)["macs"] <= 550
     kinds = [s.kind for s in asked]
-    assert kinds[:7] == ["baseline"] * 2 + ["measure"] * 2 + ["score"] * 3  # two measures agree
-    assert [(s.replica, s.step) for s in asked[4:7]] == [(0, 0.25), (0, 0.5), (1, 0.5)]
+    assert kinds[:9] == ["baseline"] * 2 + ["measure"] * 3 + ["score"] * 4
+    assert [(s.replica, s.step) for s in asked[5:9]] == [(0, 0.25), (0, 0.5), (1, 0.25), (1, 0.5)]
     assert kinds[-6:] == ["report", "baseline"] * 3
     assert {s.replica for s in asked if s.kind == "report"} == {2, 3, 4}  # fresh seeds
 
@@ -173,8 +174,8 @@ def test_while_the_longest_proposal_is_the_best_network_one_twice_as_long_is_tri
 
     step, asked, finished = simulate(replace(DOUBLING, rounds=1), run=run)
     scored = [(s.step, s.replica) for s in asked if s.kind == "score"]
-    first, longer = scored[:3], scored[3:]
-    assert first == [(0.1, 0), (0.2, 0), (0.1 if tried[-1] == 0.2 else 0.2, 1)]  # the better one stays
+    first, longer = scored[:4], scored[4:]
+    assert first == [(0.1, 0), (0.2, 0), (0.1, 1), (0.2, 1)]
     assert longer == [(s, k) for s in tried[2:] for k in range(PLAN.seeds)]
     assert (step.round, step.step) == ((0, best) if best is not None else (-1, 0.0))
     assert all(COST(s.widths)["macs"] <= 550 for s in asked if s.kind == "score")
@@ -343,3 +344,15 @@ def test_a_slot_waits_for_what_it_depends_on():
     measure = [Run(("measure", 0, k, 0.0), "running", {"a": 80, "b": 80}) for k in range(3)]
     baseline = [Run(("baseline", -1, k, 0.0), "complete", {"a": 18, "b": 18}, value=1.0) for k in range(2)]
     assert next_step(PLAN, measure + baseline) == Wait()
+
+
+def test_a_quick_search_is_one_measure_and_one_proposal():
+    quick = replace(PLAN, cost_aware_start=True, widths={"a": 60, "b": 20}, **settings_of_effort("quick"))
+    _, asked, _ = simulate(quick)
+    kinds = [s.kind for s in asked if s.replica not in quick.fresh]
+    assert sorted(kinds) == ["baseline", "measure", "score", "score"]
+    assert sum(quick.expected().values()) == len(asked)
+    for name in EFFORTS:
+        replace(PLAN, **settings_of_effort(name))
+    with pytest.raises(UsageError, match="quick, normal, thorough"):
+        settings_of_effort("much")

@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from widthsearch.driver.launch import Question, launch
 from widthsearch.driver.questions import make_probe
 from widthsearch.errors import UsageError
-from widthsearch.plans.history import History
 from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Done, Failed, Run
 from widthsearch.plans.probe import PLAIN, WITHIN, back_after, branch_of, close, spread
+from widthsearch.plans.search import History
 from widthsearch.plans.search import next_step as next_of_search
 from widthsearch.report.probe import end_of
 from widthsearch.show.formats import interval

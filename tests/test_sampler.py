@@ -70,7 +70,7 @@ def test_optunas_ask_and_tell_run_the_whole_search(plan):
 
 def test_two_samplers_that_see_the_same_trials_propose_the_same():
     study = planned_study(SKEWED)
-    for _ in range(2):  # both starts, from one seed
+    for _ in range(4):
         slot = next_step(SKEWED, runs_of(study.trials))
         proposals = [GrowShrinkSampler(seed=s)._next_widths(study) for s in (1, 2)]
         assert proposals[0] == proposals[1] == dict(slot.widths)

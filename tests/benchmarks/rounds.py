@@ -23,9 +23,8 @@ from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.maths import rule
 from widthsearch.plans.arms import ArmSearch
-from widthsearch.plans.history import History
 from widthsearch.plans.plan import Branch, Plan, Run, Slot
-from widthsearch.plans.search import SearchPlan, next_step
+from widthsearch.plans.search import History, SearchPlan, next_step
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
 
@@ -47,15 +46,9 @@ def search(file: str, budget: str | None, rounds: int, repeat: int) -> dict[str,
         runs.append(run(runner, slot))
     made = [r for r in range(rounds) if History(plan, runs).prune_ratios(r)]
     for r in (0, *(r + 1 for r in made)):  # a run-off after every round, not only the last
-        while phase := to_train(History(plan, runs), r):
-            runs += [run(runner, slot) for slot in phase]
+        known = {ended.key for ended in runs}
+        runs += [run(runner, slot) for slot in History(plan, runs).run_off(r) if slot.key not in known]
     return course_of(History(plan, runs), made, spent, price)
-
-
-def to_train(history: History, rounds: int) -> list[Slot]:
-    """What is still open of the run-off after so many rounds, of the phase that it has come to."""
-    phases = ([slot for slot in phase if history.state(slot) == "open"] for phase in history.run_off(rounds))
-    return next((phase for phase in phases if phase), [])
 
 
 def run(runner: TrialRunner, slot: Slot) -> Run:
@@ -77,7 +70,7 @@ def course_of(
         "recommended": [dict((history.recommended(r) or history.baseline).widths) for r in after],
         "round": [c.round for c in best],
         "cost": np.cumsum([spent[r] for r in (-1, *made)]).tolist(),
-        "run_off": [sum(price(slot) for phase in history.run_off(r) for slot in phase) for r in after],
+        "run_off": [sum(price(slot) for slot in history.run_off(r)) for r in after],
         "prune_ratios": [history.prune_ratios(r) for r in made],
     }
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +22,8 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from widthsearch.maths import rule
-from widthsearch.plans.history import History
 from widthsearch.plans.plan import Branch, Kind, Plan, Run, Slot
-from widthsearch.plans.search import rounds_of, split
+from widthsearch.plans.search import History, rounds_of, split
 
 #: How far `random`, `tpe` and `gp` look from the uniform widths: by this factor each way (before the result
 #: is scaled to the budget).
@@ -184,28 +183,27 @@ def equal_ratio(search: ArmSearch) -> Steps:
 
 def grow_shrink(search: ArmSearch) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost with the run-off."""
-    plan, cost, rounds = search.plan, 0.0, 0
+    plan, cost, rounds, scored = search.plan, 0.0, 0, False
     limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * highest_cost(plan)
-    a_round = plan.line_trainings * highest_cost(plan)
-    longest, begun = max(plan.step_sizes), False
     for phase in rounds_of(search.history):
-        first, price = phase[0], sum(search.cost_of(slot) for slot in phase)
-        if first.kind == "measure" and first.replica == 0:
+        price = sum(search.cost_of(slot) for slot in phase)
+        measures = any(slot.kind == "measure" for slot in phase)
+        if measures:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
-            if cost + price * plan.replicas / len(phase) + a_round > limit:
+            if cost + price + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
                 break
             if (best := search.history.best(rounds)) is not None:
                 yield Point(cost, best.widths)
             rounds += 1
-        elif first.step > longest and first.replica == 0 and cost + price * plan.seeds > limit:
+        elif scored and cost + price > limit:  # a longer proposal
             break
         yield search.own(phase)
-        cost, begun = cost + price, first.kind != "measure"
-    if not begun:  # the measures of a round failed: there is nothing to recommend
+        cost, scored = cost + price, not measures
+    if not scored:  # the measures of a round failed: there is nothing to recommend
         return
-    for phase in search.history.run_off(rounds):
-        yield search.own(phase)
-        cost += sum(search.cost_of(slot) for slot in phase)
+    if run_off := search.history.run_off(rounds):
+        yield search.own(run_off)
+        cost += sum(search.cost_of(slot) for slot in run_off)
     if (best := search.history.recommended(rounds)) is not None:
         yield Point(cost, best.widths)
 
@@ -213,9 +211,7 @@ def grow_shrink(search: ArmSearch) -> Steps:
 def one_shot(search: ArmSearch) -> Steps:
     """The start and the measure of the search's first round, and its largest step, unseen."""
     cost = 0.0
-    for phase in rounds_of(search.history):
-        if phase[0].round >= 0 and (phase[0].kind, phase[0].round) != ("measure", 0):
-            break
+    for phase in islice(rounds_of(search.history), 2):
         yield search.own(phase)
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, cast
 
 from widthsearch.errors import UsageError
 from widthsearch.plans.arms import ARMS, MEASURED, SHARED, SHARES, Arm, ArmSearch, Phase, Point, highest_cost
-from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import (
     REPORT,
     Branch,
@@ -29,7 +28,7 @@ from widthsearch.plans.plan import (
     Wait,
     by_branch,
 )
-from widthsearch.plans.search import undecided_by_all
+from widthsearch.plans.search import state_of, undecided_by_all
 from widthsearch.plans.settings import MEASURES, Pruner
 from widthsearch.plans.words import amounts
 
@@ -174,8 +173,7 @@ class Comparison(StudyPlan):
                 one_shot = of not in (arm.partition("*")[0] for arm in self.arms)
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
-                a_round = plan.line_trainings + plan.seeds * plan.doublings
-                scores = rounds * a_round + plan.run_off_trainings
+                scores = rounds * plan.seeds * plan.proposals + plan.run_off_trainings
                 counts["score"] += searches * (
                     plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
                 )
@@ -248,6 +246,6 @@ def most_cost(plan: Plan, rounds: int) -> float:
 def least_cost(plan: Plan, rounds: int) -> float:
     """What they cost at most where no proposal is doubled: less than that does not pay for them."""
     measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
-    scores = plan.line_trainings * highest_cost(plan)
+    scores = plan.seeds * len(plan.step_sizes) * highest_cost(plan)
     starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
     return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)

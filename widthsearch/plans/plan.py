@@ -27,7 +27,7 @@ Key = tuple[str, int, int, float]  # kind, round, replica, step
 
 #: Of a plan's JSON; a database of another one is refused.
 FORMAT = 1
-#: How many candidates come into the run-off beside the start, to choose the recommended one from.
+#: How many candidates come into the run-off, from which the recommended one is chosen.
 FINALISTS = 3
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
 WORKER_DEATHS = 10
@@ -140,17 +140,16 @@ class Plan(Settings):
     @property
     def run_off_trainings(self) -> int:
         """Trainings of the run-off, at most."""
-        return (FINALISTS + 1) * self.final_seeds
+        return FINALISTS * self.final_seeds
 
     @property
-    def line_trainings(self) -> int:
-        """Trainings of a round's first proposals, at most: one of them leaves at every seed."""
-        return sum(max(1, len(self.step_sizes) - k) for k in range(self.seeds))
+    def proposals(self) -> int:
+        """How many proposals a round has at most."""
+        return len(self.step_sizes) + self.doublings
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
-        longer = self.rounds * self.doublings * self.seeds
-        scores = self.rounds * self.line_trainings + longer + self.cost_aware_start * self.seeds
+        scores = (self.rounds * self.proposals + self.cost_aware_start) * self.seeds
         return {
             "measure": self.rounds * self.replicas,
             "score": scores + self.run_off_trainings,

@@ -126,10 +126,12 @@ class Settings:
     """How thoroughly to search, and by what."""
 
     rounds: int = setting(3, WHOLE, "Rounds at most.")
-    replicas: int = setting(4, WHOLE, "Gated trainings per round at most: fewer if they agree.")
+    replicas: int = setting(4, WHOLE, "Gated trainings per round.")
     pruner: Pruner = setting("l0", one_of(*MEASURES), "What measures prune ratios: l0 (gates), l1 or taylor.")
-    seeds: int = setting(4, WHOLE, "Plain trainings per proposal at most: worse ones leave early.")
-    final_seeds: int = setting(4, WHOLE_OR_ZERO, "More for the best few at the end; 0 for no run-off.")
+    seeds: int = setting(4, WHOLE, "Plain trainings per proposal.")
+    final_seeds: int = setting(
+        4, WHOLE_OR_ZERO, "More of them for the best three at the end; 0 for no run-off."
+    )
     report_seeds: int = setting(8, INTERVAL, "Fresh seeds for the verdict.")
     over: float = setting(4.0, OVER, "Cost of the over-wide network, in budgets.")
     measure_length: float = setting(0.5, SHARE, "Of a measure, as a share of the recipe's epochs.")
@@ -149,7 +151,7 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(Settings)}
 
 
-#: What `--effort` sets: about 5 uniform trainings, what the study says (20 to 40 by default), 60 and more.
+#: What `--effort` sets: about 5 uniform trainings, what the study says (20 to 66 by default), 60 and more.
 EFFORTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "rounds": 1,

@@ -18,9 +18,8 @@ from widthsearch.database.lock import is_driven
 from widthsearch.maths import rule
 from widthsearch.maths.cost import RESOURCES
 from widthsearch.maths.intervals import Gain, paired_gain
-from widthsearch.plans.history import Candidate, History
 from widthsearch.plans.plan import Done, Failed, Plan, StudyPlan
-from widthsearch.plans.search import SearchPlan, step_after
+from widthsearch.plans.search import Candidate, History, SearchPlan, step_after
 from widthsearch.report.decision import search_decision
 from widthsearch.report.progress import progress_of
 from widthsearch.report.shares import pruned_extremes, removed, side_costs
@@ -232,7 +231,7 @@ def _rounds(plan: Plan, history: History, trials: BySource) -> list[Round]:
             break
         over_wide = history.complete("measure", r)[0].widths
         merged = rule.merge(ratios)
-        candidates = history.candidates(r) if history.measured(r) else []
+        candidates = history.candidates(r) if len(ratios) == plan.replicas else []
         steps: list[Proposal] = [
             {
                 "step": c.step,
@@ -241,8 +240,8 @@ def _rounds(plan: Plan, history: History, trials: BySource) -> list[Round]:
             }
             for c in candidates
         ]
-        scored = list(history.scored(r)) if candidates else []
-        best = steps[candidates.index(min(scored, key=lambda s: s[0])[1])] if scored else None
+        scores = [(score, i) for i, c in enumerate(candidates) if (score := history.score(c)) is not None]
+        best = steps[min(scores)[1]] if scores else None
         rounds.append(
             {
                 "round": r,
@@ -265,8 +264,7 @@ def _rounds(plan: Plan, history: History, trials: BySource) -> list[Round]:
 
 def _run_off(plan: Plan, history: History, trials: BySource) -> list[Finalist]:
     """The finalists on all seeds that select, as far as these are trained; nothing before the first is."""
-    first = next(history.run_off(plan.rounds), [])
-    if not any(slot.key in history.runs for slot in first):
+    if not any(slot.key in history.runs for slot in history.run_off(plan.rounds)):
         return []
     return [
         {
