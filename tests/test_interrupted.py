@@ -136,8 +136,14 @@ def test_what_was_decided_without_a_lost_training_stays_decided() -> None:
     assert isinstance(step, Slot) and step.key == gone[1]
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [  # a comparison takes minutes: once here, the others at night
+        pytest.param(kind, seed, marks=pytest.mark.nightly if kind == "comparison" and seed else ())
+        for kind in KINDS
+        for seed in range(3)
+    ],
+)
 def test_whatever_dies_the_end_is_the_same(kind: str, seed: int) -> None:
     plan, train = KINDS[kind]
     data = json.loads(json.dumps(plan.to_json()))
