@@ -20,7 +20,8 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from widthsearch.space import WidthSpace, trace
 
-few = settings(fuzz, max_examples=max(1, fuzz.max_examples // 8))  # one costs seconds: most at night
+pytestmark = pytest.mark.nightly  # a network costs seconds, since every trace rehearses a search
+few = settings(fuzz, max_examples=max(1, fuzz.max_examples // 8))
 
 
 @pytest.fixture(autouse=True, scope="module")
