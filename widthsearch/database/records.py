@@ -85,6 +85,12 @@ CHECKS: Mapping[str, Check] = {
 NEEDED = {SOURCE, COMMAND, CHANGES, FINGERPRINT, VERSIONS, IDENTITY, CHECKPOINTS}
 
 
+#: Optuna's table of studies, for what its interface does not offer.
+STUDIES = sqlalchemy.table(
+    "studies", sqlalchemy.column("study_id"), sqlalchemy.column("study_name", sqlalchemy.String)
+)
+
+
 def studies_in(storage: optuna.storages.BaseStorage) -> dict[str, dict[str, Any]]:
     """Name -> attributes of all widthsearch studies in the database, oldest first."""
     return {name: found for name, found in all_studies(storage).items() if PLAN in found}
@@ -112,8 +118,8 @@ def _names_in(storage: optuna.storages.BaseStorage) -> list[str]:
     """The names of all studies, not one of which Optuna lists while a single one holds what is no JSON."""
     assert isinstance(storage, optuna.storages.RDBStorage)
     with storage.engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.text("SELECT study_name FROM studies ORDER BY study_id"))
-        return [str(name) for (name,) in rows]
+        names = sqlalchemy.select(STUDIES.c.study_name).order_by(STUDIES.c.study_id)
+        return list(connection.scalars(names))
 
 
 def load(name: str | None, database: Database) -> optuna.Study:

@@ -14,13 +14,10 @@ from widthsearch.database import records
 from widthsearch.database.connection import Database
 from widthsearch.database.folder import Folder
 from widthsearch.database.lock import driver_lock
-from widthsearch.database.records import Family
+from widthsearch.database.records import STUDIES, Family
 from widthsearch.driver.names import check_names
 from widthsearch.errors import CheckpointError, UsageError
 
-_STUDIES = sqlalchemy.table(
-    "studies", sqlalchemy.column("study_id"), sqlalchemy.column("study_name", sqlalchemy.String)
-)
 _ATTRIBUTES = sqlalchemy.table(
     "study_user_attributes",
     sqlalchemy.column("study_id"),
@@ -69,12 +66,12 @@ def rename(name: str, new: str, database: Database) -> list[str]:
     check_names(database.url, {new, *studies.values()}, None)
     with _nobody_runs(database.url, {name, new, *studies, *studies.values()}):
         statements: list[Any] = [
-            sqlalchemy.update(_STUDIES).where(_STUDIES.c.study_name == old).values(study_name=now)
+            sqlalchemy.update(STUDIES).where(STUDIES.c.study_name == old).values(study_name=now)
             for old, now in studies.items()
         ]
         if name not in studies:
             family = Family(new, tuple(studies.values()))
-            ids = sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name.in_(family.members))
+            ids = sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_name.in_(family.members))
             statements.append(
                 sqlalchemy.update(_ATTRIBUTES)
                 .where(_ATTRIBUTES.c.key == records.FAMILY, _ATTRIBUTES.c.study_id.in_(ids))

@@ -6,7 +6,7 @@ The gain is judged on seeds that had no part in choosing the recommendation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import optuna
@@ -186,11 +186,16 @@ def summarise_search(plan: Plan, all_trials: Sequence[Trial]) -> Findings:
 
 def status_of(study: optuna.Study, url: str) -> Status:
     """How a study is doing: interrupted is also what its driver could not write down."""
-    status: Status | Literal["waiting"] = study.user_attrs.get(records.STATUS, "waiting")
-    if status == "running" and not is_driven(url, study.study_name):
+    return status_by(study.study_name, study.user_attrs, url)
+
+
+def status_by(name: str, attributes: Mapping[str, Any], url: str) -> Status:
+    """The same, by the attributes that are known of a study of this name."""
+    status: Status | Literal["waiting"] = attributes.get(records.STATUS, "waiting")
+    if status == "running" and not is_driven(url, name):
         return "interrupted"  # its driver was killed before it could say so
     if status == "waiting":  # for its turn in a family, or its launch was killed
-        family = records.family_in(study.user_attrs)
+        family = records.family_in(attributes)
         return "running" if family is not None and is_driven(url, family.name) else "interrupted"
     return status
 

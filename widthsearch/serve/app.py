@@ -31,6 +31,7 @@ from widthsearch.report.summary import finite
 from widthsearch.report.types import Summary
 from widthsearch.serve.pages import UNREAD, list_page, login_page, message_page
 from widthsearch.serve.studies import Studies
+from widthsearch.show.browser import POLICY
 from widthsearch.show.page import report_page
 
 COOKIE = "widthsearch_token"
@@ -40,8 +41,7 @@ _HERE = ["127.0.0.1", "localhost", "::1", "[::1]"]
 _LARGEST_FORM = 4096  # bytes
 #: Nothing is loaded from anywhere, and no other page may frame or post to one of these.
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src data: blob:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": f"{POLICY}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",

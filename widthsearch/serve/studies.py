@@ -13,34 +13,26 @@ import optuna
 import sqlalchemy
 
 from widthsearch.database.connection import Database
-from widthsearch.database.records import IDENTITY, Family, family_in, load_known, studies_in
+from widthsearch.database.records import IDENTITY, STUDIES, Family, family_in, load_known, studies_in
 from widthsearch.errors import UsageError
-from widthsearch.report.search import status_of
+from widthsearch.report.search import status_by
 from widthsearch.report.summary import family_summary, summary_of
 from widthsearch.report.types import StudySummary, Summary
 
 #: The database is asked at most so often.
 PAUSE_SECONDS = 2.0
 
-_STUDIES = sqlalchemy.table("studies", *map(sqlalchemy.column, ("study_id", "study_name")))
 _TRIALS = sqlalchemy.table("trials", *map(sqlalchemy.column, ("study_id", "trial_id", "state")))
 _COUNTS = (
     sqlalchemy.select(
-        _STUDIES.c.study_name,
+        STUDIES.c.study_name,
         _TRIALS.c.state,
         sqlalchemy.func.count(),
         sqlalchemy.func.max(_TRIALS.c.trial_id),
     )
-    .join(_TRIALS, _TRIALS.c.study_id == _STUDIES.c.study_id)
-    .group_by(_STUDIES.c.study_name, _TRIALS.c.state)
+    .join(_TRIALS, _TRIALS.c.study_id == STUDIES.c.study_id)
+    .group_by(STUDIES.c.study_name, _TRIALS.c.state)
 )
-
-
-class _Row(NamedTuple):
-    """What the database says of a study without its trials."""
-
-    study_name: str
-    user_attrs: dict[str, Any]
 
 
 class _Known(NamedTuple):
@@ -100,28 +92,28 @@ class Studies:
         with storage.engine.connect() as connection:
             for name, *row in connection.execute(_COUNTS):
                 counts[name].append(str(row))
-        ours = {name: _Row(name, found) for name, found in studies_in(storage).items()}
-        families = (family_in(s.user_attrs) for s in ours.values())
+        ours = studies_in(storage)
+        families = map(family_in, ours.values())
         self._families = {family.name: family for family in families if family is not None}
         self._names = list(ours)
         self._known = {name: known for name, known in self._known.items() if name in ours}
         for name in reversed(self._names):  # the latest are asked for first
-            self._known[name] = self._read(ours[name], sorted(counts[name]))
+            self._known[name] = self._read(name, ours[name], sorted(counts[name]))
 
-    def _read(self, now: _Row, trials: list[str]) -> _Known:
-        state, known, url = (now.user_attrs, trials), self._known.get(now.study_name), self.database.url
+    def _read(self, name: str, attributes: dict[str, Any], trials: list[str]) -> _Known:
+        state, known, url = (attributes, trials), self._known.get(name), self.database.url
         if known is not None and known.state == state:
             # A study that runs, or no longer does, may change without a word in the database.
-            status = status_of(now, url)  # type: ignore[arg-type]  # it has the attributes that are read
+            status = status_by(name, attributes, url)
             if isinstance(known.found, UsageError) or status == known.found["status"] != "running":
                 return known
         study = None
-        if known is not None and known.state[0].get(IDENTITY) == now.user_attrs.get(IDENTITY):
+        if known is not None and known.state[0].get(IDENTITY) == attributes.get(IDENTITY):
             study = known.study  # it remembers its finished trials
         try:
-            study = study or load_known(now.study_name, self.database)
+            study = study or load_known(name, self.database)
             return _Known(study, state, summary_of(study, url))
         except UsageError as error:
             return _Known(study, state, error)
         except KeyError:  # deleted at this moment
-            return _Known(None, state, UsageError(f"study {now.study_name!r} is gone"))
+            return _Known(None, state, UsageError(f"study {name!r} is gone"))

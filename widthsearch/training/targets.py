@@ -123,10 +123,8 @@ def _check_loss(recipe: Recipe, name: str, output: Any, y: Any) -> None:
         warnings.simplefilter("always")
         try:
             loss = loss_of(output, y)
-        except Exception:
-            with (
-                torch.no_grad()
-            ):  # what fails with gradients alone (a full GPU) may pass: trainings will tell
+        except Exception:  # what fails with gradients alone (a full GPU) may pass: trainings will tell
+            with torch.no_grad():
                 loss_of(output, y)
             return
     if not isinstance(loss, Tensor):
