@@ -219,7 +219,8 @@ def open_storage(url: str, *, create: bool, patient: bool = False) -> optuna.sto
         try:
             storage = optuna.storages.RDBStorage(full, engine_kwargs=options)
         except Exception as error:
-            if "already exists" not in str(error):
+            twice = any(isinstance(cause, sqlalchemy.exc.IntegrityError) for cause in _causes(error))
+            if not twice and "already exists" not in str(error):
                 raise
             time.sleep(1)  # somebody else is making the tables at this moment
             storage = optuna.storages.RDBStorage(full, engine_kwargs=options)
