@@ -427,12 +427,13 @@ def assert_closed_is_compact(space: WidthSpace, example: tuple[Tensor, ...], see
 
 
 def assert_nothing_is_lost(space: WidthSpace) -> None:
-    """What a layer makes is in a variable, frozen with a reason, or an output."""
-    made = {name for name, _ in space.makers}
+    """The units of each layer follow a variable (their own, or that of a layer before), or are frozen with a reason."""
+    wider = dict(space.resize({name: width + 1 for name, width in space.widths.items()}).named_modules())
     frozen = {f.width for f in space.frozen}
     for name, module in space.model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and name != "out":
-            assert name in made or module.weight.shape[0] in frozen, name
+            units = module.weight.shape[0]
+            assert wider[name].weight.shape[0] > units or units in frozen, name  # type: ignore[union-attr, operator]
 
 
 def check(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> WidthSpace:
