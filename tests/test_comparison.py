@@ -18,9 +18,9 @@ from widthsearch.maths.cost import Cost
 from widthsearch.maths.intervals import crossed, paired_gain
 from widthsearch.plans.arms import ARMS, RANGE, ArmSearch, Point, at_budget, sampled
 from widthsearch.plans.comparison import Comparison, least_cost, most_cost, parse_arm
+from widthsearch.plans.history import History
 from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Branch, Done, Run, Wait
-from widthsearch.plans.search import History
 from widthsearch.plans.search import next_step as next_of_search
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,9 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from widthsearch.maths import rule
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import Branch, Kind, Plan, Run, Slot
-from widthsearch.plans.search import History, rounds_of, split
+from widthsearch.plans.search import rounds_of, split
 
 #: How far `random`, `tpe` and `gp` look from the uniform widths: by this factor each way (before the result
 #: is scaled to the budget).
@@ -187,10 +188,11 @@ def grow_shrink(search: ArmSearch) -> Steps:
     limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * highest_cost(plan)
     for phase in rounds_of(search.history):
         price = sum(search.cost_of(slot) for slot in phase)
-        measures = any(slot.kind == "measure" for slot in phase)
-        if measures:
+        measures = phase[0].kind == "measure"
+        if measures and phase[0].replica == 0:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
-            if cost + price + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
+            measure = price * plan.replicas / len(phase)
+            if cost + measure + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
                 break
             if (best := search.history.best(rounds)) is not None:
                 yield Point(cost, best.widths)
@@ -211,7 +213,9 @@ def grow_shrink(search: ArmSearch) -> Steps:
 def one_shot(search: ArmSearch) -> Steps:
     """The start and the measure of the search's first round, and its largest step, unseen."""
     cost = 0.0
-    for phase in islice(rounds_of(search.history), 2):
+    for phase in rounds_of(search.history):
+        if phase[0].round > 0 or (phase[0].kind == "score" and phase[0].round == 0):
+            break
         yield search.own(phase)
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 
 from widthsearch.errors import UsageError
 from widthsearch.plans.arms import ARMS, MEASURED, SHARED, SHARES, Arm, ArmSearch, Phase, Point, highest_cost
+from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import (
     REPORT,
     Branch,
@@ -28,7 +29,7 @@ from widthsearch.plans.plan import (
     Wait,
     by_branch,
 )
-from widthsearch.plans.search import state_of, undecided_by_all
+from widthsearch.plans.search import undecided_by_all
 from widthsearch.plans.settings import MEASURES, Pruner
 from widthsearch.plans.words import amounts
 

@@ -64,7 +64,7 @@ _PATTERNS = Check(
 class Study(Settings, Fields):
     """A width search: the user's network, data, budget and recipe; the settings say how thorough it is.
 
-    ``rounds`` at most, each a measure and a score.  The measure, ``replicas`` gated trainings at ``over``
+    ``rounds`` at most, each a measure and a score.  The measure, up to ``replicas`` gated trainings at ``over``
     times the budget, says in which direction to change the widths; under the ``pressure`` of ``cost`` a gate
     pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same.  With the
     ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the place of gates
