@@ -145,6 +145,20 @@ def test_going_on_is_never_having_stopped(
     assert trained == list(range(epoch + 1, EPOCHS + 1))  # the epochs before it were not trained again
 
 
+@pytest.mark.parametrize("kind", ["score", "measure"])
+def test_loader_processes_may_come_and_go(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is random in samples does not depend on them, nor on what was drawn before."""
+    data, recipe = RECIPES["constant, augmented"]
+    study = Study(model=network, data=data, budget=Budget(params="0.5x", macs="any"), recipe=recipe)
+    with clean_process():
+        slot = slot_of(kind, study)
+        whole = outcome(runner(study, None).run(slot))
+        loaded = replace(study, recipe=replace(recipe, num_workers=2))
+        run_until(monkeypatch, loaded, slot, str(tmp_path), 1)
+        assert outcome(runner(study, str(tmp_path)).run(slot)) == whole
+        assert outcome(runner(loaded, None).run(slot)) == whole
+
+
 def test_stopped_twice_and_on_any_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     with clean_process():
         study = Study(
