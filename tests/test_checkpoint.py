@@ -72,6 +72,12 @@ RECIPES = {
         Recipe(epochs=EPOCHS, batch_size=16, lr=0.01, optimizer="adamw", schedule="cosine"),
     ),
     "constant, augmented": (datasets, Recipe(epochs=EPOCHS, batch_size=16, lr=0.1, schedule="constant")),
+    "warm-up, clipped, averaged": (
+        tensors,
+        Recipe(
+            epochs=EPOCHS, batch_size=16, lr=0.1, schedule="cosine", warmup=0.4, clip_grad_norm=0.5, ema=0.9
+        ),
+    ),
 }
 
 

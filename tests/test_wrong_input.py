@@ -219,6 +219,10 @@ KINDS: dict[str, tuple[tuple[Edit, ...], tuple[str, ...]]] = {
     "a loader": (((DATA, "return torch.utils.data.DataLoader([(x, y)])"),), ("returned DataLoader", "must return")),
     "loaders": (((DATA, "a = torch.utils.data.DataLoader(list(zip(x, y))); return a, a"),), ("train is a DataLoader", "loader.dataset")),
     "a stream": (((DATA, "return Stream(), Stream()"), STREAM), ("train is Stream", "Recipe(steps_per_epoch=100)", "__getitem__ and __len__")),
+    "warm-up twice": (
+        ((RECIPE, f"{RECIPE[:-1]}, warmup=0.1)"),),
+        ("Recipe(warmup=0.1, schedule='one-cycle')", "take schedule='cosine'"),
+    ),
     "a collate_fn of one": (
         ((RECIPE, f"{RECIPE[:-1]}, collate_fn=len)"), OWN, samples("(x[i], y[i])")),
         ("Recipe(collate_fn=...): of train it made int", "pair (x, y)"),

@@ -40,8 +40,12 @@ class Recipe(Fields):
 
     The loss is ``loss(output, target) -> scalar``, the mean over the batch; ``None`` stands for
     cross-entropy with ``label_smoothing`` (validation uses none).  ``metric(output, target) -> float``, also
-    a mean over the batch, is shown in the place of accuracy, which only cross-entropy has by itself.  ``lr``
-    is the peak of the schedule.
+    a mean over the batch, is shown in the place of accuracy, which only cross-entropy has by itself.
+
+    ``lr`` is the peak of the schedule.  Under ``cosine`` and ``constant``, ``warmup`` is the share of the
+    steps in which it is reached (``one-cycle`` has a warm-up of its own).  ``clip_grad_norm``: the gradient
+    of all weights together is made no longer than that.  ``ema``: the decay of a moving average of the
+    weights, which the training ends with; 0 for none.
 
     ``num_workers``, ``collate_fn`` and ``pin_memory`` are those of torch's ``DataLoader``, for splits that
     are datasets.  No result depends on the number of workers: what is random in a sample follows from the
@@ -66,10 +70,18 @@ class Recipe(Fields):
     num_workers: int = setting(0, _LOADERS)
     collate_fn: Callable[[list[Any]], Any] | None = setting(None, optional(_COLLATE))
     pin_memory: bool = setting(False, SWITCH)
+    warmup: float = setting(0.0, from_zero(below=1))
+    clip_grad_norm: float | None = setting(None, optional(POSITIVE))
+    ema: float = setting(0.0, from_zero(below=1))
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a value that no training can use."""
         check_settings(self)
+        if self.warmup and self.schedule == "one-cycle":
+            raise UsageError(
+                f"Recipe(warmup={self.warmup!r}, schedule='one-cycle'): one-cycle warms up by itself: leave "
+                "warmup out, or take schedule='cosine'"
+            )
         if isinstance(self.device, str) and self.device == "auto":
             return
         try:

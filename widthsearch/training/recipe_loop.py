@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
 from torch.utils._pytree import tree_leaves, tree_map
 
 from widthsearch.errors import TrainingError
@@ -21,6 +21,7 @@ from widthsearch.space import call
 from widthsearch.study.data import SPLITS
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split
+from widthsearch.training.averaging import MovingAverage
 from widthsearch.training.batches import batches, samples_per_step, steps_per_epoch
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
 from widthsearch.training.losses import loss_function, metric_function, share_counted
@@ -132,6 +133,9 @@ def train(
     }
     if schedule is not None:
         parts["schedule"] = schedule
+    average = MovingAverage(net, recipe.ema) if recipe.ema else None
+    if average is not None:
+        parts["average"] = average
     net.train()
     done = checkpoint.restore(parts) if checkpoint is not None else 0
     for epoch in range(done, recipe.epochs):
@@ -141,17 +145,23 @@ def train(
                 loss = loss_of(call(net, x), y)
             net.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_grad_norm)
             optimizer.step()
             if after_step is not None:
                 after_step(float(optimizer.param_groups[0]["lr"]))
             if schedule is not None:
                 schedule.step()
+            if average is not None:
+                average.step()
         # Once an epoch is enough: a loss that became NaN stays NaN.
         if not math.isfinite(loss.item()):
             raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {recipe.epochs}")
         log.debug("epoch %d of %d: training loss %.4g", epoch + 1, recipe.epochs, loss.item())
         if checkpoint is not None:
             checkpoint.save(epoch + 1, parts)
+    if average is not None:
+        average.settle()
 
 
 def moved(batch: Any, device: torch.device, *, pinned: bool = False) -> Any:
@@ -178,9 +188,13 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
     """The recipe's learning-rate schedule over ``steps`` optimizer steps."""
     if recipe.schedule == "one-cycle":
         return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, cycle_momentum=False)
+    schedules: list[LRScheduler] = []
+    if rising := round(recipe.warmup * steps):
+        schedules.append(LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising))
     if recipe.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    return None
+        schedules.append(CosineAnnealingLR(optimizer, T_max=steps))
+    # Both have a say in every step: their factors are multiplied.
+    return ChainedScheduler(schedules) if len(schedules) > 1 else next(iter(schedules), None)
 
 
 @torch.no_grad()
