@@ -108,7 +108,8 @@ class Study(Settings, Fields):
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
     ``report(val_loss=..., val_accuracy=...)``, the last call counts.  The gates of a measure are hooks on
-    that network: sampled in forward, trained by the backward passes, so the loop needs no change.  ``steps``
+    that network: sampled in forward, trained by the backward passes, so the loop needs no change.  With
+    ``report.restore(...)`` and ``report.checkpoint(...)`` an interrupted one goes on.  ``steps``
     is the number of optimizer steps that the loop makes, so that the gates are done when it is.
     ``evaluate(model, split)``, returning the loss or ``(loss, accuracy)``, is called after ``train`` if
     given, and needed where there is a test split.  ``example``: what the model is called with, where that is
