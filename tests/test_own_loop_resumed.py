@@ -131,43 +131,33 @@ def trainer_loop(model: nn.Module, data: Any, report: Any) -> None:
         report(val_loss=trainer.evaluate()["eval_loss"])
 
 
-LOOPS = {"plain": plain_loop, "lightning": lightning_loop, "hugging face trainer": trainer_loop}
+def study_of(loop: Any) -> Study:
+    model = WithLoss if loop is trainer_loop else network
+    return Study(model=model, data=tensors, budget=Budget(params="0.5x", macs="any"), train=loop, steps=STEPS)
 
 
-def study_of(loop: Any, **settings: Any) -> Study:
-    if loop is trainer_loop:
-        x, y = tensors()[0]
-        settings |= {"model": WithLoss, "example": {"x": x[:2], "labels": y[:2]}}
-    settings = {"model": network, "steps": STEPS} | settings
-    return Study(data=tensors, budget=Budget(params="0.5x", macs="any"), train=loop, **settings)
-
-
-@pytest.mark.parametrize("kind", ["score", "measure"])
-@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS.keys())
+@pytest.mark.parametrize(
+    ("loop", "kind", "stops"),
+    [
+        (plain_loop, "score", (1, 3)),
+        (plain_loop, "measure", (2, EPOCHS)),
+        (lightning_loop, "measure", (1, 3)),
+        (trainer_loop, "measure", (1, 3)),
+    ],
+)
 def test_stopped_twice_it_ends_as_undisturbed(
-    loop: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loop: Any, kind: str, stops: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with clean_process():
         study = study_of(loop)
         slot = slot_of(kind, study)
         whole = outcome(runner(study, None).run(slot))
-        run_until(monkeypatch, study, slot, str(tmp_path), 1)
-        run_until(monkeypatch, study, slot, str(tmp_path), 3)
+        for epoch in stops:
+            run_until(monkeypatch, study, slot, str(tmp_path), epoch)
         kept: list[int] = []
         monkeypatch.setattr(Checkpoint, "save", lambda self, epochs, parts: kept.append(epochs))
         assert outcome(runner(study, str(tmp_path)).run(slot)) == whole
-    assert kept == [4]  # the epochs before it were not trained again
-
-
-def test_stopped_after_its_last_epoch_nothing_is_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with clean_process():
-        study = study_of(plain_loop)
-        slot = slot_of("measure", study)
-        whole = outcome(runner(study, None).run(slot))
-        run_until(monkeypatch, study, slot, str(tmp_path), EPOCHS)
-        assert outcome(runner(study, str(tmp_path)).run(slot)) == whole
+    assert kept == list(range(stops[1] + 1, EPOCHS + 1))  # the epochs before were not trained again
 
 
 def test_a_torn_checkpoint_is_named_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
