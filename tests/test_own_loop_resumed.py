@@ -61,6 +61,9 @@ def lightning_loop(model: nn.Module, data: Any, report: Any) -> None:
         def training_step(self, batch: Any, index: int) -> Tensor:
             return F.cross_entropy(self.model(batch[0]), batch[1])
 
+        def validation_step(self, batch: Any, index: int) -> None:
+            self.log("val_loss", F.cross_entropy(self.model(batch[0]), batch[1]))
+
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.AdamW(self.parameters(), lr=0.01)
 
@@ -69,7 +72,7 @@ def lightning_loop(model: nn.Module, data: Any, report: Any) -> None:
 
         class Keep(lightning.Callback):  # type: ignore[misc, name-defined]
             def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-                report(val_loss=loss_on(model, data[1]))
+                report(val_loss=trainer.callback_metrics["val_loss"])
                 trainer.save_checkpoint(own)
                 report.checkpoint(trainer.current_epoch + 1)
 
@@ -78,8 +81,8 @@ def lightning_loop(model: nn.Module, data: Any, report: Any) -> None:
             max_epochs=EPOCHS, accelerator="cpu", callbacks=[Keep()], enable_model_summary=False, **quiet
         )
         done = report.restore(lightning=own)
-        loader = DataLoader(TensorDataset(*data[0]), BATCH, shuffle=True)
-        trainer.fit(Classifier(), loader, ckpt_path=own if done else None, weights_only=True)
+        loaders = [DataLoader(TensorDataset(*data[k]), BATCH, shuffle=k == 0) for k in (0, 1)]
+        trainer.fit(Classifier(), *loaders, ckpt_path=own if done else None, weights_only=True)
 
 
 class WithLoss(nn.Module):
