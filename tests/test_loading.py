@@ -22,6 +22,8 @@ from widthsearch.errors import TrainingError
 from widthsearch.plans.plan import Slot
 from widthsearch.plans.search import SearchPlan
 from widthsearch.study.file import StudyFile
+from widthsearch.study.fingerprint import changed_fields
+from widthsearch.study.study import settings_of
 from widthsearch.training.batches import batches
 from widthsearch.training.recipe_loop import evaluate, train
 from widthsearch.training.trial import TrialRunner
@@ -147,6 +149,22 @@ def test_a_study_of_streams() -> None:
     found = outcome(study)
     assert found["training_macs"] == 3 * found["macs"] * 2 * 4 * 8  # two epochs of four batches of eight
     assert outcome(replace(study, recipe=replace(study.recipe, num_workers=2))) == found
+
+
+def test_resume_compares_all_of_a_recipe_that_results_depend_on() -> None:
+    def said(**changes: Any) -> dict[str, str]:
+        recipe = replace(RECIPE, schedule="cosine", **changes)
+        return settings_of(Study(model=mlp, data=lambda: (), budget=Budget(macs="0.5x"), recipe=recipe))
+
+    assert said(num_workers=2, pin_memory=True) == said()
+    for name, value in {
+        "warmup": 0.1,
+        "clip_grad_norm": 1.0,
+        "ema": 0.9,
+        "steps_per_epoch": 3,
+        "collate_fn": boxes,
+    }.items():
+        assert changed_fields(said(), said(**{name: value}))[0].startswith(f"recipe.{name}: ")
 
 
 class Boxes(Dataset[Any]):
