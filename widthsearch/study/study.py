@@ -26,8 +26,9 @@ from widthsearch.study.budget import Budget
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.values import said
 
-#: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs, whose
-#: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
+#: One split of the data: a pair of tensors (inputs, targets), or a dataset of such pairs, map-style or
+#: iterable, whose inputs may be a tensor, a tuple or a dict of tensors (targets too, if the loss takes them).
+#: An own training loop may have any other kind.
 Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
 
@@ -107,7 +108,8 @@ class Study(Settings, Fields):
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
     ``report(val_loss=..., val_accuracy=...)``, the last call counts.  The gates of a measure are hooks on
-    that network: sampled in forward, trained by the backward passes, so the loop needs no change.  ``steps``
+    that network: sampled in forward, trained by the backward passes, so the loop needs no change.  With
+    ``report.restore(...)`` and ``report.checkpoint(...)`` an interrupted one goes on.  ``steps``
     is the number of optimizer steps that the loop makes, so that the gates are done when it is.
     ``evaluate(model, split)``, returning the loss or ``(loss, accuracy)``, is called after ``train`` if
     given, and needed where there is a test split.  ``example``: what the model is called with, where that is
@@ -171,5 +173,5 @@ def settings_of(study: Study) -> dict[str, str]:
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
     # What no result depends on may change between launch and resume.
     skip = {"model", "data", "budget", "recipe", "example", "examples", "callbacks"}
-    skip |= {"cpus", "gpus", "timeout"}
+    skip |= {"cpus", "gpus", "timeout", "recipe.num_workers", "recipe.pin_memory"}
     return {k: said(v) for k, v in values.items() if k not in skip}
