@@ -140,18 +140,24 @@ def follow_namesakes(trace: Trace) -> None:
                 trace.stated.setdefault(place, known)
 
 
-@contextmanager
-def nothing_cached() -> Iterator[None]:
-    """A cache by value (``functools.lru_cache``, as in einops) would mix up equal sizes: pass it by."""
+@functools.lru_cache(1)  # a search of seconds in all, were it made at each run of a trace
+def _cached_functions(modules: int) -> list[tuple[Any, str, Any]]:
+    """Module, name and function of each such cache, while so many modules are loaded."""
     cached = type(functools.lru_cache(len))
-    skipped = (*sys.stdlib_module_names, "torch", "numpy", "scipy", "sympy")
-    found = [
+    skipped = (*sys.stdlib_module_names, "torch", "numpy", "scipy", "sympy", "widthsearch")
+    return [
         (module, name, value)
         for key, module in list(sys.modules.items())
         if key.partition(".")[0] not in skipped
         for name, value in list(getattr(module, "__dict__", {}).items())
         if type(value) is cached
     ]
+
+
+@contextmanager
+def nothing_cached() -> Iterator[None]:
+    """A cache by value (``functools.lru_cache``, as in einops) would mix up equal sizes: pass it by."""
+    found = _cached_functions(len(sys.modules))
 
     def uncached(function: Any, *args: Any, **kwargs: Any) -> Any:
         stated = any(isinstance(size, Stated) for size in _integers([*args, *kwargs.values()]))
