@@ -237,10 +237,9 @@ def test_a_network_that_is_asked_for_again_and_again_comes_into_the_run_off_once
     arm, runs = sampled(lambda seed: Same()), []
     while (phase := search.walk(arm, runs)[0]) is not None:
         runs += [train(slot) for slot, state in zip(*phase, strict=True) if state == "open"]
-    again = [run for run in runs if run.key[2] > 0]
-    assert len(runs) > 20
-    assert len(again) == len({(*r.widths.values(), r.key) for r in again}) == 3 * SKEWED.final_seeds
-    assert len({tuple(r.widths.values()) for r in again}) == 3  # both starts and this one
+    assert len({run.key[1] for run in runs}) > 15
+    # Asked for in every round, it comes into the run-off as that of the first one alone.
+    assert {run.key[1] for run in runs if run.key[2] > 0} == {-1, 0}
 
 
 def test_a_comparison_of_before_is_refused_and_other_studies_are_not():
