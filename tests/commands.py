@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -22,6 +23,7 @@ from widthsearch.database.ledger import Progress
 from widthsearch.driver.launch import launch
 from widthsearch.driver.run import Session, run_in_process
 from widthsearch.plans.plan import Slot
+from widthsearch.stopping import SIGNALS
 
 STUDY = '''
 """Does a tiny network on random numbers want other widths?"""
@@ -113,8 +115,9 @@ class Result(NamedTuple):
 
 @contextmanager
 def clean_process() -> Iterator[None]:
-    """Leave no trace of a study file that was loaded, or of a training, in this process."""
+    """Leave no trace of a study file that was loaded, of a training or of a command, in this process."""
     path, modules, threads = list(sys.path), set(sys.modules), torch.get_num_threads()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
@@ -123,6 +126,8 @@ def clean_process() -> Iterator[None]:
             if name.startswith("_study_"):
                 del sys.modules[name]
         torch.set_num_threads(threads)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def command(*args: str | Path) -> Result:

@@ -15,8 +15,8 @@ from widthsearch.database import records
 from widthsearch.database.connection import Database
 from widthsearch.database.records import load, plan_of
 from widthsearch.database.sampler import search_space
+from widthsearch.plans.history import PAIR, History
 from widthsearch.plans.plan import Plan, Run, Slot
-from widthsearch.plans.search import History
 
 
 def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
@@ -73,8 +73,11 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
     for k in range(plan.seeds):
         yield from (c.slot(k) for c in starts)
     for round_ in range(plan.rounds):
-        over_wide = History(plan, runs).over_wide(round_)
-        yield from (Slot("measure", round_, k, over_wide) for k in range(plan.replicas))
+        for k in range(0, plan.replicas, PAIR):
+            if not History(plan, runs).measured(round_):
+                pair = range(k, min(k + PAIR, plan.replicas))
+                over_wide = History(plan, runs).over_wide(round_)
+                yield from (Slot("measure", round_, i, over_wide) for i in pair)
         candidates = History(plan, runs).candidates(round_)
         for k in range(plan.seeds):
             yield from (c.slot(k) for c in candidates)

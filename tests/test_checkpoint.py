@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -67,10 +68,19 @@ def datasets() -> Any:
 
 RECIPES = {
     "one-cycle": (tensors, Recipe(epochs=EPOCHS, batch_size=16, lr=0.1)),
-    "adamw, cosine": (
+    "adamw, cosine, warm-up, clipped, averaged": (
         tensors,
-        Recipe(epochs=EPOCHS, batch_size=16, lr=0.01, optimizer="adamw", schedule="cosine"),
-    ),
+        Recipe(
+            epochs=EPOCHS,
+            batch_size=16,
+            lr=0.01,
+            optimizer="adamw",
+            schedule="cosine",
+            warmup=0.4,
+            clip_grad_norm=0.5,
+            ema=0.9,
+        ),
+    ),  # fmt: skip
     "constant, augmented": (datasets, Recipe(epochs=EPOCHS, batch_size=16, lr=0.1, schedule="constant")),
 }
 
@@ -87,6 +97,7 @@ def study(request: pytest.FixtureRequest) -> Study:
     )
 
 
+@functools.cache
 def plan_for(study: Study) -> Plan:
     return make_plan(study, build_space(study, study.data()))
 
@@ -143,6 +154,19 @@ def test_going_on_is_never_having_stopped(
         monkeypatch.setattr(Checkpoint, "save", lambda self, epochs, parts: trained.append(epochs))
         assert outcome(runner(study, str(tmp_path)).run(slot)) == whole
     assert trained == list(range(epoch + 1, EPOCHS + 1))  # the epochs before it were not trained again
+
+
+def test_loader_processes_may_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is random in samples does not depend on them, nor on what was drawn before."""
+    data, recipe = RECIPES["constant, augmented"]
+    study = Study(model=network, data=data, budget=Budget(params="0.5x", macs="any"), recipe=recipe)
+    with clean_process():
+        slot = slot_of("measure", study)
+        whole = outcome(runner(study, None).run(slot))
+        loaded = replace(study, recipe=replace(recipe, num_workers=2))
+        run_until(monkeypatch, loaded, slot, str(tmp_path), 1)
+        assert outcome(runner(study, str(tmp_path)).run(slot)) == whole
+        assert outcome(runner(loaded, None).run(slot)) == whole
 
 
 def test_stopped_twice_and_on_any_file_system(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,9 @@ BAD_STUDIES = {
             "schedule='linear'": "one-cycle, cosine, constant", "momentum=1": "below 1",
             "momentum='a'": "below 1", "weight_decay=-1": "0", "weight_decay='a'": "0",
             "label_smoothing=1.5": "below 1", "device='gpu0'": "device", "device='cuda:99'": "device",
+            "num_workers=-1": "0 (the training itself) to 256", "num_workers=True": "whole number",
+            "pin_memory=1": "True or False", "collate_fn='pad'": "collate_fn(samples) -> (x, y)",
+            "steps_per_epoch=0": "at least 1", "ema=1": "below 1", "clip_grad_norm=0": "above 0", "warmup=1": "below 1", "steps_per_epoch=7": "train has a length",
         }.items()
     },
 }  # fmt: skip

@@ -19,10 +19,11 @@ from widthsearch.maths.intervals import crossed, paired_gain
 from widthsearch.plans.arm import ArmSearch, Point, at_budget
 from widthsearch.plans.arms import ARMS
 from widthsearch.plans.comparison import Comparison, least_cost, most_cost, parse_arm
+from widthsearch.plans.history import History
 from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import FINALISTS, Branch, Done, Run, Wait
 from widthsearch.plans.samplers import RANGE, sampled
-from widthsearch.plans.search import History, SearchPlan
+from widthsearch.plans.search import SearchPlan
 from widthsearch.plans.search import next_step as next_of_search
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
@@ -286,6 +287,19 @@ def test_a_search_that_fails_recommends_its_start_or_nothing_and_the_others_go_o
     step, _, finished = simulate(plan, run=run)
     assert isinstance(step, Done)
     assert [len(o.points) for o in plan.outcomes(finished)] == [found, 1] * 2
+
+
+def test_a_round_that_proposes_nothing_new_ends_in_a_recommendation_too():
+    def run(slot):
+        trained = train(slot)
+        return replace(trained, prune_ratio={"a": 0.5, "b": 0.5}) if slot.kind == "measure" else trained
+
+    plan = replace(COMPARISON, arms=("grow-shrink", "one-shot"), budgets=BUDGETS[:1], repeats=1)
+    step, asked, finished = simulate(plan, run=run)
+    assert isinstance(step, Done)
+    assert "score" not in {slot.kind for slot in asked}
+    start = replace(TWO_ROUNDS, budget=BUDGETS[0]).baseline
+    assert [o.points[-1].widths for o in plan.outcomes(finished)] == [start, start]
 
 
 # The weights out of b are dear: 10-60, scaled to 550 MACs and 1,100 such parameters, leaves MACs unused that

@@ -92,13 +92,34 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
             yield child, line
 
 
-def kill_child(pid: int, *words: str) -> bool:
-    """kill -9 the first of the process's descendants whose command line has one of the words."""
+def kill_child(pid: int, word: str) -> bool:
+    """kill -9 the first of the process's descendants whose command line has the word."""
     for child, line in descendants(pid):
-        if any(word in line for word in words):
+        if word in line:
             os.kill(child, signal.SIGKILL)
             return True
     return False
+
+
+TRAINS = "ray::_Inner.train"  # as Ray names a process in which our class is at work
+
+
+def kill_worker(pid: int) -> bool:
+    """kill -9 the worker that computes most: one that waits for its next training would not be missed."""
+
+    def used(child: int) -> int:
+        with suppress(OSError):
+            return sum(
+                map(int, (Path("/proc") / str(child) / "stat").read_text().rpartition(")")[2].split()[11:13])
+            )
+        return 0
+
+    before = {child: used(child) for child, line in descendants(pid) if TRAINS in line}
+    time.sleep(0.2)
+    if not before:
+        return False
+    os.kill(max(before, key=lambda child: used(child) - before[child]), signal.SIGKILL)
+    return True
 
 
 def quietly_signal(process: subprocess.Popen[str], number: int) -> bool:
@@ -108,7 +129,7 @@ def quietly_signal(process: subprocess.Popen[str], number: int) -> bool:
 
 FAULT: dict[str, Callable[[subprocess.Popen[str]], bool]] = {
     "kill -9 driver": lambda p: quietly_signal(p, signal.SIGKILL),
-    "kill -9 worker": lambda p: kill_child(p.pid, "ray::TrialActor", "ray::_Inner"),
+    "kill -9 worker": lambda p: kill_worker(p.pid),
     "kill -9 raylet": lambda p: kill_child(p.pid, "/raylet/raylet"),
     "kill -9 GCS": lambda p: kill_child(p.pid, "gcs_server"),
     "SIGTERM": lambda p: quietly_signal(p, signal.SIGTERM),
@@ -154,9 +175,7 @@ def under_fire(file: Path, url: str, seed: int) -> list[str]:
 
 def is_training(process: subprocess.Popen[str]) -> bool:
     """Whether it has ended, or has workers that train (without Ray: nothing to wait for)."""
-    return process.poll() is not None or any(
-        "ray::TrialActor" in line for _, line in descendants(process.pid)
-    )
+    return process.poll() is not None or any(TRAINS in line for _, line in descendants(process.pid))
 
 
 def go_on(url: str, file: Path) -> tuple[str | Path, ...]:

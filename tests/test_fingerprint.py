@@ -62,6 +62,7 @@ def changed(edits: dict[str, str]) -> set[str]:
         ({"study": STUDY.replace("import Net, scaled", "import Other as Net, scaled")}, {"code of the top level"}),
         ({"study": STUDY.replace("lambda: load(1)", "lambda: load(2)")}, {"code of study"}),
         ({"study": STUDY.replace("lambda o, y: o", "lambda o, y: -o")}, {"code of study"}),
+        ({"study": STUDY.replace("lambda o, y: o", "mse, collate_fn=lambda s: s")}, {"code of study"}),
         ({"study": STUDY.replace("model=model", "model=scaled")}, {"code of study"}),
         ({"study": STUDY.replace("rounds=3", "**more")}, {"code of study"}),
         ({"helper": HELPER.replace("width = 3", "width = 4")}, {"code of helper.Net"}),

@@ -56,10 +56,10 @@ def outcome(
     """How the study ends, what was trained, and all runs; with a fault in every third event or so, if any."""
     runs: list[Run] = []
     running: list[Slot] = []
-    order = faults or random.Random(0)
+    order, plan = faults or random.Random(0), read_plan(data)
     for _ in range(5000):
         live = [Run(s.key, "running", s.widths, branch=s.branch) for s in running]
-        step = read_plan(data).next_step(runs + live)
+        step = plan.next_step(runs + live)
         if isinstance(step, Slot) and len(running) < workers:
             assert step not in running
             running.append(step)
@@ -73,7 +73,7 @@ def outcome(
         luck = faults.random() if faults else 1.0
         if luck < 0.15:  # the driver is killed, and all that it had started with it
             runs += [Run(s.key, "interrupted", s.widths, branch=s.branch) for s in running]
-            running = []
+            running, plan = [], read_plan(data)
             continue
         slot = running.pop(order.randrange(len(running)))
         deaths = sum(

@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from widthsearch.driver.launch import Question, launch
 from widthsearch.driver.questions import make_probe
 from widthsearch.errors import UsageError
+from widthsearch.plans.history import PAIR, History
 from widthsearch.plans.kinds import read_plan
 from widthsearch.plans.plan import Done, Failed, Run
 from widthsearch.plans.probe import PLAIN, WITHIN, back_after, branch_of, close, spread
-from widthsearch.plans.search import History
 from widthsearch.plans.search import next_step as next_of_search
 from widthsearch.report.probe import end_of
 from widthsearch.show.formats import interval
@@ -176,7 +176,7 @@ def test_searches_that_go_on_from_the_same_network_are_trained_once(workers):
     assert isinstance(end, Done)
     first = [(s, COST_AWARE.plan_of(s).seed) for s in asked if s.kind == "measure" and s.round == 0]
     made = [(s.replica, tuple(s.widths.items()), seed) for s, seed in first]
-    assert len(made) == len(set(made)) == 3 * PLAN.replicas  # plain, cost-aware, and plain again
+    assert len(made) == len(set(made)) == 3 * PAIR  # plain, cost-aware, and plain again; two measures agree
     for name, found in COST_AWARE.histories(finished).items():
         _, _, alone = test_plan.simulate(COST_AWARE.plans[name])
         shared = {(r.key, tuple(r.widths.items())) for of in found.runs.values() for r in of}

@@ -12,8 +12,9 @@ from test_plan import PLAN, simulate, unbalanced
 from widthsearch.database.records import plan_of
 from widthsearch.database.sampler import GrowShrinkSampler, search_space
 from widthsearch.driver.prepare import prepare
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import FINALISTS, Done, Run, Slot, Wait
-from widthsearch.plans.search import History, SearchPlan, next_step
+from widthsearch.plans.search import SearchPlan, next_step
 from widthsearch.report.trials import scored_candidates, trials_of
 from widthsearch.study.file import load_study
 from widthsearch.training.trial import TrialRunner

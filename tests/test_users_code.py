@@ -206,7 +206,8 @@ def test_what_no_other_try_mends_stops_the_search() -> None:
 def test_output_that_nobody_reads_stops_the_search_in_one_line() -> None:
     process = start("launch", write_study(Path.cwd()), "--workers", "0", PYTHONUNBUFFERED="1")
     assert process.stdout is not None and process.stderr is not None
-    assert process.stdout.readline().startswith("tiny: ")
+    while not process.stdout.readline().startswith("tiny: "):
+        assert process.poll() is None
     process.stdout.close()
     assert process.wait(120) == 2
     assert_refused(Result(2, "", process.stderr.read()), "nothing can be printed any more", "resumed")

@@ -218,7 +218,15 @@ KINDS: dict[str, tuple[tuple[Edit, ...], tuple[str, ...]]] = {
     "NumPy's x and y": (((DATA, "return x.numpy(), y.numpy()"),), ("(ndarray, ndarray)", "e.g. ((x[:8")),
     "a loader": (((DATA, "return torch.utils.data.DataLoader([(x, y)])"),), ("returned DataLoader", "must return")),
     "loaders": (((DATA, "a = torch.utils.data.DataLoader(list(zip(x, y))); return a, a"),), ("train is a DataLoader", "loader.dataset")),
-    "a stream": (((DATA, "return Stream(), Stream()"), STREAM), ("train is Stream", "__getitem__ and __len__")),
+    "a stream": (((DATA, "return Stream(), Stream()"), STREAM), ("train is Stream", "Recipe(steps_per_epoch=100)", "__getitem__ and __len__")),
+    "warm-up twice": (
+        ((RECIPE, f"{RECIPE[:-1]}, warmup=0.1)"),),
+        ("Recipe(warmup=0.1, schedule='one-cycle')", "take schedule='cosine'"),
+    ),
+    "a collate_fn of one": (
+        ((RECIPE, f"{RECIPE[:-1]}, collate_fn=len)"), OWN, samples("(x[i], y[i])")),
+        ("Recipe(collate_fn=...): of train it made int", "pair (x, y)"),
+    ),
     "a generator": (((DATA, "return (s for s in zip(x, y)), (x, y)"),), ("train is generator", "__getitem__")),
     "three tensors": (((DATA, "return (x, y, y), (x, y)"),), ("train is tuple of 3", "pair of tensors (x, y)")),
     "samples of three": ((OWN, samples("(x[i], y[i], 1.0)")), ("train are tuple of 3", "(x, (y, weight))")),

@@ -29,13 +29,8 @@ from widthsearch.space import WidthSpace
 from widthsearch.study.data import size_of
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data
-from widthsearch.training.recipe_loop import (
-    RecipeLoop,
-    batches,
-    make_optimizer,
-    make_schedule,
-    seed_everything,
-)
+from widthsearch.training.batches import batches
+from widthsearch.training.recipe_loop import RecipeLoop, make_optimizer, make_schedule, seed_everything
 
 Arrays = dict[str, NDArray[np.float32]]  # parameters by name
 CAPTURE = threading.Lock()  # fleets of several threads share a GPU
@@ -258,7 +253,7 @@ class Fleet:
                 [
                     batch
                     for _ in range(self.recipe.epochs)
-                    for batch, _ in batches((all_, all_), self.recipe.batch_size, generator)
+                    for batch, _ in batches((all_, all_), self.recipe, generator)
                 ]
             )
         return self._orders[seed]

@@ -23,8 +23,9 @@ from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.maths import rule
 from widthsearch.plans.arm import ArmSearch
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import Branch, Plan, Run, Slot
-from widthsearch.plans.search import History, SearchPlan, next_step
+from widthsearch.plans.search import SearchPlan, next_step
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
 

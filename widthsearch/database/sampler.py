@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial
 
 from widthsearch.database.records import PLAN, forgiven_in, plan_of, runs_of
 from widthsearch.maths import rule
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import Done, Failed, Plan, Slot, Wait
-from widthsearch.plans.search import History
 
 
 def search_space(plan: Plan) -> dict[str, BaseDistribution]:

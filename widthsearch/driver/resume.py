@@ -22,8 +22,8 @@ from widthsearch.driver.create import checkpoint_folder, write_plan
 from widthsearch.driver.prepare import fingerprint_of, prepare
 from widthsearch.driver.run import Ended, Session, run
 from widthsearch.errors import UsageError
+from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import Done, Plan, Run, StudyPlan, identity
-from widthsearch.plans.search import state_of
 from widthsearch.stopping import stop_on_signals
 from widthsearch.study.budget import Budget
 from widthsearch.study.file import StudyFile, existing, load_study, python_files, study_in

@@ -169,12 +169,16 @@ def scale_to_budget(relative: Mapping[str, float], constraints: Constraints) -> 
         return {v: max(smallest[v], int(m * x / step[v]) * step[v]) for v, x in relative.items()}
 
     low, high = 0.0, 1.0
-    while constraints.allow(floored(high)):
-        low, high = high, 2 * high
+    widths = smallest  # at low
+    while constraints.allow(too_wide := floored(high)):
+        low, high, widths = high, 2 * high, too_wide
     while high - low > 1e-9 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if constraints.allow(floored(middle)) else (low, middle)
-    widths = floored(low)
+        found = floored(middle)  # soon one of the two that are known: an asking driver scales all the time
+        if found == widths or (found != too_wide and constraints.allow(found)):
+            low, widths = middle, found
+        else:
+            high, too_wide = middle, found
 
     def deficit(v: str) -> float:
         return (high * relative[v] - widths[v]) / step[v]

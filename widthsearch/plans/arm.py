@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from widthsearch.maths import rule
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import Branch, Kind, Plan, Run, Slot
-from widthsearch.plans.search import History, split
+from widthsearch.plans.search import split
 
 Widths = Mapping[str, int]
 Factors = tuple[float, ...]  # log(width / uniform width), per variable

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from widthsearch.plans.arm import Arm, ArmSearch, Point, Steps, highest_cost, run_off_of
 from widthsearch.plans.samplers import SAMPLERS
 from widthsearch.plans.search import rounds_of
@@ -39,10 +37,11 @@ def grow_shrink(search: ArmSearch) -> Steps:
     limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * highest_cost(plan)
     for phase in rounds_of(search.history):
         price = sum(search.cost_of(slot) for slot in phase)
-        measures = any(slot.kind == "measure" for slot in phase)
-        if measures:
+        measures = any(slot.kind == "measure" for slot in phase)  # a round may have nothing new to propose
+        if measures and phase[0].replica == 0:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
-            if cost + price + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
+            measure = price * plan.replicas / len(phase)
+            if cost + measure + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
                 break
             if (best := search.history.best(rounds)) is not None:
                 yield Point(cost, best.widths)
@@ -59,7 +58,9 @@ def grow_shrink(search: ArmSearch) -> Steps:
 def one_shot(search: ArmSearch) -> Steps:
     """The start and the measure of the search's first round, and its largest step, unseen."""
     cost = 0.0
-    for phase in islice(rounds_of(search.history), 2):
+    for phase in rounds_of(search.history):
+        if any(slot.round > 0 or (slot.kind == "score" and slot.round == 0) for slot in phase):
+            break
         yield search.own(phase)
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 from widthsearch.errors import UsageError
 from widthsearch.plans.arm import Arm, ArmSearch, Phase, Point, highest_cost
 from widthsearch.plans.arms import ARMS, MEASURED, SHARED
+from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import (
     FORMAT,
     REPORT,
@@ -32,7 +33,7 @@ from widthsearch.plans.plan import (
     by_branch,
 )
 from widthsearch.plans.samplers import SAMPLERS, SHARES
-from widthsearch.plans.search import state_of, undecided_by_all
+from widthsearch.plans.search import undecided_by_all
 from widthsearch.plans.settings import MEASURES, Pruner
 from widthsearch.plans.words import amounts
 

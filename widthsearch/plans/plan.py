@@ -86,11 +86,22 @@ class Plan(Settings):
 
     def over_wide(self, relative: Mapping[str, float]) -> dict[str, int]:
         """Over-wide widths in these proportions.  At least 2: a gate needs a neighbour to compare with."""
-        return rule.scale_to_budget(relative, self.constraints(self.over, minimum=2))
+        return self._scaled(relative, self.over, 2)
 
     def at_budget(self, relative: Mapping[str, float]) -> dict[str, int]:
         """Widths in these proportions at the budget."""
-        return rule.scale_to_budget(relative, self.constraints())
+        return self._scaled(relative, 1.0, 1)
+
+    def _scaled(self, relative: Mapping[str, float], over: float, minimum: int) -> dict[str, int]:
+        key = (over, minimum, *relative.items())
+        if key not in self._known_widths:
+            self._known_widths[key] = rule.scale_to_budget(relative, self.constraints(over, minimum))
+        return dict(self._known_widths[key])
+
+    @cached_property
+    def _known_widths(self) -> dict[tuple[Any, ...], dict[str, int]]:
+        """What was scaled before: each look at a search asks for the networks of all its rounds again."""
+        return {}
 
     @cached_property
     def baseline(self) -> dict[str, int]:

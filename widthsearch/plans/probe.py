@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
+from widthsearch.plans.history import History
 from widthsearch.plans.plan import (
     Branch,
     Done,
@@ -26,7 +27,7 @@ from widthsearch.plans.plan import (
     Wait,
     by_branch,
 )
-from widthsearch.plans.search import History, phases_of, split, step_after, undecided_by_all
+from widthsearch.plans.search import phases_of, split, step_after, undecided_by_all
 
 PLAIN = "plain"  # the start from the seed network as given
 #: A width has come back when it is within this factor of what the plain search recommends for it.

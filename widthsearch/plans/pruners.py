@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from widthsearch.maths.rule import Constraints
+from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import Branch, Done, Failed, Plan, Run, Slot, Step, StudyKind, StudyPlan, Wait
-from widthsearch.plans.search import state_of
 from widthsearch.plans.settings import MEASURES
 
 #: What removes single weights, not units.

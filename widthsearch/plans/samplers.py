@@ -18,8 +18,8 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from widthsearch.plans.arm import Arm, ArmSearch, Factors, Point, Steps, run_off_of
+from widthsearch.plans.history import Candidate, History, Score
 from widthsearch.plans.plan import Slot
-from widthsearch.plans.search import Candidate, History, Score
 
 #: How far `random`, `tpe` and `gp` look from the uniform widths: by this factor each way (before the result
 #: is scaled to the budget), or as far as the cost-aware widths are, if that is farther.

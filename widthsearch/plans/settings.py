@@ -126,7 +126,7 @@ class Settings:
     """How thoroughly to search, and by what."""
 
     rounds: int = setting(3, WHOLE, "Rounds at most.")
-    replicas: int = setting(4, WHOLE, "Gated trainings per round.")
+    replicas: int = setting(4, WHOLE, "Gated trainings per round at most: fewer where they agree.")
     pruner: Pruner = setting("l0", one_of(*MEASURES), "What measures prune ratios: l0 (gates), l1 or taylor.")
     seeds: int = setting(4, WHOLE, "Plain trainings per proposal.")
     final_seeds: int = setting(

@@ -18,8 +18,9 @@ from widthsearch.database.lock import is_driven
 from widthsearch.maths import rule
 from widthsearch.maths.cost import RESOURCES
 from widthsearch.maths.intervals import Gain, paired_gain
+from widthsearch.plans.history import Candidate, History
 from widthsearch.plans.plan import Done, Failed, Plan, StudyPlan
-from widthsearch.plans.search import Candidate, History, SearchPlan, step_after
+from widthsearch.plans.search import SearchPlan, step_after
 from widthsearch.report.decision import search_decision
 from widthsearch.report.progress import progress_of
 from widthsearch.report.shares import pruned_extremes, removed, side_costs
@@ -236,7 +237,7 @@ def _rounds(plan: Plan, history: History, trials: BySource) -> list[Round]:
             break
         over_wide = history.complete("measure", r)[0].widths
         merged = rule.merge(ratios)
-        candidates = history.candidates(r) if len(ratios) == plan.replicas else []
+        candidates = history.candidates(r) if history.measured(r) else []
         steps: list[Proposal] = [
             {
                 "step": c.step,

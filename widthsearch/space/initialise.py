@@ -50,16 +50,16 @@ class Initialisation:
 
 
 @contextmanager
-def isolated_random_numbers() -> Iterator[None]:
-    """Deterministic random numbers inside, the global generators untouched outside."""
+def isolated_random_numbers(seed: int = 0) -> Iterator[None]:
+    """Random numbers by this seed inside, the global generators untouched outside."""
     python, legacy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
         with torch.random.fork_rng(devices=list(devices)):
             # Not torch.manual_seed: it would also queue a seed for a GPU that is not initialised yet.
-            torch.default_generator.manual_seed(0)
-            random.seed(0)
-            np.random.seed(0)
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
             yield
     finally:
         random.setstate(python)

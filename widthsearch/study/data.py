@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from widthsearch.errors import UsageError
 from widthsearch.space.initialise import isolated_random_numbers
+from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split, Study
 from widthsearch.study.users_code import users_code
 from widthsearch.study.values import digest
@@ -31,13 +32,20 @@ def size_of(split: Split) -> int:
     return len(split[0]) if isinstance(split, tuple) else len(split)  # type: ignore[arg-type]
 
 
-def example_of(split: Split, size: int = EXAMPLE_SIZE) -> tuple[Any, Any]:
+def example_of(
+    split: Split, size: int = EXAMPLE_SIZE, collate: Callable[[list[Any]], Any] | None = None
+) -> tuple[Any, Any]:
     """The first samples of a split as a batch ``(x, y)``; fewer where it has no more."""
     if isinstance(split, tuple):
         return split[0][:size], split[1][:size]
-    samples = [split[i] for i in range(min(size, size_of(split)))]
-    x, y = torch.utils.data.default_collate(samples)
+    x, y = (collate or default_collate)(_first(split, size))
     return x, y
+
+
+def _first(split: Dataset[Any], size: int) -> list[Any]:
+    if isinstance(split, IterableDataset):
+        return list(islice(split, size))
+    return [split[i] for i in range(min(size, size_of(split)))]
 
 
 def load_data(study: Study) -> Data:
@@ -57,7 +65,12 @@ def check_data(data: Any, study: Study) -> Data:
     if any(isinstance(split, Tensor | np.ndarray) for split in data):
         raise UsageError(f"data() returned {_said(data)}: pair inputs and targets; it must return {_SPLITS}")
     for name, split in zip(SPLITS, data, strict=False):
-        _check_split(name, split)
+        _check_split(name, split, study.recipe)
+    if study.recipe.steps_per_epoch is not None and not isinstance(data[0], IterableDataset):
+        raise UsageError(
+            f"Recipe(steps_per_epoch={study.recipe.steps_per_epoch}): train has a length, and an epoch is "
+            "all of it: leave it out (it is for an IterableDataset)"
+        )
     return tuple(tuple(s) if isinstance(s, list) else s for s in data)  # type: ignore[return-value]
 
 
@@ -68,7 +81,7 @@ def _said(data: Any) -> str:
     return f"{kind} of {len(data)} ({', '.join(type(part).__name__ for part in data[:4])})"
 
 
-def _check_split(name: str, split: Any) -> None:
+def _check_split(name: str, split: Any, recipe: Recipe) -> None:
     pair = isinstance(split, tuple | list)
     if pair and not (len(split) == 2 and all(isinstance(t, Tensor) for t in split)):
         raise UsageError(
@@ -82,31 +95,44 @@ def _check_split(name: str, split: Any) -> None:
             f"data(): {name} is a {type(split).__name__}; give its dataset (loader.dataset): "
             "the recipe makes the batches"
         )
-    if isinstance(split, IterableDataset) or not (pair or hasattr(split, "__getitem__")):
+    stream = isinstance(split, IterableDataset)
+    if not (stream or pair or hasattr(split, "__getitem__")):
         raise UsageError(
             f"data(): {name} is {type(split).__name__}, without samples by number; give (x, y) tensors or a "
             "dataset with __getitem__ and __len__"
         )
-    if not pair:
-        _check_samples(name, split)
-    if size_of(tuple(split) if pair else split) < EXAMPLE_SIZE:
+    if stream and name == "train" and recipe.steps_per_epoch is None:
+        raise UsageError(
+            f"data(): train is {type(split).__name__}, without samples by number: say how many batches of it "
+            "are an epoch, e.g. Recipe(steps_per_epoch=100), or give a dataset with __getitem__ and __len__"
+        )
+    many = len(split[0]) if pair else _check_samples(name, split, recipe)
+    if many < EXAMPLE_SIZE:
         raise UsageError(f"data(): {name} has fewer than {EXAMPLE_SIZE} samples")
 
 
-def _check_samples(name: str, split: Dataset[Any]) -> None:
+def _check_samples(name: str, split: Dataset[Any], recipe: Recipe) -> int:
+    """How many samples there are, at least; :class:`UsageError` if they cannot be made a batch ``(x, y)``."""
     with users_code(what=f"data(): {name} gives no samples (x, y): "):
-        if size_of(split) < EXAMPLE_SIZE:
-            return
-        sample = split[0]
-        pair = isinstance(sample, tuple | list) and len(sample) == 2
-        good = pair and all(isinstance(t, Tensor) for t in tree_leaves(example_of(split)))
+        samples = _first(split, EXAMPLE_SIZE)
+        if len(samples) < EXAMPLE_SIZE:
+            return len(samples)
+        made = samples[0] if recipe.collate_fn is None else recipe.collate_fn(samples)
+        pair = isinstance(made, tuple | list) and len(made) == 2
+        batch = (default_collate(samples) if recipe.collate_fn is None else made) if pair else ()
+        good = all(isinstance(t, Tensor) for t in tree_leaves(batch))
+    if not pair and recipe.collate_fn is not None:
+        raise UsageError(
+            f"Recipe(collate_fn=...): of {name} it made {_said(made)}; it must make a pair (x, y)"
+        )
     if not pair:
         raise UsageError(
-            f"data(): the samples of {name} are {_said(sample)}, but must be pairs (x, y): of more, make "
+            f"data(): the samples of {name} are {_said(made)}, but must be pairs (x, y): of more, make "
             "tuples or dicts, e.g. (x, (y, weight)), with a loss that takes them"
         )
     if not good:
         raise UsageError(f"data(): the samples (x, y) of {name} must become tensors when batched")
+    return len(samples)
 
 
 def digests_of(data: Data, before: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -127,7 +153,7 @@ def _digest_of(split: Any, before: str) -> str:
         shapes = " and ".join("x".join(map(str, t.shape)) for t in leaves if isinstance(t, Tensor))
         return f"{shapes or type(split).__name__} {digest(leaves)}"
     kind, size = type(split).__name__, len(split) if hasattr(split, "__len__") else None
-    if size is None or not hasattr(split, "__getitem__"):
+    if size is None or not hasattr(split, "__getitem__") or isinstance(split, IterableDataset):
         return kind if size is None else f"{kind} of {size}"
     first = range(min(FIRST_SAMPLES, size))
     began = time.monotonic()

@@ -20,7 +20,7 @@ from widthsearch.study.users_code import users_code
 
 #: What the command line may change: the plain fields of a study, and of its recipe.
 _CODE = {"model", "data", "recipe", "init", "train", "evaluate", "example", "examples", "callbacks"}
-OF_RECIPE = tuple(f.name for f in fields(Recipe) if f.name not in ("loss", "metric"))
+OF_RECIPE = tuple(f.name for f in fields(Recipe) if f.name not in ("loss", "metric", "collate_fn"))
 OF_STUDY = tuple(f.name for f in fields(Study) if f.name not in _CODE)
 
 

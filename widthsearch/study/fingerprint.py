@@ -13,7 +13,7 @@ from widthsearch.errors import describe_error
 
 CODE = "code of "  # how the names of code begin
 #: Fields of Study and Recipe that hold code: of a ``Study(...)`` these count, the others are settings.
-_CALLED = ("model", "data", "init", "train", "evaluate", "example", "loss", "metric")
+_CALLED = ("model", "data", "init", "train", "evaluate", "example", "loss", "metric", "collate_fn")
 #: A longer study file is not kept in the database.
 MOST_BYTES = 50_000
 

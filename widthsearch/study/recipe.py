@@ -12,6 +12,7 @@ from torch import Tensor
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.plans.settings import (
     POSITIVE,
+    SWITCH,
     WHOLE,
     Check,
     Fields,
@@ -24,6 +25,13 @@ from widthsearch.plans.settings import (
 
 _LOSS = Check(callable, "must be a function loss(output, target) -> scalar")
 _METRIC = Check(callable, "must be a function metric(output, target)")
+_COLLATE = Check(
+    callable, "must be a function collate_fn(samples) -> (x, y), such as torch's default_collate"
+)
+_LOADERS = Check(
+    lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 256,
+    "must be a whole number of processes that load data, 0 (the training itself) to 256",
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,17 @@ class Recipe(Fields):
 
     The loss is ``loss(output, target) -> scalar``, the mean over the batch; ``None`` stands for
     cross-entropy with ``label_smoothing`` (validation uses none).  ``metric(output, target) -> float``, also
-    a mean over the batch, is shown in the place of accuracy, which only cross-entropy has by itself.  ``lr``
-    is the peak of the schedule.
+    a mean over the batch, is shown in the place of accuracy, which only cross-entropy has by itself.
+
+    ``lr`` is the peak of the schedule.  Under ``cosine`` and ``constant``, ``warmup`` is the share of the
+    steps in which it is reached (``one-cycle`` has a warm-up of its own).  ``clip_grad_norm``: the gradient
+    of all weights together is made no longer than that.  ``ema``: the decay of a moving average of the
+    weights, which the training ends with; 0 for none.
+
+    ``num_workers``, ``collate_fn`` and ``pin_memory`` are those of torch's ``DataLoader``, for splits that
+    are datasets.  No result depends on the number of workers: what is random in a sample follows from the
+    seed and the epoch.  An ``IterableDataset`` is read from its start in every epoch, ``steps_per_epoch``
+    batches of it, by one worker at most.
     """
 
     epochs: int = setting(10, WHOLE)
@@ -49,10 +66,22 @@ class Recipe(Fields):
     loss: Callable[[Any, Any], Tensor] | None = setting(None, optional(_LOSS))
     metric: Callable[[Any, Any], float] | None = setting(None, optional(_METRIC))
     device: str = "auto"
+    steps_per_epoch: int | None = setting(None, optional(WHOLE))
+    num_workers: int = setting(0, _LOADERS)
+    collate_fn: Callable[[list[Any]], Any] | None = setting(None, optional(_COLLATE))
+    pin_memory: bool = setting(False, SWITCH)
+    warmup: float = setting(0.0, from_zero(below=1))
+    clip_grad_norm: float | None = setting(None, optional(POSITIVE))
+    ema: float = setting(0.0, from_zero(below=1))
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a value that no training can use."""
         check_settings(self)
+        if self.warmup and self.schedule == "one-cycle":
+            raise UsageError(
+                f"Recipe(warmup={self.warmup!r}, schedule='one-cycle'): one-cycle warms up by itself: leave "
+                "warmup out, or take schedule='cosine'"
+            )
         if isinstance(self.device, str) and self.device == "auto":
             return
         try:

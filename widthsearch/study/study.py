@@ -26,8 +26,9 @@ from widthsearch.study.budget import Budget
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.values import said
 
-#: One split of the data: a pair of tensors (inputs, targets), or a map-style dataset of such pairs, whose
-#: inputs may be a tensor, a tuple or a dict of tensors.  An own training loop may have any other kind.
+#: One split of the data: a pair of tensors (inputs, targets), or a dataset of such pairs, map-style or
+#: iterable, whose inputs may be a tensor, a tuple or a dict of tensors (targets too, if the loss takes them).
+#: An own training loop may have any other kind.
 Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
 
@@ -64,22 +65,22 @@ _PATTERNS = Check(
 class Study(Settings, Fields):
     """A width search: the user's network, data, budget and recipe; the settings say how thorough it is.
 
-    ``rounds`` at most, each a measure and a score.  The measure, ``replicas`` gated trainings at ``over``
-    times the budget, says in which direction to change the widths; under the ``pressure`` of ``cost`` a gate
-    pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same.  With the
-    ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the place of gates
-    (``l0``), a measure trains the same network and cuts it to the same budget by their ranks.  It takes
-    ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
-    ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that direction; while the
-    longest is the best network so far, of one twice as long, too (at most ``doublings`` times).  (A step size
-    is the standard deviation of the change in log width: at 0.6 a typical width changes by a factor of 1.8.)
-    The next round starts from the best network so far, the first one from the model scaled uniformly to the
-    budget; with ``cost_aware_start`` from the widths that the cost alone suggests (``maths/cost_aware.py``),
-    where these score better.  The search stops early when the layers are balanced (spread of the prune ratios
-    below ``tolerance`` or explained by replica noise) or when ``patience`` rounds brought no better score.
-    Then the run-off: the three best networks are trained on ``final_seeds`` more seeds (0: no run-off), and
-    the one with the best mean is recommended.  The verdict trains recommendation and uniform baseline on
-    ``report_seeds`` fresh seeds each.
+    ``rounds`` at most, each a measure and a score.  The measure, up to ``replicas`` gated trainings at
+    ``over`` times the budget, says in which direction to change the widths; under the ``pressure`` of
+    ``cost`` a gate pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the
+    same.  With the ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the
+    place of gates (``l0``), a measure trains the same network and cuts it to the same budget by their
+    ranks.  It takes ``measure_length`` of the recipe's epochs (an own training loop is always run whole).
+    For the score, ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that
+    direction; while the longest is the best network so far, of one twice as long, too (at most
+    ``doublings`` times).  (A step size is the standard deviation of the change in log width: at 0.6 a
+    typical width changes by a factor of 1.8.) The next round starts from the best network so far, the first
+    one from the model scaled uniformly to the budget; with ``cost_aware_start`` from the widths that the
+    cost alone suggests (``maths/cost_aware.py``), where these score better.  The search stops early when
+    the layers are balanced (spread of the prune ratios below ``tolerance`` or explained by replica noise)
+    or when ``patience`` rounds brought no better score.  Then the run-off: the three best networks are
+    trained on ``final_seeds`` more seeds (0: no run-off), and the one with the best mean is recommended.
+    The verdict trains recommendation and uniform baseline on ``report_seeds`` fresh seeds each.
 
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
@@ -107,7 +108,8 @@ class Study(Settings, Fields):
     ``train`` is a training loop of the user's own in place of a recipe: ``train(model, data, report)`` gets
     the network, the splits that ``data()`` gave except the test split, and a reporter that it calls with
     ``report(val_loss=..., val_accuracy=...)``, the last call counts.  The gates of a measure are hooks on
-    that network: sampled in forward, trained by the backward passes, so the loop needs no change.  ``steps``
+    that network: sampled in forward, trained by the backward passes, so the loop needs no change.  With
+    ``report.restore(...)`` and ``report.checkpoint(...)`` an interrupted one goes on.  ``steps``
     is the number of optimizer steps that the loop makes, so that the gates are done when it is.
     ``evaluate(model, split)``, returning the loss or ``(loss, accuracy)``, is called after ``train`` if
     given, and needed where there is a test split.  ``example``: what the model is called with, where that is
@@ -171,5 +173,5 @@ def settings_of(study: Study) -> dict[str, str]:
         values.update({prefix + f.name: getattr(owner, f.name) for f in fields(owner)})
     # What no result depends on may change between launch and resume.
     skip = {"model", "data", "budget", "recipe", "example", "examples", "callbacks"}
-    skip |= {"cpus", "gpus", "timeout"}
+    skip |= {"cpus", "gpus", "timeout", "recipe.num_workers", "recipe.pin_memory"}
     return {k: said(v) for k, v in values.items() if k not in skip}

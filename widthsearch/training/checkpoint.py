@@ -16,14 +16,15 @@ import random
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import nn
 
 from widthsearch.database.folder import Folder
-from widthsearch.errors import CheckpointError, TrainingError, describe_error
+from widthsearch.errors import CheckpointError, TrainingError, UsageError, describe_error
 from widthsearch.space.copies import named_tensors
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS) 
 PAUSES = (1.0, 5.0, None)  # seconds before the second and third try to write
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """A part of a training's state: optimizers, schedules, gates..."""
 
@@ -166,10 +168,51 @@ class NetworkState:
                 tensor.copy_(state[name])
 
 
+class GeneratorState:
+    """Of one generator of random numbers."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch gives it."""
+        return {"state": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set it."""
+        self._generator.set_state(state["state"])
+
+
+class FileState:
+    """A file, or a folder with all that is in it, in which a library keeps a state of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def state_dict(self) -> dict[str, Any]:
+        """The content of each file by its name relative to the path."""
+        files = [f for f in (self._path, *sorted(self._path.rglob("*"))) if f.is_file()]
+        if not files:
+            raise UsageError(f"report.checkpoint(): there is no file {self._path}, which was to be kept")
+        return {
+            f.relative_to(self._path).as_posix(): torch.from_numpy(np.fromfile(f, dtype=np.uint8))
+            for f in files
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Write them; never outside of the path, whatever a checkpoint says."""
+        for name, content in state.items():
+            file = self._path / name
+            if not file.resolve().is_relative_to(self._path.resolve()):
+                raise ValueError(f"{name!r} is not in {self._path}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.numpy().tobytes())
+
+
 class RandomState:
     """All random numbers of a training: the global generators, and that of the order of the batches."""
 
-    def __init__(self, device: torch.device, order: torch.Generator) -> None:
+    def __init__(self, device: torch.device, order: torch.Generator | None = None) -> None:
         self._device, self._order = device, order
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,7 +223,7 @@ class RandomState:
             "python": [version, list(numbers), gauss],
             "numpy": [kind, [int(k) for k in keys], *rest],
             "torch": torch.get_rng_state(),
-            "order": self._order.get_state(),
+            **({"order": self._order.get_state()} if self._order is not None else {}),
             **({"cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else {}),
         }
 
@@ -191,6 +234,7 @@ class RandomState:
         kind, keys, *rest = state["numpy"]
         np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
         torch.set_rng_state(state["torch"])
-        self._order.set_state(state["order"])
+        if self._order is not None:
+            self._order.set_state(state["order"])
         if "cuda" in state and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], self._device)

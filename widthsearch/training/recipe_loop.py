@@ -6,22 +6,23 @@ import copy
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader
 
 from widthsearch.errors import TrainingError
 from widthsearch.space import call
-from widthsearch.study.data import SPLITS, size_of
+from widthsearch.study.data import SPLITS
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split
+from widthsearch.training.averaging import MovingAverage
+from widthsearch.training.batches import batches, samples_per_step, steps_per_epoch
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
 from widthsearch.training.losses import loss_function, metric_function, share_counted
 
@@ -78,7 +79,7 @@ class RecipeLoop:
     @property
     def steps(self) -> int:
         """Optimizer steps of a training."""
-        return steps_of(self.splits["train"], self.recipe)
+        return self.recipe.epochs * steps_per_epoch(self.splits["train"], self.recipe)
 
     def of_epochs(self, epochs: int) -> RecipeLoop:
         """The same loop on the same data, with a schedule of so many epochs."""
@@ -96,32 +97,11 @@ class RecipeLoop:
         """Train ``net`` in place, from its checkpoint if it has one; returns how many samples it has seen."""
         split, net = self.splits["train"], net.to(self.device)
         train(net, split, self.recipe, seed=seed, checkpoint=checkpoint, after_step=after_step)
-        return self.steps * min(self.recipe.batch_size, size_of(self.splits["train"]))
+        return self.steps * samples_per_step(split, self.recipe)
 
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
         """Loss and accuracy on ``validation`` or ``test``."""
         return evaluate(net, self.splits[split], self.recipe)
-
-
-def batches(split: Split, size: int, generator: torch.Generator | None) -> Iterator[tuple[Any, Any]]:
-    """Batches ``(x, y)``: shuffled and whole ones only with a generator, else all samples in order."""
-    n = size_of(split)
-    whole = generator is not None and n >= size  # a last batch of one sample would break BatchNorm
-    if not isinstance(split, tuple):
-        yield from DataLoader(
-            split, batch_size=size, shuffle=generator is not None, drop_last=whole, generator=generator
-        )
-        return
-    x, y = split
-    order = torch.randperm(n, generator=generator).to(x.device) if generator is not None else None
-    for start in range(0, n - size + 1 if whole else n, size):
-        part = slice(start, start + size)
-        yield (x[part], y[part]) if order is None else (x[order[part]], y[order[part]])
-
-
-def steps_of(split: Split, recipe: Recipe) -> int:
-    """Optimizer steps of a training on this split."""
-    return recipe.epochs * max(1, size_of(split) // recipe.batch_size)
 
 
 def train(
@@ -142,7 +122,7 @@ def train(
     """
     device = device_of(recipe)
     optimizer = make_optimizer(list(net.parameters()), recipe)
-    schedule = make_schedule(optimizer, recipe, steps_of(split, recipe))
+    schedule = make_schedule(optimizer, recipe, recipe.epochs * steps_per_epoch(split, recipe))
     loss_of = loss_function(recipe, training=True)
     order = torch.Generator().manual_seed(seed)
     loss = torch.zeros(())
@@ -153,31 +133,40 @@ def train(
     }
     if schedule is not None:
         parts["schedule"] = schedule
+    average = MovingAverage(net, recipe.ema) if recipe.ema else None
+    if average is not None:
+        parts["average"] = average
     net.train()
     done = checkpoint.restore(parts) if checkpoint is not None else 0
     for epoch in range(done, recipe.epochs):
-        for x, y in batches(split, recipe.batch_size, order):
-            x, y = moved(x, device), moved(y, device)
+        for x, y in batches(split, recipe, order):
+            x, y = (moved(part, device, pinned=recipe.pin_memory) for part in (x, y))
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 loss = loss_of(call(net, x), y)
             net.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_grad_norm)
             optimizer.step()
             if after_step is not None:
                 after_step(float(optimizer.param_groups[0]["lr"]))
             if schedule is not None:
                 schedule.step()
+            if average is not None:
+                average.step()
         # Once an epoch is enough: a loss that became NaN stays NaN.
         if not math.isfinite(loss.item()):
             raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {recipe.epochs}")
         log.debug("epoch %d of %d: training loss %.4g", epoch + 1, recipe.epochs, loss.item())
         if checkpoint is not None:
             checkpoint.save(epoch + 1, parts)
+    if average is not None:
+        average.settle()
 
 
-def moved(batch: Any, device: torch.device) -> Any:
-    """A tensor, or tensors in tuples and dicts, on the device."""
-    return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, batch)
+def moved(batch: Any, device: torch.device, *, pinned: bool = False) -> Any:
+    """A tensor, or tensors in tuples and dicts, on the device; pinned ones may still be on their way."""
+    return tree_map(lambda t: t.to(device, non_blocking=pinned) if isinstance(t, Tensor) else t, batch)
 
 
 def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
@@ -199,9 +188,13 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
     """The recipe's learning-rate schedule over ``steps`` optimizer steps."""
     if recipe.schedule == "one-cycle":
         return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, cycle_momentum=False)
+    schedules: list[LRScheduler] = []
+    if rising := round(recipe.warmup * steps):
+        schedules.append(LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising))
     if recipe.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    return None
+        schedules.append(CosineAnnealingLR(optimizer, T_max=steps))
+    # Both have a say in every step: their factors are multiplied.
+    return ChainedScheduler(schedules) if len(schedules) > 1 else next(iter(schedules), None)
 
 
 @torch.no_grad()
@@ -213,7 +206,7 @@ def evaluate(net: nn.Module, split: Split, recipe: Recipe) -> Evaluation:
     net.eval()
     total, good, n = 0.0, 0.0, 0.0
     size = max(recipe.batch_size, min(EVALUATION_BATCH, EVALUATION_BATCHES * recipe.batch_size))
-    for x, y in batches(split, size, None):
+    for x, y in batches(split, recipe, size=size):
         count = len(tree_leaves(y)[0]) * share_counted(recipe, y)
         if not count:
             continue

@@ -40,7 +40,7 @@ def check_targets(space: WidthSpace, study: Study, data: Data) -> None:
     with isolated_random_numbers():
         net = empty_copy(space.model)  # its statistics are not the model's
         for name, split in zip(SPLITS, data, strict=False):
-            x, y = example_of(split, SAMPLES)
+            x, y = example_of(split, SAMPLES, study.recipe.collate_fn)
             net.train(name == "train")
             refusal = f"data(): the model does not run on {name}: "
             with users_code(what=refusal), torch.set_grad_enabled(net.training):

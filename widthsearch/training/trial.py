@@ -50,7 +50,9 @@ def build_space(study: Study, data: Data) -> WidthSpace:
         raise UsageError(f"model() returned {model!r:.60}; it must return a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{type(model).__name__} has no parameter to train")
-    example = example_of(data[0])[0] if study.example is None else study.example
+    example = (
+        example_of(data[0], collate=study.recipe.collate_fn)[0] if study.example is None else study.example
+    )
     first, *more = study.examples or [example]
     with users_code(what=f"{type(model).__name__} cannot be traced: "):
         options = {name: getattr(study, name) for name in ("init", "buffers", "keep_heads", "output")}

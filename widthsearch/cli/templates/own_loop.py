@@ -52,7 +52,8 @@ def train(net, splits, report):
     """
     (x, y), validation = splits
     optimiser = torch.optim.AdamW(net.parameters(), lr=0.01)
-    for _ in range(EPOCHS):
+    done = report.restore(optimiser=optimiser)  # an interrupted training goes on after so many epochs
+    for epoch in range(done, EPOCHS):
         net.train()
         for batch in torch.randperm(len(x)).split(BATCH):
             optimiser.zero_grad()
@@ -60,6 +61,7 @@ def train(net, splits, report):
             optimiser.step()
         loss, accuracy = evaluate(net, validation)
         report(val_loss=loss, val_accuracy=accuracy)
+        report.checkpoint(epoch + 1)
 
 
 def evaluate(net, split):

@@ -14,6 +14,7 @@ import torch
 from widthsearch.maths.cost import Cost
 from widthsearch.plans.plan import Plan
 from widthsearch.space import WidthSpace
+from widthsearch.training.batches import batches
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.controller import BudgetController, per_unit
 from widthsearch.training.gates import Gates, Vector
@@ -22,7 +23,7 @@ from widthsearch.training.own_loop import OwnLoop
 from widthsearch.training.pruners.group_l1 import GroupL1
 from widthsearch.training.pruners.groups import Groups
 from widthsearch.training.pruners.saliency import fisher_diagonal, obd, taylor
-from widthsearch.training.recipe_loop import RecipeLoop, batches, moved
+from widthsearch.training.recipe_loop import RecipeLoop, moved
 
 #: Batches of the training split that derivatives are taken on.  (They are not counted as trained on.)
 SCORING_BATCHES = 16
@@ -114,5 +115,5 @@ def scores(pruner: str, space: WidthSpace, loop: RecipeLoop, aim: Aim, seed: int
 def scoring_batches(loop: RecipeLoop, seed: int) -> Iterator[tuple[Any, Any]]:
     """Some batches of the training split, on the loop's device; which ones depends on the seed."""
     order = torch.Generator().manual_seed(seed)
-    shuffled = batches(loop.splits["train"], loop.recipe.batch_size, order)
+    shuffled = batches(loop.splits["train"], loop.recipe, order)
     return ((moved(x, loop.device), moved(y, loop.device)) for x, y in islice(shuffled, SCORING_BATCHES))

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from widthsearch.plans.pruners import OF_WEIGHTS, PrunerPlan
 from widthsearch.space import WidthSpace, call
+from widthsearch.training.batches import batches
 from widthsearch.training.controller import cut
 from widthsearch.training.losses import loss_function
 from widthsearch.training.pruners.ranking import Aim, scores, scoring_batches, train_under
 from widthsearch.training.pruners.saliency import fisher_diagonal, obd
-from widthsearch.training.recipe_loop import RecipeLoop, batches, moved
+from widthsearch.training.recipe_loop import RecipeLoop, moved
 
 PRUNINGS = 4  # steps from one level to the next
 OUTPUTS_KEEP = 2  # weights of each output of the network, at least; like units of a variable
@@ -185,7 +186,7 @@ def relative_time(net: nn.Module, reference: nn.Module, loop: RecipeLoop) -> flo
     Medians of single runs, one of each network after the other.  On one thread of a CPU it is the thread's
     own time: what else the machine does does not count.
     """
-    x, _ = next(batches(loop.splits["validation"], loop.recipe.batch_size, None))
+    x, _ = next(batches(loop.splits["validation"], loop.recipe))
     x = moved(x, loop.device)
     alone = loop.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter

@@ -1,0 +1,266 @@
+"""What a search knows, from its plan and its runs alone: scores, proposals, the best so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from widthsearch.maths import rule
+from widthsearch.plans.plan import FINALISTS, WORKER_DEATHS, Key, Kind, Plan, Run, Slot
+
+#: Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed.
+State = Literal["open", "running", "complete", "lost"]
+Score = tuple[int, float]  # lost runs, mean loss
+ENDED: tuple[State, ...] = ("complete", "lost")
+#: Gated trainings after which it is looked whether those of a measure agree.
+PAIR = 2
+#: They do if damping leaves so much of the step (see ``maths/rule.py``).
+AGREED = 0.9
+
+
+def state_of(runs: Sequence[Run], retries: int) -> State:
+    """The state of a slot with these runs."""
+    states = [run.state for run in runs]
+    if "complete" in states:
+        return "complete"
+    if "running" in states:
+        return "running"
+    return "lost" if states.count("failed") > retries or states.count("died") > WORKER_DEATHS else "open"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Widths at the budget that the search scores: a round's proposal, or (round -1) one of its starts.
+
+    Of a start, step 0 is the seed network's proportions (the baseline), step 1 are the cost-aware widths.
+    """
+
+    round: int
+    step: float
+    widths: Mapping[str, int]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the seed network, scaled uniformly."""
+        return self.round < 0 and self.step == 0
+
+    @property
+    def kind(self) -> Kind:
+        """Of the trainings that score it."""
+        return "baseline" if self.is_baseline else "score"
+
+    def slot(self, replica: int) -> Slot:
+        """The training that scores it with this seed."""
+        return Slot(self.kind, self.round, replica, self.widths, self.step)
+
+
+class History:
+    """The runs of a search by slot.  Later runs of a slot (retries) replace earlier, failed ones."""
+
+    def __init__(self, plan: Plan, runs: Iterable[Run]) -> None:
+        self.plan = plan
+        self.runs: dict[Key, list[Run]] = {}
+        self._complete: dict[tuple[str, int], list[Run]] = {}
+        for run in runs:
+            self.runs.setdefault(run.key, []).append(run)
+            if run.state == "complete":
+                self._complete.setdefault(run.key[:2], []).append(run)
+        for done in self._complete.values():
+            done.sort(key=lambda run: run.key[2])
+        self.baseline = Candidate(-1, 0.0, plan.baseline)
+        self.starts = [self.baseline]
+        if plan.cost_aware_start and plan.cost_aware != self.baseline.widths:
+            self.starts.append(Candidate(-1, 1.0, plan.cost_aware))
+        self._stages: dict[int, list[list[Candidate]]] = {}
+        # The best of no round (the starts), of one, of two..., with its score.
+        self._best: list[tuple[Score, Candidate] | None] = []
+        self._finalists: dict[int, list[Candidate]] = {}
+
+    def complete(self, kind: Kind, round_: int) -> list[Run]:
+        """The completed runs of one kind and round, in the order of their replicas."""
+        return self._complete.get((kind, round_), [])
+
+    def state(self, slot: Slot) -> State:
+        """Whether it is still to be trained."""
+        return state_of(self.runs.get(slot.key, []), self.plan.retries)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is known from where the first round starts."""
+        slots = [c.slot(k) for c in self.starts for k in range(self.plan.seeds)]
+        return all(self.state(slot) in ENDED for slot in slots)
+
+    def last_error(self, slots: Sequence[Slot]) -> str:
+        """The message of the latest failure among these slots."""
+        errors = [r.error for s in slots for r in self.runs.get(s.key, []) if r.error]
+        return errors[-1] if errors else "no error was recorded"
+
+    def prune_ratios(self, round_: int, replicas: int | None = None) -> list[Mapping[str, float]]:
+        """Variable -> prune ratio, of each completed replica of a measure (or of the first ``replicas``)."""
+        runs = [r for r in self.complete("measure", round_) if replicas is None or r.key[2] < replicas]
+        return [r.prune_ratio for r in runs if r.prune_ratio is not None]
+
+    def measure(self, round_: int) -> Iterator[list[Slot]]:
+        """The gated trainings of a round, two at a time, until they agree on a direction or all are made."""
+        over_wide, every = self.over_wide(round_), range(self.plan.replicas)
+        for first in every[::PAIR]:
+            yield [Slot("measure", round_, k, over_wide) for k in every[first : first + PAIR]]
+            made = self.prune_ratios(round_, first + PAIR)
+            if len(made) > 1 and rule.damping(made) >= AGREED:
+                return
+
+    def measured(self, round_: int) -> bool:
+        """Whether it is known what the gated trainings of a round tell."""
+        ended = all(self.state(slot) in ENDED for phase in self.measure(round_) for slot in phase)
+        return ended and bool(self.prune_ratios(round_))
+
+    def relative(self, round_: int, step: float) -> Mapping[str, float]:
+        """Proportions of widths: from the round's measure in the direction of the rule, as far as ``step``.
+
+        That is the standard deviation of the change in log width, before replica noise damps it.  Prune
+        ratios say which way to go, and little of how far: their full step is far too long on a transformer,
+        and far too short on an MLP.  Round -1: the proportions of a start.
+        """
+        if round_ < 0:
+            return self.plan.cost_aware if step else self.plan.widths
+        ratios = self.prune_ratios(round_)
+        measured = self.complete("measure", round_)[0].widths
+        over_wide = {v: measured[v] for v in self.plan.widths}
+        return rule.proposal(over_wide, ratios, step)
+
+    def candidates(self, round_: int) -> list[Candidate]:
+        """The proposals of a measured round, as far as they are known; none that was scored before."""
+        return [c for stage in self.stages(round_) for c in stage]
+
+    def stages(self, round_: int) -> list[list[Candidate]]:
+        """The proposals in the order of their trial: one per step size, all at once; then longer ones.
+
+        While the longest is the best network so far, it is not known how far to go: one that goes twice as
+        far is tried, ``doublings`` times at most.
+        """
+        if round_ not in self._stages:  # asked for again by every later round
+            self._stages[round_] = list(self._propose(round_))
+        return self._stages[round_]
+
+    def _propose(self, round_: int) -> Iterator[list[Candidate]]:
+        seen = [c.widths for c in (*self.starts, *(c for r in range(round_) for c in self.candidates(r)))]
+
+        def unseen(step: float) -> list[Candidate]:
+            widths = self.plan.at_budget(self.relative(round_, step))
+            if widths in seen:
+                return []
+            seen.append(widths)
+            return [Candidate(round_, step, widths)]
+
+        found = [c for step in self.plan.step_sizes for c in unseen(step)]
+        yield found
+        for _ in range(self.plan.doublings):
+            longer = unseen(2 * found[-1].step) if self._longest_is_best(round_, found) else []
+            if not longer:
+                return
+            found = found + longer
+            yield longer
+
+    def _longest_is_best(self, round_: int, found: Sequence[Candidate]) -> bool:
+        """Whether all of these have ended, and the last one beats them and the best before this round."""
+        slots = [c.slot(k) for c in found for k in range(self.plan.seeds)]
+        if not found or any(self.state(slot) not in ENDED for slot in slots):
+            return False
+        score, best = self.score(found[-1]), self.best(round_)
+        others = [self.score(c) for c in (*found[:-1], *([best] if best is not None else []))]
+        return score is not None and all(other is None or score < other for other in others)
+
+    def losses(self, candidate: Candidate, seeds: int) -> dict[int, float]:
+        """Seed (replica) -> validation loss, of the trainings with the first ``seeds`` seeds."""
+        return {
+            r.key[2]: r.value
+            for r in self.complete(candidate.kind, candidate.round)
+            if r.key[3] == candidate.step and r.key[2] < seeds and r.value is not None
+        }
+
+    def score(self, candidate: Candidate, more_seeds: int = 0) -> Score | None:
+        """What candidates are compared by: lost runs first, then mean loss.  ``None`` if none completed.
+
+        ``more_seeds``: than those that every candidate is trained on.
+        """
+        seeds = self.plan.seeds + more_seeds
+        losses = list(self.losses(candidate, seeds).values())
+        return (seeds - len(losses), float(np.mean(losses))) if losses else None
+
+    def scored(self, round_: int) -> Iterator[tuple[Score, Candidate]]:
+        """The proposals of a round that have a score, in their order; of round -1 the starts."""
+        new = self.starts if round_ < 0 else self.candidates(round_) if self.prune_ratios(round_) else []
+        for candidate in new:
+            if (score := self.score(candidate)) is not None:
+                yield score, candidate
+
+    def best(self, rounds: int) -> Candidate | None:
+        """The best scored of the starts and the proposals of the first ``rounds`` rounds.
+
+        The earliest of equals; ``None`` if nothing is scored.
+        """
+        while len(self._best) <= rounds:  # asked for again by every later round
+            best = self._best[-1] if self._best else None
+            for score, c in self.scored(len(self._best) - 1):
+                if best is None or score < best[0]:
+                    best = (score, c)
+            self._best.append(best)
+        found = self._best[rounds]
+        return None if found is None else found[1]
+
+    def finalists(self, rounds: int) -> list[Candidate]:
+        """Those of the run-off, best first.  None where it would choose from one, or the plan has none."""
+        if not self.plan.final_seeds:
+            return []
+        if rounds not in self._finalists:  # asked for by the phases, the run-off and what is recommended
+            known = [entry for r in range(-1, rounds) for entry in self.scored(r)]
+            best = sorted(known, key=lambda entry: entry[0])[:FINALISTS]
+            self._finalists[rounds] = [c for _, c in best] if len(best) > 1 else []
+        return self._finalists[rounds]
+
+    def run_off(self, rounds: int) -> list[Slot]:
+        """The trainings of the run-off, seed by seed.
+
+        The best of many candidates on a few seeds is often one that was lucky there: a network in which now
+        and then a training fails.
+        """
+        finalists = self.finalists(rounds)
+        return [c.slot(k) for k in self.plan.selecting[self.plan.seeds :] for c in finalists]
+
+    def recommended(self, rounds: int) -> Candidate | None:
+        """The best of the run-off on all its seeds; until that is over, and without one, the best scored."""
+        finalists = self.finalists(rounds)
+        if not finalists or not all(self.state(s) in ENDED for s in self.run_off(rounds)):
+            return self.best(rounds)
+        scores = [self.score(c, self.plan.final_seeds) for c in finalists]
+        return finalists[min((score, i) for i, score in enumerate(scores) if score is not None)[1]]
+
+    def gain_of(self, candidate: Candidate | None) -> float | None:
+        """Baseline loss minus its loss, on the seeds that select: optimistic, the verdict is not."""
+        if candidate is None:
+            return None
+        base, own = (self.losses(c, self.plan.seeds) for c in (self.baseline, candidate))
+        pairs = base.keys() & own.keys()
+        return float(np.mean([base[k] - own[k] for k in pairs])) if pairs else None
+
+    def over_wide(self, round_: int) -> dict[str, int]:
+        """The over-wide widths that the round measures: of the best network so far."""
+        best = self.best(round_) or self.baseline
+        return self.plan.over_wide(self.relative(best.round, best.step))
+
+    def stop_reason(self, round_: int) -> str | None:
+        """Why the search ends after this scored round, or ``None`` if it goes on."""
+        best = self.best(round_ + 1)
+        if round_ + 1 < self.plan.at_least:
+            return None
+        if rule.balanced(self.prune_ratios(round_), tolerance=self.plan.tolerance):
+            return "balanced: no difference between layers is shown"
+        if best is not None and round_ - best.round >= self.plan.patience:
+            n = self.plan.patience
+            return f"no better score for {n} round{'' if n == 1 else 's'}"
+        if round_ + 1 >= self.plan.rounds:
+            return f"round limit ({self.plan.rounds}) reached"
+        return None
