@@ -23,7 +23,9 @@ from widthsearch import Objective
 from widthsearch.database.records import PLAN
 from widthsearch.driver.launch import Question, launch
 from widthsearch.driver.questions import make_comparison
-from widthsearch.plans.arms import ARMS, at_budget
+from widthsearch.maths.holm import holm
+from widthsearch.plans.arm import at_budget
+from widthsearch.plans.arms import ARMS
 from widthsearch.plans.kinds import read_plan
 
 pytestmark = pytest.mark.usefixtures("working_folder")
@@ -33,16 +35,19 @@ OPTIONS = ("--budgets", "1/4,1/2", "--repeats", "2", "--cost", "20")
 EVERY = [*(arm for arm in ARMS if arm != "gp"), "random*2"]
 
 
+EDITS = ((BUDGET, 'budget=Budget(macs="0.5x", params="0.5x")'), ("final_seeds=0", "final_seeds=1"))
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    return write_study(tmp_path, (BUDGET, 'budget=Budget(macs="0.5x", params="0.5x")'))
+    return write_study(tmp_path, *EDITS)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory):
     """A comparison of all arms but ``gp``, run to its end without Ray: its URL and what it printed."""
     folder = tmp_path_factory.mktemp("whole")
-    file = write_study(folder, (BUDGET, 'budget=Budget(macs="0.5x", params="0.5x")'))
+    file = write_study(folder, *EDITS)
     url = f"sqlite:///{folder / 'whole.db'}"
     plot = folder / "plot.html"
     result = command(
@@ -59,7 +64,21 @@ def test_the_table_has_every_arm_under_every_budget(whole):
     for arm in EVERY:
         lines = [line.split() for line in page.splitlines() if line.split()[:1] == [arm]]
         assert len(lines) == 2 * 2, arm  # two tables per budget
-    assert "2 repeats" in page
+    assert "2 repeats" in page and "Holm's method" in page
+
+
+def test_macs_and_parameters_stand_beside_each_gain(whole):
+    url, out, html = whole
+    page = out[out.index(f"{NAME}  finished") :]
+    tables = [line for line in page.splitlines() if "gain over uniform" in line]
+    assert [line.split()[:3] for line in tables] == [["arm", "MACs", "params"]] * 2
+    assert html.count("<th>arm</th>") == 4 and "Holm&#x27;s method" in html
+    shown = json.loads(command("show", "--json", "--storage", url).out)
+    rows = [line.split() for line in page.splitlines()]
+    for entry in shown["budgets"]:
+        for a in entry["arms"]:
+            costs = [f"{sum(a[of]) / 2:,.0f}" for of in ("macs", "params")]
+            assert [a["arm"], *costs] in [row[:3] for row in rows]
 
 
 def test_show_prints_the_same_page_and_list_names_the_comparison(whole):
@@ -90,6 +109,10 @@ def test_json_holds_what_the_table_and_the_figure_need(whole):
         difference = by_arm["uniform"]["val_loss"]["mean"] - by_arm["random"]["val_loss"]["mean"]
         assert by_arm["random"]["gain_over_uniform"]["mean"] == pytest.approx(difference)
         assert by_arm["uniform"]["gain_over_uniform"]["ci95"] == [0.0, 0.0]
+    for gain, reference in (("gain_over_uniform", "uniform"), ("gain_over_ours", "grow-shrink")):
+        arms = [a for entry in shown["budgets"] for a in entry["arms"] if a["arm"] != reference]
+        # All differences to one arm are one family, under all budgets.
+        assert [a[gain]["p_holm"] for a in arms] == pytest.approx(holm([a[gain]["p"] for a in arms]))
 
 
 def test_equal_ratio_trains_the_over_wide_network_and_cuts_it_to_the_uniform_widths(whole):
@@ -110,7 +133,13 @@ def test_what_a_sampler_asked_for_stands_in_its_trials(whole):
     plan = read_plan(study.user_attrs[PLAN])
     of_arm = [t for t in study.trials if t.user_attrs.get("arm") == "tpe"]
     assert len(of_arm) > 20
-    for t in of_arm:
+    # Starts follow from the plan, and what comes into the run-off from what was asked for before.
+    asked = [t for t in of_arm if "asked" in t.user_attrs]
+    first = [t for t in of_arm if t.user_attrs["replica"] == 0]
+    assert asked == [t for t in first if t.user_attrs["round"] >= 0]
+    assert len(first) == len(asked) + 2 * 4  # starts, budgets times repeats
+    assert len(of_arm) == len(first) + 3 * 4
+    for t in asked:
         search = replace(plan.plan, budget=plan.budgets[t.user_attrs["budget"]])
         assert at_budget(search, tuple(t.user_attrs["asked"])) == t.params
     assert not any("asked" in t.user_attrs for t in study.trials if t.user_attrs.get("arm") != "tpe")
@@ -168,6 +197,7 @@ def test_a_comparison_of_its_own_budget_with_ray(study: Path):
         (("--budgets", "1/4,huge"), ("huge",)),
         (("--budgets", "1/400"), ("too small",)),
         (("--cost", "2"), ("--cost 2", "uniform trainings already: give --cost")),
+        (("--cost", "3", "--arms", "uniform,tpe"), ("--cost 3", "run-off", "tpe", "give --cost")),
         (("--plot", "p.png", "--arms", "uniform"), ("p.png", ".html")),
     ],
 )

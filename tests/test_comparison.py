@@ -16,11 +16,14 @@ from widthsearch.errors import UsageError
 from widthsearch.maths import rule
 from widthsearch.maths.cost import Cost
 from widthsearch.maths.intervals import crossed, paired_gain
-from widthsearch.plans.arms import ARMS, RANGE, ArmSearch, Point, at_budget, sampled
+from widthsearch.plans.arm import ArmSearch, Point, at_budget
+from widthsearch.plans.arms import ARMS
 from widthsearch.plans.comparison import Comparison, least_cost, most_cost, parse_arm
 from widthsearch.plans.history import History
 from widthsearch.plans.kinds import read_plan
-from widthsearch.plans.plan import Branch, Done, Run, Wait
+from widthsearch.plans.plan import FINALISTS, Branch, Done, Run, Wait
+from widthsearch.plans.samplers import RANGE, sampled
+from widthsearch.plans.search import SearchPlan
 from widthsearch.plans.search import next_step as next_of_search
 
 BUDGETS = ({"macs": 550}, {"macs": 1100})
@@ -32,6 +35,7 @@ EVERY = (
     "constant",
     "cost-aware",
     "equal-ratio",
+    "global",
     "one-shot",
     "random",
     "tpe",
@@ -44,7 +48,8 @@ def train(slot):
     """A pretended training at the budget of its branch."""
     run = pretend(replace(slot, kind="measure" if slot.kind == "measure" else "score"))
     noise = random.Random(repr((slot.branch, slot.key))).gauss(0, 0.01)
-    return replace(run, key=slot.key, branch=slot.branch, value=run.value + noise)
+    # With what a sampler asked for, as it stands in a trial: asking again takes long.
+    return replace(run, key=slot.key, branch=slot.branch, value=run.value + noise, asked=slot.asked)
 
 
 def next_of(plan, runs):
@@ -89,9 +94,11 @@ def test_no_search_costs_more_than_it_may(whole):
             unit = COST(COMPARISON.plan_of(slot).baseline)["macs"]
             spent[slot.branch] = spent.get(slot.branch, 0) + COST(slot.widths)["macs"] / unit
     for branch, cost in spent.items():
-        assert cost <= LIMIT * (2 if branch.arm == "random" else 1) * (1 + 1e-9)
+        # Two arms look at the random search, each with a run-off.
+        both = LIMIT * 2 + TWO_ROUNDS.run_off_trainings
+        assert cost <= (both if branch.arm == "random" else LIMIT) * (1 + 1e-9)
         if branch.arm in ("random", "tpe"):
-            assert cost > LIMIT - 1.1  # and it is used
+            assert cost > LIMIT - 1.5  # and it is used
     for outcome in COMPARISON.outcomes(finished):
         costs = [p.cost for p in outcome.points]
         assert costs == sorted(costs)
@@ -147,9 +154,111 @@ def test_no_network_is_trained_twice_on_a_fresh_seed(whole):
 
 
 def test_ten_times_the_cost_goes_on_from_the_same_candidates(whole):
-    _, _, finished = whole
-    shares = {o.arm: o.points for o in COMPARISON.outcomes(finished) if (o.budget, o.repeat) == (0, 0)}
-    assert shares["random*2"][-2].widths == shares["random"][-1].widths  # after half of its cost
+    _, asked, _ = whole
+    branch, plan = Branch(0, 0, "random"), replace(TWO_ROUNDS, budget=BUDGETS[0])
+    short, long = (next(ARMS["random"](ArmSearch(branch, plan, times * LIMIT))) for times in (1, 2))
+    assert long[: len(short)] == short and len(long) > 1.8 * len(short)
+    assert [s for s in asked if s.branch == branch and s.replica == 0] == long  # and none was trained twice
+
+
+# Fair rivals
+
+SAMPLERS = ("random", "tpe")
+# Cost-aware widths lie farther from uniform ones than samplers look by themselves.
+SKEWED = replace(PLAN, widths={"a": 2, "b": 800}, cost_aware_start=True, final_seeds=3)
+FAIR = Comparison(SKEWED, BUDGETS[:1], SAMPLERS, repeats=1, cost=40)
+
+
+def lucky(slot):
+    """The cost-aware widths are by far the best on the first seed, and on no other."""
+    if slot.widths == SKEWED.cost_aware and slot.branch.arm != "report":
+        return replace(train(slot), value=0.0 if slot.replica == 0 else 9.0)
+    return train(slot)
+
+
+@pytest.fixture(scope="module")
+def fair():
+    return simulate(FAIR, run=lucky)
+
+
+@pytest.mark.parametrize("arm", SAMPLERS)
+def test_a_sampler_begins_with_the_starts_of_the_search(fair, arm):
+    _, asked, _ = fair
+    first, second = [s for s in asked if s.branch.arm == arm][:2]
+    ours = [c.slot(0) for c in History(SKEWED, ()).starts]
+    assert [replace(s, branch=None) for s in (first, second)] == ours
+    assert [dict(s.widths) for s in ours] == [SKEWED.baseline, SKEWED.cost_aware]
+    # What the search does not start from, nobody does.
+    alone = replace(FAIR, plan=replace(SKEWED, cost_aware_start=False), arms=(arm,), cost=15)
+    _, asked, _ = simulate(alone)
+    assert SKEWED.cost_aware not in [s.widths for s in asked if s.branch.arm == arm][:2]
+
+
+@pytest.mark.parametrize("arm", SAMPLERS)
+def test_a_sampler_recommends_what_the_run_off_says_and_pays_for_it(fair, arm):
+    step, asked, finished = fair
+    assert isinstance(step, Done)
+    own = [s for s in asked if s.branch.arm == arm]
+    losses = {}
+    for run in finished:
+        if run.branch.arm == arm:
+            losses.setdefault(tuple(run.widths.values()), {}).setdefault(run.key[2], run.value)
+    first = {widths: of[0] for widths, of in losses.items()}
+    finalists = sorted(first, key=first.get)[:FINALISTS]
+    last = own[-FINALISTS * SKEWED.final_seeds :]
+    assert [(tuple(s.widths.values()), s.replica) for s in last] == [
+        (widths, k) for k in (1, 2, 3) for widths in finalists
+    ]
+    assert {s.replica for s in own[: -len(last)]} == {0}
+    assert len(finished) == len({identity(s) for s in asked}) == len(asked)
+    (outcome,) = [o for o in FAIR.outcomes(finished) if o.arm == arm]
+    *before, point = outcome.points
+    best = min(finalists, key=lambda widths: np.mean(list(losses[widths].values())))
+    assert tuple(point.widths.values()) == best != finalists[0]  # that one was lucky
+    assert SKEWED.cost_aware == before[-1].widths
+    assert finalists[0] == tuple(SKEWED.cost_aware.values())
+    search = ArmSearch(own[0].branch, SKEWED, FAIR.cost)
+    assert point.cost == pytest.approx(sum(map(search.cost_of, own))) and point.cost <= FAIR.cost
+
+
+def test_without_a_run_off_the_best_of_single_trainings_is_recommended():
+    plan = replace(FAIR, plan=replace(SKEWED, final_seeds=0))
+    _, asked, finished = simulate(plan, run=lucky)
+    assert {s.replica for s in asked if s.branch.arm in SAMPLERS} == {0}
+    for outcome in plan.outcomes(finished):
+        assert outcome.points[-1].widths == SKEWED.cost_aware
+
+
+def test_a_network_that_is_asked_for_again_and_again_comes_into_the_run_off_once():
+    class Same(optuna.samplers.RandomSampler):
+        def sample_independent(self, study, trial, name, distribution):
+            return 2.5 if name == "a" else -2.5
+
+    search = ArmSearch(Branch(0, 0, "tpe"), SKEWED, limit=30)
+    arm, runs = sampled(lambda seed: Same()), []
+    while (phase := search.walk(arm, runs)[0]) is not None:
+        runs += [train(slot) for slot, state in zip(*phase, strict=True) if state == "open"]
+    assert len({run.key[1] for run in runs}) > 15
+    # Asked for in every round, it comes into the run-off as that of the first one alone.
+    assert {run.key[1] for run in runs if run.key[2] > 0} == {-1, 0}
+
+
+def test_a_comparison_of_before_is_refused_and_other_studies_are_not():
+    with pytest.raises(ValueError, match="format 1"):
+        read_plan({**COMPARISON.to_json(), "format": 1})
+    assert isinstance(read_plan({**SearchPlan(PLAN).to_json(), "format": 1}), SearchPlan)
+
+
+def test_global_pruning_recommends_the_widths_that_are_left():
+    kept = PLAN.at_budget({"a": 5, "b": 1})
+    search = ArmSearch(Branch(0, 0, "global"), PLAN, LIMIT)
+    (slot,) = search.walk(ARMS["global"], [])[0].slots
+    assert (slot.kind, slot.widths) == ("measure", PLAN.over_wide_seed)
+    ratios = {v: 1 - kept[v] / w for v, w in slot.widths.items()}
+    run = Run(slot.key, "complete", slot.widths, value=1.0, prune_ratio=ratios, branch=slot.branch)
+    assert search.walk(ARMS["global"], [run]) == (None, [Point(search.cost_of(slot), kept)])
+    lost = [Run(slot.key, "failed", slot.widths, error="loss is nan", branch=slot.branch)] * 2
+    assert search.walk(ARMS["global"], lost) == (None, [])
 
 
 def test_a_lost_training_is_only_a_candidate_less():
@@ -178,6 +287,19 @@ def test_a_search_that_fails_recommends_its_start_or_nothing_and_the_others_go_o
     step, _, finished = simulate(plan, run=run)
     assert isinstance(step, Done)
     assert [len(o.points) for o in plan.outcomes(finished)] == [found, 1] * 2
+
+
+def test_a_round_that_proposes_nothing_new_ends_in_a_recommendation_too():
+    def run(slot):
+        trained = train(slot)
+        return replace(trained, prune_ratio={"a": 0.5, "b": 0.5}) if slot.kind == "measure" else trained
+
+    plan = replace(COMPARISON, arms=("grow-shrink", "one-shot"), budgets=BUDGETS[:1], repeats=1)
+    step, asked, finished = simulate(plan, run=run)
+    assert isinstance(step, Done)
+    assert "score" not in {slot.kind for slot in asked}
+    start = replace(TWO_ROUNDS, budget=BUDGETS[0]).baseline
+    assert [o.points[-1].widths for o in plan.outcomes(finished)] == [start, start]
 
 
 # The weights out of b are dear: 10-60, scaled to 550 MACs and 1,100 such parameters, leaves MACs unused that
@@ -219,32 +341,41 @@ def test_the_default_cost_pays_for_the_rounds_from_whichever_start(budget):
             assert outcome.points[-1].cost <= comparison.limit(0) * (1 + 1e-9)
 
 
-def search_of(arm, losses):
+def search_of(arm, losses, plan):
     """The arm's first candidates, given their losses in order."""
-    search = ArmSearch(Branch(0, 0, arm), PLAN, limit=len(losses) + 0.5)
-    runs, widths = [], []
+    search = ArmSearch(Branch(0, 0, arm), plan, limit=len(losses) + 20)
+    runs = []
     for loss in losses:
-        search.history = History(PLAN, runs)
-        *_, last = [step for step in ARMS[arm](search) if not isinstance(step, Point)][: len(runs) + 1]
-        slot = last[0]
-        widths.append(dict(slot.widths))
-        runs.append(Run(slot.key, "complete", slot.widths, value=loss, branch=slot.branch))
-    return widths, search
+        phase, _ = search.walk(ARMS[arm], runs)
+        slot = next(slot for slot, state in zip(*phase, strict=True) if state == "open")
+        runs.append(Run(slot.key, "complete", slot.widths, value=loss, branch=slot.branch, asked=slot.asked))
+    return [dict(run.widths) for run in runs], search
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp"])
-def test_a_sampler_of_optunas_sees_exactly_the_trials_before(name):
+@pytest.mark.parametrize("plan", [PLAN, SKEWED], ids=["one start", "two starts"])
+def test_a_sampler_of_optunas_sees_exactly_the_trials_before(name, plan):
     """What the arm asks for is what the sampler itself asks for, given the same trials."""
     losses = [random.Random(i).random() for i in range(14)]
-    widths, search = search_of(name, losses)
-    assert widths[0] == PLAN.baseline
-    assert len({tuple(w.items()) for w in widths}) > 7  # it does look around
+    widths, search = search_of(name, losses, plan)
+    starts = [dict(c.widths) for c in History(plan, ()).starts]
+    assert widths[: len(starts)] == starts
+    # It does look around; where one width is 1 many factors come to the same widths.
+    assert len({tuple(w.items()) for w in widths}) > (7 if plan is PLAN else 3)
+    # Both starts are in the space, uniform widths in the middle of it.
+    logs = [np.log(plan.cost_aware[v] / w) for v, w in plan.widths.items()]
+    aware = {v: log - (max(logs) + min(logs)) / 2 for v, log in zip(plan.widths, logs, strict=True)}
+    known = [dict.fromkeys(plan.widths, 0.0), aware][: len(starts)]
+    reach = max(np.log(RANGE), *(abs(f) for of in known for f in of.values()))
+    assert (reach > np.log(RANGE)) == (plan is SKEWED)
     study = optuna.create_study()
-    space = {v: optuna.distributions.FloatDistribution(-np.log(RANGE), np.log(RANGE)) for v in PLAN.widths}
+    space = {v: optuna.distributions.FloatDistribution(-reach, reach) for v in plan.widths}
     sampler = {"tpe": optuna.samplers.TPESampler, "gp": optuna.samplers.GPSampler}[name]
-    params = dict.fromkeys(PLAN.widths, 0.0)
     for i, loss in enumerate(losses):
-        assert at_budget(PLAN, tuple(params[v] for v in PLAN.widths)) == widths[i]
+        if i < len(starts):
+            params = known[i]
+        else:
+            assert at_budget(plan, tuple(params[v] for v in plan.widths)) == widths[i]
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=loss))
         study.sampler = sampler(seed=search.random_seed(i + 1))
         trial = study.ask(fixed_distributions=space)
@@ -267,7 +398,8 @@ def test_a_sampler_is_not_asked_again_for_what_was_trained():
         slot = [step for step in arm(search) if not isinstance(step, Point)][k][0]
         run = Run(slot.key, "complete", slot.widths, value=1 / (1 + k), branch=branch, asked=slot.asked)
         runs.append(run)
-        assert at_budget(PLAN, slot.asked) == slot.widths
+        # The start follows from the plan, and nobody has to ask for it.
+        assert (at_budget(PLAN, slot.asked) if k else PLAN.baseline) == slot.widths
     seeds.clear()
     again = ArmSearch(branch, replace(PLAN), limit=20.5)  # another process: nothing is remembered
     again.history = History(PLAN, runs)
@@ -320,6 +452,7 @@ def test_one_repeat_gives_students_interval():
     low, high = stats.t.interval(0.95, 7, values.mean(), stats.sem(values))
     assert found["ci95"] == pytest.approx([low, high])
     assert found["se"] == pytest.approx(stats.sem(values))
+    assert found["p"] == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     gain = paired_gain(dict(enumerate(values)), dict.fromkeys(range(8), 0.0))
     assert gain["ci95"] == pytest.approx([low, high])
 
@@ -329,6 +462,14 @@ def test_repeats_that_agree_tell_no_more_than_one_of_them():
     one, three = crossed(values[None]), crossed(np.tile(values, (3, 1)))
     assert three["se"] == pytest.approx(one["se"])
     assert crossed(np.zeros((3, 8)))["ci95"] == [0.0, 0.0]
+    assert (crossed(np.zeros((3, 8)))["p"], crossed(np.ones((3, 8)))["p"]) == (1.0, 0.0)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 8), st.floats(-2, 2))
+def test_a_p_value_is_below_5_percent_where_the_interval_leaves_out_0(seed, repeats, seeds, shift):
+    found = crossed(np.random.default_rng(seed).normal(shift, 1, (repeats, seeds)))
+    low, high = found["ci95"]
+    assert (found["p"] < 0.05) == (low > 0 or high < 0)
 
 
 @pytest.mark.parametrize("repeats, seeds, noise", [(3, 8, 1.0), (4, 16, 0.3), (1, 8, 0.5)])

@@ -97,8 +97,20 @@ def test_digits_follow_the_interval(of: Any, says: str) -> None:
     assert difference(of).startswith(says)
 
 
-def arm(name: str, over_uniform: Any) -> Any:
-    return {"arm": name, "gain_over_uniform": over_uniform}
+def arm(name: str, over_uniform: Any, p_holm: float | None = None) -> Any:
+    p = p_holm if p_holm is not None else 0.001 if over_uniform["ci95"][0] > 0 else 0.5
+    return {"arm": name, "gain_over_uniform": {**over_uniform, "p_holm": p}}
+
+
+def test_what_is_better_beside_many_others_is_said_by_the_adjusted_p_value_alone() -> None:
+    """An interval is that of its own difference: of many some leave out 0 by chance."""
+    under: Any = {"budget": {"macs": 500, "params": None, "latency": None}}
+    uniform, worse = arm("uniform", gain(0, 0, 0)), arm("gp", gain(-0.3, -0.5, -0.1), 0.01)
+    arms = [uniform, arm("tpe", gain(0.3, 0.1, 0.5), 0.06), worse]
+    assert comparison_decision([under | {"arms": arms}], "finished", DONE)["answer"] == "none better"
+    arms[1] = arm("tpe", gain(0.3, 0.1, 0.5), 0.04)
+    said = comparison_decision([under | {"arms": arms}], "finished", DONE)
+    assert said["answer"] == "better" and "tpe" in said["sentence"] and "gp" not in said["sentence"]
 
 
 def test_a_comparison_names_the_arms_that_are_better_than_uniform() -> None:

@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[Any, Train]] = {
     ),
     "search with a run-off": (SearchPlan(test_run_off.RUN_OFF), test_run_off.lucky),
     "comparison": (
-        Comparison(PLAN, BUDGET, ARMS, repeats=2, cost=test_comparison.LIMIT),
+        Comparison(replace(PLAN, final_seeds=1), BUDGET, ARMS, repeats=2, cost=test_comparison.LIMIT),
         test_comparison.train,
     ),
     "probe": (make_probe(PLAN, each=20, again=1), test_probe.train),

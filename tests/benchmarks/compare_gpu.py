@@ -41,9 +41,10 @@ from widthsearch.database.sampler import search_space
 from widthsearch.driver.create import create
 from widthsearch.driver.prepare import Prepared, prepare
 from widthsearch.driver.questions import make_comparison
-from widthsearch.plans.arms import ARMS, Arm, ArmSearch, Point
+from widthsearch.plans.arm import Arm, ArmSearch, Point
+from widthsearch.plans.arms import ARMS
 from widthsearch.plans.comparison import Comparison, fresh_key, parse_arm
-from widthsearch.plans.plan import Branch, Key, Run, Slot
+from widthsearch.plans.plan import Branch, Run, Slot
 from widthsearch.study.data import load_data
 from widthsearch.training.trial import TrialRunner
 
@@ -243,19 +244,19 @@ class Work:
             space, wanted = search_space(self.comparison.plan), self.of_random()
             for ended in self.ended:
                 branch = ended.slot.branch
-                if branch in wanted and ended.slot.key not in wanted[branch]:
+                if branch in wanted and ended.slot.round not in wanted[branch]:
                     continue  # of a random search that was to be a longer one
                 for run in ended.runs(self.comparison.plan.retries):
                     study.add_trial(self.trial(ended, run, space))
 
-    def of_random(self) -> dict[Branch | None, set[Key]]:
-        """The slots of every random search, which are known from the first."""
-        found: dict[Branch | None, set[Key]] = {}
+    def of_random(self) -> dict[Branch | None, set[int]]:
+        """The rounds of every random search: what it trains is known from the first, but for the run-off."""
+        found: dict[Branch | None, set[int]] = {}
         for branch in self.searches():
             if branch.arm == "random":
                 function, search = self.search(branch)[0]
                 found[branch] = {
-                    slot.key for slot in next(s for s in function(search) if isinstance(s, list))
+                    slot.round for slot in next(s for s in function(search) if isinstance(s, list))
                 }
         return found
 

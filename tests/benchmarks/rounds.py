@@ -22,7 +22,7 @@ from trainings import FIRST_SEED, begin, load, losses_of, parser_of, train
 from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.maths import rule
-from widthsearch.plans.arms import ArmSearch
+from widthsearch.plans.arm import ArmSearch
 from widthsearch.plans.history import History
 from widthsearch.plans.plan import Branch, Plan, Run, Slot
 from widthsearch.plans.search import SearchPlan, next_step

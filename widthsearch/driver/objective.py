@@ -9,8 +9,9 @@ import optuna
 from widthsearch.database import records
 from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
-from widthsearch.plans.arms import RANGE, at_budget
+from widthsearch.plans.arm import at_budget
 from widthsearch.plans.plan import Slot
+from widthsearch.plans.samplers import RANGE
 from widthsearch.plans.search import SearchPlan
 from widthsearch.study.file import load_study
 from widthsearch.training.trial import TrialRunner

@@ -10,7 +10,7 @@ from fractions import Fraction
 from widthsearch.driver.prepare import budgets_of, check_budget
 from widthsearch.errors import UsageError
 from widthsearch.plans.arms import ARMS
-from widthsearch.plans.comparison import Comparison, least_cost, parse_arm, pruner_of
+from widthsearch.plans.comparison import Comparison, least_cost, parse_arm, pruner_of, samples
 from widthsearch.plans.plan import Plan
 from widthsearch.plans.probe import PLAIN, Probe, Start
 from widthsearch.plans.pruners import LEVELS, PRUNERS, PrunerPlan
@@ -51,6 +51,13 @@ def make_comparison(
         raise UsageError(
             f"--cost {cost:g}: one round of the search costs {least:.1f} uniform trainings already: give "
             f"--cost {math.ceil(least)} or more"
+        )
+    sampler = next((arm for arm in arms if samples(arm)), None)
+    least = max(least_cost(replace(plan, budget=budget, seeds=1), rounds=0) for budget in budgets)
+    if cost is not None and cost < least and sampler is not None:
+        raise UsageError(
+            f"--cost {cost:g}: its starts and its run-off cost {sampler} {least:.1f} uniform trainings "
+            f"already: give --cost {math.ceil(least)} or more"
         )
     return Comparison(replace(plan, budget=largest), tuple(budgets), tuple(arms), repeats, cost)
 

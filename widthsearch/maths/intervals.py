@@ -35,9 +35,10 @@ class StatsOfRepeats(Stats):
 
 
 class Crossed(StatsOfRepeats):
-    """The same with its 95 % interval."""
+    """The same with its 95 % interval, and the two-sided p-value of the mean being 0."""
 
     ci95: list[float]
+    p: float
 
 
 def mean_se(values: Sequence[float]) -> Stats | None:
@@ -63,7 +64,7 @@ def paired_gain(baseline: Mapping[int, float], candidate: Mapping[int, float]) -
 
 
 def crossed(values: NDArray[np.float64]) -> Crossed:
-    """Mean over repeats of a search and seeds of its trainings, shape (K, S), with its 95 % interval.
+    """Mean over repeats of a search and seeds of its trainings, shape (K, S), with interval and p-value.
 
     Both are random: another search finds other widths, another seed trains them differently, and the S seeds
     are the same in all K repeats.  So the variance of the mean is that of a two-way layout with random
@@ -83,17 +84,19 @@ def crossed(values: NDArray[np.float64]) -> Crossed:
     parts = [(by_repeat, k - 1), (by_seed, s - 1), (rest, (k - 1) * (s - 1))]
     spread = sum(part**2 / df for part, df in parts if df > 0)
     se = (total / (k * s)) ** 0.5
-    half = 0.0
+    half, p = 0.0, float(mean == 0)
     if se > 0:
-        from scipy.special import stdtrit  # imported here: `widthsearch --help` should start fast
+        from scipy.special import stdtr, stdtrit  # imported here: `widthsearch --help` should start fast
 
         df = min(max(total**2 / spread, 1.0), k * s - 1.0)
         half = float(stdtrit(df, 0.975)) * se
+        p = 2 * float(stdtr(df, -abs(mean) / se))
     middle = float(np.median(values))
     return {
         "mean": mean,
         "se": se,
         "ci95": [mean - half, mean + half],
+        "p": p,
         "median": middle,
         "n": s,
         "repeats": k,

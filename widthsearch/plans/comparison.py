@@ -1,7 +1,8 @@
 """A comparison: several arms (:mod:`.arms`), budgets and repeats, as one study, resumed like any other.
 
-Every arm searches under the same budget and may spend the same number of MACs on trainings.  What the arms
-recommend is trained again by the one recipe, on fresh seeds that all arms share.
+Every arm searches under the same budget and may spend the same number of MACs on trainings; those that train
+several networks have the same starts and the same run-off.  What the arms recommend is trained again by the
+one recipe, on fresh seeds that all arms share.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from itertools import product
 from typing import Any, ClassVar, cast
 
 from widthsearch.errors import UsageError
-from widthsearch.plans.arms import ARMS, MEASURED, SHARED, SHARES, Arm, ArmSearch, Phase, Point, highest_cost
+from widthsearch.plans.arm import Arm, ArmSearch, Phase, Point, highest_cost
+from widthsearch.plans.arms import ARMS, MEASURED, SHARED
 from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import (
+    FORMAT,
     REPORT,
     Branch,
     Done,
@@ -29,6 +32,7 @@ from widthsearch.plans.plan import (
     Wait,
     by_branch,
 )
+from widthsearch.plans.samplers import SAMPLERS, SHARES
 from widthsearch.plans.search import undecided_by_all
 from widthsearch.plans.settings import MEASURES, Pruner
 from widthsearch.plans.words import amounts
@@ -56,6 +60,7 @@ class Comparison(StudyPlan):
     """
 
     kind: ClassVar[StudyKind] = "comparison"
+    format: ClassVar[int] = FORMAT + 1  # before, samplers had neither our second start nor our run-off
     grows: ClassVar[bool] = False
 
     budgets: tuple[Mapping[str, int], ...]
@@ -180,12 +185,17 @@ class Comparison(StudyPlan):
                 )
                 counts["baseline"] += searches * plan.seeds
                 counts["report"] += searches * (1 + rounds) * plan.report_seeds  # the start, too
+            elif of.startswith("global"):
+                counts["measure"] += searches
+                counts["report"] += searches * plan.report_seeds
             elif of in ("uniform", "constant", "cost-aware", "equal-ratio"):
                 kind = "pruned" if of == "equal-ratio" else "report"
                 counts[kind] += len(self.budgets) * plan.report_seeds
             else:
-                counts["score"] += candidates
-                counts["report"] += len(SHARES) * searches * plan.report_seeds
+                same = sum(parse_arm(arm)[1] == of for arm in self.arms)  # each with a run-off of its own
+                counts["baseline"] += searches
+                counts["score"] += candidates + searches * ((same - 1) * plan.run_off_trainings - 1)
+                counts["report"] += same * (1 + len(SHARES)) * searches * plan.report_seeds
         return {kind: n for kind, n in counts.items() if n}
 
     def with_plan(self, plan: Plan) -> StudyPlan:
@@ -222,7 +232,7 @@ def parse_arm(name: str) -> tuple[Arm, str, float]:
         raise UsageError(f"no arm {name!r:.60}; known are {', '.join(ARMS)}")
     if colon and (base not in MEASURED or pruner not in MEASURES):
         raise UsageError(
-            f"arm {name!r:.60}: a pruner, one of {', '.join(MEASURES)}, goes with {' and '.join(MEASURED)}"
+            f"arm {name!r:.60}: a pruner, one of {', '.join(MEASURES)}, goes with {', '.join(MEASURED)}"
         )
     try:
         times = float(factor) if star else 1.0
@@ -231,6 +241,11 @@ def parse_arm(name: str) -> tuple[Arm, str, float]:
     if not 1 <= times <= 1000:
         raise UsageError(f"arm {name!r:.60}: give a factor of 1 to 1000 on its search cost, e.g. {base}*10")
     return ARMS[base], SHARED.get(base, base) + colon + pruner, times
+
+
+def samples(arm: str) -> bool:
+    """Whether the arm tries one network after the other: the starts first, at the end a run-off."""
+    return parse_arm(arm)[1] in SAMPLERS
 
 
 def pruner_of(arm: str) -> Pruner | None:

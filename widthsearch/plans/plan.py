@@ -25,7 +25,7 @@ StudyKind = Literal["search", "comparison", "probe", "pruners"]
 
 Key = tuple[str, int, int, float]  # kind, round, replica, step
 
-#: Of a plan's JSON; a database of another one is refused.
+#: Of a plan's JSON; a database of another one is refused (see ``StudyPlan.format``).
 FORMAT = 1
 #: How many candidates come into the run-off, from which the recommended one is chosen.
 FINALISTS = 3
@@ -133,6 +133,11 @@ class Plan(Settings):
             return self
         digest = hashlib.sha256(f"{self.seed} repeat {repeat}".encode()).digest()
         return replace(self, seed=int.from_bytes(digest[:4], "big"))
+
+    @cached_property
+    def single(self) -> Plan:
+        """The same where one training scores a network."""
+        return replace(self, seeds=1)
 
     def going_on(self, rounds: int) -> Plan:
         """The same search, not ended before so many rounds."""
@@ -295,6 +300,7 @@ class StudyPlan(ABC):
     """What a study goes by.  Each kind is one subclass (see ``plans/kinds.py``), made around one ``plan``."""
 
     kind: ClassVar[StudyKind]
+    format: ClassVar[int] = FORMAT
     grows: ClassVar[bool] = True  # whether more rounds may be asked for later
 
     plan: Plan
@@ -334,7 +340,7 @@ class StudyPlan(ABC):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for the study's attributes."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"format": FORMAT, "kind": self.kind, **own, "plan": self.plan.to_json()}
+        return {"format": self.format, "kind": self.kind, **own, "plan": self.plan.to_json()}
 
     @classmethod
     @abstractmethod

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from widthsearch.maths.intervals import Crossed, StatsOfRepeats, crossed
-from widthsearch.plans.arms import Point
+from widthsearch.maths.holm import holm
+from widthsearch.maths.intervals import StatsOfRepeats, crossed
+from widthsearch.plans.arm import Point
 from widthsearch.plans.comparison import Comparison, FreshKey, Outcome, fresh_key
 from widthsearch.report.decision import comparison_decision
 from widthsearch.report.progress import progress_of
@@ -20,6 +22,7 @@ from widthsearch.report.types import (
     ComparisonSummary,
     Course,
     CoursePoint,
+    OneOfMany,
     UnderBudget,
     network_of,
 )
@@ -51,6 +54,8 @@ def summarise_comparison(study: optuna.Study, url: str) -> ComparisonSummary:
         }
         for b, limit in enumerate(plan.budgets)
     ]
+    _adjust(budgets, "gain_over_uniform", UNIFORM)
+    _adjust(budgets, "gain_over_ours", OURS)
     return {
         "kind": "comparison",
         **head(study, url, status, progress, comparison_decision(budgets, status, progress)),
@@ -121,10 +126,23 @@ def _mean(values: NDArray[np.float64]) -> StatsOfRepeats | None:
     return {"mean": c["mean"], "se": c["se"], "median": c["median"], "n": c["n"], "repeats": c["repeats"]}
 
 
-def _difference(of: NDArray[np.float64] | None, loss: NDArray[np.float64]) -> Crossed | None:
-    """How much smaller ``loss`` is, paired by seed (and repeat), with its 95 % interval."""
+def _difference(of: NDArray[np.float64] | None, loss: NDArray[np.float64]) -> OneOfMany | None:
+    """How much smaller ``loss`` is, paired by seed (and repeat), with its 95 % interval; not yet adjusted."""
     whole = _whole(of - loss) if of is not None else np.empty((0, 0))
-    return crossed(whole) if whole.shape[0] and whole.shape[1] > 1 else None
+    if not whole.shape[0] or whole.shape[1] < 2:
+        return None
+    found = crossed(whole)
+    return {**found, "p_holm": found["p"]}
+
+
+def _adjust(
+    budgets: Sequence[UnderBudget], gain: Literal["gain_over_uniform", "gain_over_ours"], reference: str
+) -> None:
+    """The p-values of all differences to one reference, under all budgets, as one family."""
+    arms = [arm for under in budgets for arm in under["arms"] if arm["arm"] != reference]
+    gains = [found for arm in arms if (found := arm[gain]) is not None]
+    for found, p in zip(gains, holm([found["p"] for found in gains]), strict=True):
+        found["p_holm"] = p
 
 
 def _course(plan: Comparison, budget: int, points: Sequence[Sequence[Point]], fresh: Fresh) -> Course:

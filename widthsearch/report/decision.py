@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from widthsearch.maths.holm import LEVEL
 from widthsearch.maths.intervals import Gain
 from widthsearch.plans.words import amounts, counted, joined
 from widthsearch.report.types import (
@@ -13,6 +14,7 @@ from widthsearch.report.types import (
     Decision,
     Findings,
     Limits,
+    OneOfMany,
     Progress,
     SearchSummary,
     StartFound,
@@ -34,6 +36,11 @@ def difference(gain: Gain) -> str:
 def shown_better(gain: Gain | None) -> bool:
     """Whether the whole interval is above 0."""
     return gain is not None and gain["ci95"][0] > 0
+
+
+def significant(gain: OneOfMany | None) -> bool:
+    """Whether there is a difference, in whichever direction, beside all others to the same reference."""
+    return gain is not None and gain["p_holm"] < LEVEL
 
 
 def search_decision(found: Findings, status: Status, progress: Progress) -> Decision:
@@ -139,7 +146,8 @@ def _arms(under: UnderBudget) -> tuple[Answer, str]:
     compared = [a for a in under["arms"] if a["gain_over_uniform"] is not None and a["arm"] != "uniform"]
     if not compared:
         return "no verdict", "No arm could be compared with uniform widths"
-    better = sorted((a for a in compared if shown_better(a["gain_over_uniform"])), key=gain_of, reverse=True)
+    shown = [a for a in compared if significant(a["gain_over_uniform"]) and gain_of(a) > 0]
+    better = sorted(shown, key=gain_of, reverse=True)
     if not better:
         return "none better", "No arm is shown to be better than uniform widths"
     first = better[0]["gain_over_uniform"]

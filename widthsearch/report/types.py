@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, NotRequired, TypedDict, cast
 
 from widthsearch.maths.cost import Cost
-from widthsearch.maths.intervals import Gain, Stats
+from widthsearch.maths.intervals import Crossed, Gain, Stats
 
 Widths = dict[str, int]  # by width variable, in order of execution
 Limits = dict[str, float | None]  # by resource
@@ -267,16 +267,22 @@ class Course(TypedDict):
     cost_to_close: float | None
 
 
+class OneOfMany(Crossed):
+    """A gain of one arm of several over the same reference; ``p_holm``: adjusted for all of them."""
+
+    p_holm: float
+
+
 class ArmFound(Course, TestedMeans):
-    """What an arm recommends in each repeat, and how good that is on fresh seeds."""
+    """What an arm recommends in each repeat, what that costs, and how good it is on fresh seeds."""
 
     arm: str
     widths: list[Widths]
     macs: list[int]
     params: list[int]
     search_cost: float
-    gain_over_uniform: Gain | None
-    gain_over_ours: Gain | None
+    gain_over_uniform: OneOfMany | None
+    gain_over_ours: OneOfMany | None
 
 
 class UnderBudget(TypedDict):

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from itertools import zip_longest
+from statistics import mean
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from widthsearch.plans.words import amounts, counted, joined
-from widthsearch.report.types import ArmFound, ComparisonSummary
+from widthsearch.report.decision import significant
+from widthsearch.report.types import ArmFound, ComparisonSummary, OneOfMany
 from widthsearch.show.console import Line, Name, table
 from widthsearch.show.formats import count, interval, median, metric_form, opening, plus_minus, spent
 from widthsearch.show.style import COLOURS, GREY, layout
+
+#: Under the tables of gains.
+NOTE = (
+    "MACs, params: of what an arm recommends, mean over repeats; *: significant at 5 % by Holm's method, for "
+    "all differences to the same arm together, under all budgets; an interval is that of its difference alone"
+)
 
 
 def comparison_page(s: ComparisonSummary) -> Group:
@@ -27,20 +35,21 @@ def comparison_page(s: ComparisonSummary) -> Group:
             parts += [_recommendations(entry["arms"], s["metric"]), "", _gains(entry["arms"])]
         else:
             parts.append("no arm recommends anything yet")
-    return Group(*parts, "", spent(s))
+    return Group(*parts, "", Line(NOTE), spent(s))
 
 
 def _recommendations(arms: Sequence[ArmFound], metric: str) -> Table:
-    headers = ("arm", "widths (repeat 1)", "MACs", "params", "val loss", "median", "n", f"val {metric}")
-    rows = table(*headers, left=(0, 1), spare=("median", "params", "MACs"))
+    what = ("arm", "widths (repeat 1)", "search cost", "within 1 % after")
+    headers = (*what, "val loss", "median", "n", f"val {metric}")
+    rows = table(*headers, left=(0, 1), spare=("median", "within 1 % after", "search cost"))
     form = metric_form(a["val_accuracy"] for a in arms)
     for a in arms:
-        loss = a["val_loss"]
+        loss, close = a["val_loss"], a["cost_to_close"]
         rows.add_row(
             a["arm"],
             Name(joined(a["widths"][0])),
-            f"{a['macs'][0]:,}",
-            f"{a['params'][0]:,}",
+            f"{a['search_cost']:.1f}",
+            "-" if close is None else f"{close:.1f}",
             *(plus_minus(loss), median(loss), count(loss)),
             plus_minus(a["val_accuracy"], form),
         )
@@ -49,17 +58,20 @@ def _recommendations(arms: Sequence[ArmFound], metric: str) -> Table:
 
 def _gains(arms: Sequence[ArmFound]) -> Table:
     over = ("gain over uniform (95 %)", "gain over grow-shrink (95 %)")
-    rows = table("arm", *over, "search cost", "within 1 % after", spare=("within 1 % after", "search cost"))
+    rows = table("arm", "MACs", "params", *over)
     for a in arms:
-        close = a["cost_to_close"]
         rows.add_row(
             a["arm"],
-            "" if a["arm"] == "uniform" else interval(a["gain_over_uniform"]),
-            "" if a["arm"] == "grow-shrink" else interval(a["gain_over_ours"]),
-            f"{a['search_cost']:.1f}",
-            "-" if close is None else f"{close:.1f}",
+            f"{mean(a['macs']):,.0f}",
+            f"{mean(a['params']):,.0f}",
+            "" if a["arm"] == "uniform" else _gain(a["gain_over_uniform"]),
+            "" if a["arm"] == "grow-shrink" else _gain(a["gain_over_ours"]),
         )
     return rows
+
+
+def _gain(gain: OneOfMany | None) -> str:
+    return interval(gain) + (" *" if significant(gain) else "  ")
 
 
 def comparison_figure(s: ComparisonSummary) -> Any:
