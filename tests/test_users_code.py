@@ -132,6 +132,12 @@ def test_a_study_that_changes_the_folder_finds_itself_and_the_database() -> None
     assert sorted(p.name for p in Path("there").iterdir()) == ["size"]
 
 
+def test_where_memory_is_full_it_says_what_to_lower() -> None:
+    full = "if len(output) > 4: raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')"
+    result = command("launch", write_study(Path.cwd(), MUTE, *custom_loss(full), setting("retries=0")))
+    assert_refused(result, "Tried to allocate 9 GiB; lower Recipe(batch_size=...)")
+
+
 def test_handlers_are_put_back_and_a_signal_is_no_failure() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with users_code():

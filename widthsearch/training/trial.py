@@ -10,7 +10,8 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -116,7 +117,7 @@ class TrialRunner:
         widths = {v: int(slot.widths[v]) for v in plan.widths}
         seed_everything(seed)
         samples: float
-        with time_limit(self._timeout), users_code(TrainingError):
+        with time_limit(self._timeout), _what_to_lower(), users_code(TrainingError):
             if slot.kind == "measure":
                 outcome, samples = self._measure(plan, widths, seed, checkpoint)
             elif slot.kind == "pruned":
@@ -195,6 +196,18 @@ class TrialRunner:
             on_test = self.loop.evaluate(net, "test")
             outcome |= {records.TEST_LOSS: on_test.loss, records.TEST_ACCURACY: on_test.accuracy}
         return outcome
+
+
+@contextmanager
+def _what_to_lower() -> Iterator[None]:
+    """Where the memory of a device is full, say what takes less of it."""
+    try:
+        yield
+    except TrainingError as error:
+        if not isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise
+        advice = "lower Recipe(batch_size=...), Study(over=...) for measures, or --workers: fewer at a time"
+        raise TrainingError(f"{error}; {advice}") from error
 
 
 def _kept(kept: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Any]:
