@@ -217,10 +217,11 @@ def test_output_that_nobody_reads_stops_the_search_in_one_line() -> None:
     process.stdout.close()
     assert process.wait(120) == 2
     assert_refused(Result(2, "", process.stderr.read()), "nothing can be printed any more", "resumed")
-    with Path("/dev/full").open("w") as full:
-        process = start("launch", "tiny.py", "--name", "full", "--workers", "0", stdout=full)
-        _, err = process.communicate(timeout=120)
-    assert_refused(Result(process.returncode, "", err), "No space left on device")
+    for words in (("launch", "tiny.py", "--name", "full", "--workers", "0"), ("list",)):
+        with Path("/dev/full").open("w") as full:
+            process = start(*words, stdout=full)
+            _, err = process.communicate(timeout=120)
+        assert_refused(Result(process.returncode, "", err), "No space left on device")
 
 
 def test_a_ray_that_is_slow_to_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +241,8 @@ def test_a_ray_that_is_slow_to_start_is_started_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(node, "PAUSE_BETWEEN_STARTS", 0.0)
     study = load_study(str(write_study(Path.cwd()))).study
     node.start_ray(study, 1, None, said.append)
-    assert len(said) == 2 and "timed out during startup" in said[0] and said[0].endswith("trying again")
+    assert said[0] == "starting Ray" and len(said) == 3
+    assert all("timed out during startup" in line and line.endswith("trying again") for line in said[1:])
     monkeypatch.setattr(node, "STARTS", 1)
     starts.clear()
     with pytest.raises(UsageError, match="Ray does not start here: Exception: The current node timed out"):

@@ -6,7 +6,7 @@ import ast
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -246,7 +246,8 @@ def one_line_errors(command: Command) -> Command:
         try:
             _run(command, *args, **kwargs)
         except UsageError as error:
-            say(f"error: {' '.join(str(error).split())}", err, style="red")
+            with suppress(UsageError):  # nor can this be printed
+                say(f"error: {' '.join(str(error).split())}", err, style="red")
             raise typer.Exit(WRONG_USE) from None
         except KeyboardInterrupt:
             say("interrupted", err)

@@ -20,6 +20,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from widthsearch.errors import UsageError, describe_error
+
 for _name in ("stdout", "stderr"):
     if getattr(sys, _name) is None:  # closed before we were started: `>&-`
         setattr(sys, _name, Path(os.devnull).open("w"))  # noqa: SIM115
@@ -41,6 +43,13 @@ class SafeConsole(Console):
         """With a replacement character for every control character that is not Rich's own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=harmless(segment.text))
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Rich's; :class:`UsageError` on a full disk (a pipe that was closed ends the process)."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            raise UsageError(f"nothing can be printed any more ({describe_error(error)})") from error
 
 
 # Tables in a log file or pipe need not be squeezed into 80 columns.

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.database.records import KIND, SECONDS, forgiven_in, runs_of
-from widthsearch.errors import UsageError, describe_error
+from widthsearch.errors import UsageError
 from widthsearch.plans.plan import LABELS, Slot, StudyPlan
 from widthsearch.report.progress import seconds_left
 from widthsearch.show.console import say
@@ -59,10 +59,9 @@ class Tracker:
         """Print one line; :class:`UsageError` where that cannot be: the search stops, and can be resumed."""
         try:
             say(text, self.console)
-        except (SystemExit, OSError, ValueError) as error:  # Rich ends a process whose pipe was closed
-            why = "it was closed" if isinstance(error, SystemExit) else describe_error(error)
+        except (SystemExit, ValueError) as error:  # Rich ends a process whose pipe was closed
             raise UsageError(
-                f"nothing can be printed any more ({why}); let a search write into a file: > search.log"
+                "nothing can be printed any more (it was closed): write into a file: > search.log"
             ) from error
 
     def started(self, number: int, slot: Slot) -> None:
