@@ -78,9 +78,10 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
                 pair = range(k, min(k + PAIR, plan.replicas))
                 over_wide = History(plan, runs).over_wide(round_)
                 yield from (Slot("measure", round_, i, over_wide) for i in pair)
-        candidates = History(plan, runs).candidates(round_)
-        for k in range(plan.seeds):
-            yield from (c.slot(k) for c in candidates)
+        tried = 0
+        while len(known := History(plan, runs).candidates(round_)) > tried:  # each says which is next
+            yield from (known[tried].slot(k) for k in range(plan.seeds))
+            tried += 1
     best = History(plan, runs).best(plan.rounds)
     assert best is not None
     for k in range(plan.seeds, plan.seeds + plan.report_seeds):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from widthsearch.plans.arm import Arm, ArmSearch, Point, Steps, highest_cost, run_off_of
 from widthsearch.plans.samplers import SAMPLERS
 from widthsearch.plans.search import rounds_of
@@ -35,13 +37,14 @@ def grow_shrink(search: ArmSearch) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost with the run-off."""
     plan, cost, rounds, scored = search.plan, 0.0, 0, False
     limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * highest_cost(plan)
+    undoubled = replace(plan, doublings=0).proposals
     for phase in rounds_of(search.history):
         price = sum(search.cost_of(slot) for slot in phase)
         measures = any(slot.kind == "measure" for slot in phase)  # a round may have nothing new to propose
         if measures and phase[0].replica == 0:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
-            measure = price * plan.replicas / len(phase)
-            if cost + measure + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
+            measure, scores = price * plan.replicas / len(phase), plan.seeds * undoubled * highest_cost(plan)
+            if cost + measure + scores > limit:
                 break
             if (best := search.history.best(rounds)) is not None:
                 yield Point(cost, best.widths)
@@ -64,8 +67,8 @@ def one_shot(search: ArmSearch) -> Steps:
         yield search.own(phase)
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):
-        proposal = search.history.stages(0)[0][-1:] or [search.history.baseline]
-        yield Point(cost, proposal[0].widths)
+        longest = search.history.relative(0, max(search.plan.step_sizes))
+        yield Point(cost, search.plan.at_budget(longest))
 
 
 def pruned_together(search: ArmSearch) -> Steps:

@@ -18,7 +18,6 @@ from widthsearch.plans.arm import Arm, ArmSearch, Phase, Point, highest_cost
 from widthsearch.plans.arms import ARMS, MEASURED, SHARED
 from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import (
-    FORMAT,
     REPORT,
     Branch,
     Done,
@@ -60,7 +59,6 @@ class Comparison(StudyPlan):
     """
 
     kind: ClassVar[StudyKind] = "comparison"
-    format: ClassVar[int] = FORMAT + 1  # before, samplers had neither our second start nor our run-off
     grows: ClassVar[bool] = False
 
     budgets: tuple[Mapping[str, int], ...]
@@ -256,12 +254,12 @@ def pruner_of(arm: str) -> Pruner | None:
 
 def most_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
-    return least_cost(plan, rounds) + rounds * plan.doublings * plan.seeds * highest_cost(plan)
+    measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
+    scores = plan.seeds * plan.proposals * highest_cost(plan)
+    starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
+    return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)
 
 
 def least_cost(plan: Plan, rounds: int) -> float:
     """What they cost at most where no proposal is doubled: less than that does not pay for them."""
-    measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
-    scores = plan.seeds * len(plan.step_sizes) * highest_cost(plan)
-    starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
-    return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)
+    return most_cost(replace(plan, doublings=0), rounds)
