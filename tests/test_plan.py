@@ -166,7 +166,8 @@ LINE = replace(PLAN, rounds=1, step_sizes=(0.1, 0.2, 0.4), doublings=2)
         ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.7}, 0.8),
         ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.5}, 1.6),  # doubled no more than twice
         ({0.2: 1.1, 0.1: 0.9}, 0.1),
-        ({0.2: 1.1, 0.1: 1.05}, None),
+        ({0.2: 1.1, 0.1: 1.05, 0.4: 1.05}, None),  # none ends at the start before all were tried
+        ({0.2: 1.1, 0.1: 1.05, 0.4: 0.9, 0.8: 0.8, 1.6: 0.9}, 0.8),
     ],
 )
 def test_proposals_are_a_line_search_from_the_middle_one(losses, found):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from widthsearch.plans.arm import Arm, ArmSearch, Point, Steps, highest_cost, run_off_of
 from widthsearch.plans.samplers import SAMPLERS
 from widthsearch.plans.search import rounds_of
@@ -37,14 +35,13 @@ def grow_shrink(search: ArmSearch) -> Steps:
     """The width search as ``launch`` runs it, for as many rounds as fit into the cost with the run-off."""
     plan, cost, rounds, scored = search.plan, 0.0, 0, False
     limit = search.limit * (1 + 1e-9) - plan.run_off_trainings * highest_cost(plan)
-    undoubled = replace(plan, doublings=0).proposals
     for phase in rounds_of(search.history):
         price = sum(search.cost_of(slot) for slot in phase)
         measures = any(slot.kind == "measure" for slot in phase)  # a round may have nothing new to propose
         if measures and phase[0].replica == 0:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
-            measure, scores = price * plan.replicas / len(phase), plan.seeds * undoubled * highest_cost(plan)
-            if cost + measure + scores > limit:
+            measure = price * plan.replicas / len(phase)
+            if cost + measure + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
                 break
             if (best := search.history.best(rounds)) is not None:
                 yield Point(cost, best.widths)

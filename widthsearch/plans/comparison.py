@@ -254,12 +254,12 @@ def pruner_of(arm: str) -> Pruner | None:
 
 def most_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
-    measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
-    scores = plan.seeds * plan.proposals * highest_cost(plan)
-    starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
-    return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)
+    return least_cost(plan, rounds) + rounds * plan.doublings * plan.seeds * highest_cost(plan)
 
 
 def least_cost(plan: Plan, rounds: int) -> float:
     """What they cost at most where no proposal is doubled: less than that does not pay for them."""
-    return most_cost(replace(plan, doublings=0), rounds)
+    measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
+    scores = plan.seeds * len(plan.step_sizes) * highest_cost(plan)
+    starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
+    return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)

@@ -136,7 +136,8 @@ class History:
 
         The middle one of the step sizes comes first.  While the last one is the best network so far, the next
         longer one is tried, and beyond the longest, ``doublings`` times, one twice as long.  If the first one
-        is not the best, shorter ones are tried until one is.
+        is not the best, shorter ones are tried until one is.  While nothing is better than a start, longer
+        ones are tried then: no search ends at its start because the first step had bad luck.
         """
         if round_ not in self._candidates:  # asked for again by every later round
             self._candidates[round_] = list(self._propose(round_))
@@ -166,6 +167,12 @@ class History:
         for new in unseen(sizes[:middle][::-1]):
             yield new
             if not self._ended(new) or self._last_is_best(round_, found):
+                return
+        if self.best(round_) not in self.starts:
+            return
+        for new in unseen([*sizes[middle + 1 :], *doubled]):
+            yield new
+            if not self._ended(new) or (new.step >= sizes[-1] and not self._last_is_best(round_, found)):
                 return
 
     def _ended(self, candidate: Candidate) -> bool:

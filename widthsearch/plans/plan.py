@@ -161,8 +161,7 @@ class Plan(Settings):
     @property
     def proposals(self) -> int:
         """How many proposals a round has at most."""
-        middle = len(self.step_sizes) // 2  # which comes first: from there it goes one way
-        return max(len(self.step_sizes) - middle + self.doublings, middle + 1)
+        return len(self.step_sizes) + self.doublings
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
