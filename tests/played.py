@@ -33,8 +33,11 @@ def play(file: Path, url: str, many: int, **changes: Any) -> optuna.Study:
     return study
 
 
-def fill(study: optuna.Study, many: int) -> None:
-    """Add the first ``many`` trials of the search to a study that was launched and stopped before its first."""
+def fill(study: optuna.Study, many: int, units: float = 1.0) -> None:
+    """Add the first ``many`` trials of the search to a study that was launched and stopped before its first.
+
+    ``units``: by how many the measures of a round differ, up or down.
+    """
     plan, noise = plan_of(study).plan, random.Random(0)
     space = search_space(plan)
     runs: list[Run] = []
@@ -42,7 +45,7 @@ def fill(study: optuna.Study, many: int) -> None:
     for slot, _ in zip(slots_in_order(plan, runs), range(many), strict=False):
         # Every proposal is better than the starts.
         level = 0.7 if slot.round >= 0 and slot.kind != "measure" else 1.0
-        value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise)
+        value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise, units)
         attributes = {
             records.ROUND: slot.round,
             records.REPLICA: slot.replica,
@@ -78,9 +81,10 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
                 pair = range(k, min(k + PAIR, plan.replicas))
                 over_wide = History(plan, runs).over_wide(round_)
                 yield from (Slot("measure", round_, i, over_wide) for i in pair)
-        candidates = History(plan, runs).candidates(round_)
-        for k in range(plan.seeds):
-            yield from (c.slot(k) for c in candidates)
+        tried = 0
+        while len(known := History(plan, runs).candidates(round_)) > tried:  # each says which is next
+            yield from (known[tried].slot(k) for k in range(plan.seeds))
+            tried += 1
     best = History(plan, runs).best(plan.rounds)
     assert best is not None
     for k in range(plan.seeds, plan.seeds + plan.report_seeds):
@@ -88,7 +92,7 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
         yield Slot("baseline", -1, k, plan.baseline)
 
 
-def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:
+def outcome_of(plan: Plan, slot: Slot, noise: random.Random, units: float = 1.0) -> dict[str, Any]:
     """The attributes of a trained trial.  Layers take turns in being too wide, so no round is balanced."""
     cost = plan.cost.at(slot.widths)
     outcome: dict[str, Any] = {
@@ -102,7 +106,7 @@ def outcome_of(plan: Plan, slot: Slot, noise: random.Random) -> dict[str, Any]:
     if slot.kind == "measure":
         pruned = shares(len(slot.widths), slot.round)
         kept = {
-            v: max(1, min(w, round(w * (1 - share) + noise.uniform(-1, 1))))
+            v: max(1, min(w, round(w * (1 - share) + noise.uniform(-units, units))))
             for (v, w), share in zip(slot.widths.items(), pruned, strict=True)
         }
         outcome[records.KEPT] = kept

@@ -39,6 +39,8 @@ SHAPES = {
     "many seeds": {"rounds": 2, "replicas": 16, "seeds": 16, "report_seeds": 500},
 }
 
+DISAGREEING = 4.0  # units: so that all replicas of a measure are made
+
 TIMES = 10
 BATCHES = 50  # statements that read all trials, so many at a time
 
@@ -89,7 +91,7 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for many in found.files:
         # Neither balance nor patience ends the search before its last round.
         interrupt(file, 0, found.url(many), **request.param, tolerance=0.0, patience=200)
-        fill(load("tiny", Database.open(found.url(many))), many)
+        fill(load("tiny", Database.open(found.url(many))), many, DISAGREEING)
     return found
 
 
@@ -148,7 +150,7 @@ def test_the_next_trial_is_asked_and_told_with_work_in_proportion(large: Large, 
 
                 asks.append(work(ask))
                 ((number, slot),) = numbers
-                outcome = {"val_loss": 1.0, **outcome_of(ledger.plan.plan, slot, noise)}
+                outcome = {"val_loss": 1.0, **outcome_of(ledger.plan.plan, slot, noise, DISAGREEING)}
                 tells.append(work(lambda: ledger.tell(number, outcome)))  # noqa: B023
         assert sum(t.state == TrialState.COMPLETE for t in study.get_trials()) == many + TIMES
         asked[many], told[many] = sorted(asks)[TIMES // 2], sorted(tells)[TIMES // 2]

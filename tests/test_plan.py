@@ -82,8 +82,8 @@ def test_a_search_goes_through_all_phases_and_finds_the_layer_that_needs_more():
     assert widths["a"] > 2 * widths["b"]
     assert COST(widths)["macs"] <= 550
     kinds = [s.kind for s in asked]
-    assert kinds[:8] == ["baseline"] * 2 + ["measure"] * 2 + ["score"] * 4  # two measures agree
-    assert [(s.replica, s.step) for s in asked[4:8]] == [(0, 0.25), (0, 0.5), (1, 0.25), (1, 0.5)]
+    assert kinds[:6] == ["baseline"] * 2 + ["measure"] * 2 + ["score"] * 2  # two measures agree
+    assert [(s.replica, s.step) for s in asked[4:6]] == [(0, 0.5), (1, 0.5)]
     assert kinds[-6:] == ["report", "baseline"] * 3
     assert {s.replica for s in asked if s.kind == "report"} == {2, 3, 4}  # fresh seeds
 
@@ -155,42 +155,45 @@ def test_a_search_interrupted_anywhere_goes_on_to_the_same_end(plan):
         assert next_step(plan, runs) == slot
 
 
+LINE = replace(PLAN, rounds=1, step_sizes=(0.1, 0.2, 0.4), doublings=2)
+
+
 @pytest.mark.parametrize(
-    "best, tried",
+    "losses, found",  # of the steps in the order in which they are tried; that of the start is 1
     [
-        (0.1, [0.1, 0.2]),  # the longest is not the best: that is far enough
-        (0.2, [0.1, 0.2, 0.4]),
-        (0.4, [0.1, 0.2, 0.4, 0.8]),
-        (0.8, [0.1, 0.2, 0.4, 0.8]),  # no more than two
-        (None, [0.1, 0.2]),  # none beats the start
+        ({0.2: 0.8, 0.4: 0.9}, 0.2),  # the longer one is no better: that is far enough
+        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.75}, 0.4),
+        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.7}, 0.8),
+        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.5}, 1.6),  # doubled no more than twice
+        ({0.2: 1.1, 0.1: 0.9}, 0.1),
+        ({0.2: 1.1, 0.1: 1.05, 0.4: 1.05}, None),  # none ends at the start before all were tried
+        ({0.2: 1.1, 0.1: 1.05, 0.4: 0.9, 0.8: 0.8, 1.6: 0.9}, 0.8),
     ],
 )
-def test_while_the_longest_proposal_is_the_best_network_one_twice_as_long_is_tried(best, tried):
+def test_proposals_are_a_line_search_from_the_middle_one(losses, found):
     def run(slot):
         r = pretend(slot)
-        if slot.kind == "measure":
-            return r
-        loss = 1.0 if slot.round < 0 or best is None else abs(np.log(slot.step / best)) / 10
-        return replace(r, value=1.1 if best is None and slot.round >= 0 else loss)
+        return (
+            r if slot.kind == "measure" else replace(r, value=losses[slot.step] if slot.round >= 0 else 1.0)
+        )
 
-    step, asked, finished = simulate(replace(DOUBLING, rounds=1), run=run)
+    step, asked, _ = simulate(LINE, run=run)
     scored = [(s.step, s.replica) for s in asked if s.kind == "score"]
-    first, longer = scored[:4], scored[4:]
-    assert first == [(0.1, 0), (0.2, 0), (0.1, 1), (0.2, 1)]
-    assert longer == [(s, k) for s in tried[2:] for k in range(PLAN.seeds)]
-    assert (step.round, step.step) == ((0, best) if best is not None else (-1, 0.0))
+    assert scored == [(s, k) for s in losses for k in range(PLAN.seeds)]
+    assert (step.round, step.step) == ((0, found) if found is not None else (-1, 0.0))
     assert all(COST(s.widths)["macs"] <= 550 for s in asked if s.kind == "score")
+    assert len(losses) <= LINE.proposals
 
 
-def test_a_lost_proposal_is_not_doubled_and_one_beside_it_does_not_stop_it():
+def test_a_lost_proposal_is_not_the_best_and_shorter_ones_are_tried():
     def run(slot, lost):
         r = pretend(slot)
         if slot.kind == "score" and slot.step == lost:
             return replace(r, state="failed", error="loss is nan", value=None)
         return r if slot.kind == "measure" else replace(r, value=1.0 - slot.step)
 
-    for lost, tried in ((0.2, {0.1, 0.2}), (0.1, {0.1, 0.2, 0.4, 0.8})):
-        _, asked, _ = simulate(replace(DOUBLING, rounds=1), run=lambda slot, lost=lost: run(slot, lost))
+    for lost, tried in ((0.2, {0.2, 0.1}), (0.4, {0.2, 0.4}), (0.8, {0.2, 0.4, 0.8})):
+        _, asked, _ = simulate(LINE, run=lambda slot, lost=lost: run(slot, lost))
         assert {s.step for s in asked if s.kind == "score"} == tried
 
 

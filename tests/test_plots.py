@@ -182,7 +182,7 @@ def test_fifty_variables_and_three_hundred_trials(tmp_path: Path) -> None:
     changes = {
         "rounds": 12,
         "replicas": 10,
-        "seeds": 10,
+        "seeds": 17,
         "report_seeds": 25,
         "tolerance": 0.0,
         "patience": 99,

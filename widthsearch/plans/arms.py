@@ -64,8 +64,8 @@ def one_shot(search: ArmSearch) -> Steps:
         yield search.own(phase)
         cost += sum(search.cost_of(slot) for slot in phase)
     if search.history.prune_ratios(0):
-        proposal = search.history.stages(0)[0][-1:] or [search.history.baseline]
-        yield Point(cost, proposal[0].widths)
+        longest = search.history.relative(0, max(search.plan.step_sizes))
+        yield Point(cost, search.plan.at_budget(longest))
 
 
 def pruned_together(search: ArmSearch) -> Steps:

@@ -18,7 +18,6 @@ from widthsearch.plans.arm import Arm, ArmSearch, Phase, Point, highest_cost
 from widthsearch.plans.arms import ARMS, MEASURED, SHARED
 from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import (
-    FORMAT,
     REPORT,
     Branch,
     Done,
@@ -60,7 +59,6 @@ class Comparison(StudyPlan):
     """
 
     kind: ClassVar[StudyKind] = "comparison"
-    format: ClassVar[int] = FORMAT + 1  # before, samplers had neither our second start nor our run-off
     grows: ClassVar[bool] = False
 
     budgets: tuple[Mapping[str, int], ...]

@@ -74,7 +74,7 @@ class History:
         self.starts = [self.baseline]
         if plan.cost_aware_start and plan.cost_aware != self.baseline.widths:
             self.starts.append(Candidate(-1, 1.0, plan.cost_aware))
-        self._stages: dict[int, list[list[Candidate]]] = {}
+        self._candidates: dict[int, list[Candidate]] = {}
         # The best of no round (the starts), of one, of two..., with its score.
         self._best: list[tuple[Score, Candidate] | None] = []
         self._finalists: dict[int, list[Candidate]] = {}
@@ -132,43 +132,54 @@ class History:
         return rule.proposal(over_wide, ratios, step)
 
     def candidates(self, round_: int) -> list[Candidate]:
-        """The proposals of a measured round, as far as they are known; none that was scored before."""
-        return [c for stage in self.stages(round_) for c in stage]
+        """The proposals of a measured round in their order, as far as they are known: a line search.
 
-    def stages(self, round_: int) -> list[list[Candidate]]:
-        """The proposals in the order of their trial: one per step size, all at once; then longer ones.
-
-        While the longest is the best network so far, it is not known how far to go: one that goes twice as
-        far is tried, ``doublings`` times at most.
+        The middle one of the step sizes comes first.  While the last one is the best network so far, the next
+        longer one is tried, and beyond the longest, ``doublings`` times, one twice as long.  If the first one
+        is not the best, shorter ones are tried until one is.  While nothing is better than a start, longer
+        ones are tried then: no search ends at its start because the first step had bad luck.
         """
-        if round_ not in self._stages:  # asked for again by every later round
-            self._stages[round_] = list(self._propose(round_))
-        return self._stages[round_]
+        if round_ not in self._candidates:  # asked for again by every later round
+            self._candidates[round_] = list(self._propose(round_))
+        return self._candidates[round_]
 
-    def _propose(self, round_: int) -> Iterator[list[Candidate]]:
-        seen = [c.widths for c in (*self.starts, *(c for r in range(round_) for c in self.candidates(r)))]
+    def _propose(self, round_: int) -> Iterator[Candidate]:
+        sizes, middle = self.plan.step_sizes, len(self.plan.step_sizes) // 2
+        doubled = [sizes[-1] * 2.0**k for k in range(1, 1 + self.plan.doublings)]
+        known = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
+        found: list[Candidate] = []
 
-        def unseen(step: float) -> list[Candidate]:
-            widths = self.plan.at_budget(self.relative(round_, step))
-            if widths in seen:
-                return []
-            seen.append(widths)
-            return [Candidate(round_, step, widths)]
+        def unseen(steps: Sequence[float]) -> Iterator[Candidate]:
+            for step in steps:
+                new = Candidate(round_, step, self.plan.at_budget(self.relative(round_, step)))
+                if all(new.widths != c.widths for c in (*known, *found)):
+                    found.append(new)
+                    yield new
 
-        found = [c for step in self.plan.step_sizes for c in unseen(step)]
-        yield found
-        for _ in range(self.plan.doublings):
-            longer = unseen(2 * found[-1].step) if self._longest_is_best(round_, found) else []
-            if not longer:
+        for new in unseen([*sizes[middle:], *doubled]):
+            yield new
+            if not self._ended(new):
                 return
-            found = found + longer
-            yield longer
+            if not self._last_is_best(round_, found):
+                break
+        if len(found) > 1 or (found and self._last_is_best(round_, found)):
+            return
+        for new in unseen(sizes[:middle][::-1]):
+            yield new
+            if not self._ended(new) or self._last_is_best(round_, found):
+                return
+        if self.best(round_) not in self.starts:
+            return
+        for new in unseen([*sizes[middle + 1 :], *doubled]):
+            yield new
+            if not self._ended(new) or (new.step >= sizes[-1] and not self._last_is_best(round_, found)):
+                return
 
-    def _longest_is_best(self, round_: int, found: Sequence[Candidate]) -> bool:
-        """Whether all of these have ended, and the last one beats them and the best before this round."""
-        slots = [c.slot(k) for c in found for k in range(self.plan.seeds)]
-        if not found or any(self.state(slot) not in ENDED for slot in slots):
-            return False
+    def _ended(self, candidate: Candidate) -> bool:
+        return all(self.state(candidate.slot(k)) in ENDED for k in range(self.plan.seeds))
+
+    def _last_is_best(self, round_: int, found: Sequence[Candidate]) -> bool:
+        """Whether the last of these proposals beats the others and the best before this round."""
         score, best = self.score(found[-1]), self.best(round_)
         others = [self.score(c) for c in (*found[:-1], *([best] if best is not None else []))]
         return score is not None and all(other is None or score < other for other in others)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from widthsearch.plans.comparison import Comparison
-from widthsearch.plans.plan import StudyKind, StudyPlan
+from widthsearch.plans.plan import FORMAT, StudyKind, StudyPlan
 from widthsearch.plans.probe import Probe
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.plans.search import SearchPlan
@@ -21,7 +21,7 @@ KINDS: Mapping[StudyKind, type[StudyPlan]] = {
 
 def read_plan(data: Mapping[str, Any]) -> StudyPlan:
     """The inverse of ``to_json()`` of every kind; ``ValueError`` for another format."""
-    found, kind = data.get("format", 0), KINDS.get(data.get("kind", "search"), SearchPlan)
-    if found != kind.format:
-        raise ValueError(f"its plan has format {found}, this version reads format {kind.format}")
+    found = data.get("format", 0)
+    if found != FORMAT:
+        raise ValueError(f"its plan has format {found}, this version reads format {FORMAT}")
     return KINDS[data["kind"]].from_json(data)

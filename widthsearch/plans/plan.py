@@ -25,8 +25,8 @@ StudyKind = Literal["search", "comparison", "probe", "pruners"]
 
 Key = tuple[str, int, int, float]  # kind, round, replica, step
 
-#: Of a plan's JSON; a database of another one is refused (see ``StudyPlan.format``).
-FORMAT = 1
+#: Of a plan's JSON; a database of another one is refused.
+FORMAT = 2
 #: How many candidates come into the run-off, from which the recommended one is chosen.
 FINALISTS = 3
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
@@ -300,7 +300,6 @@ class StudyPlan(ABC):
     """What a study goes by.  Each kind is one subclass (see ``plans/kinds.py``), made around one ``plan``."""
 
     kind: ClassVar[StudyKind]
-    format: ClassVar[int] = FORMAT
     grows: ClassVar[bool] = True  # whether more rounds may be asked for later
 
     plan: Plan
@@ -340,7 +339,7 @@ class StudyPlan(ABC):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for the study's attributes."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"format": self.format, "kind": self.kind, **own, "plan": self.plan.to_json()}
+        return {"format": FORMAT, "kind": self.kind, **own, "plan": self.plan.to_json()}
 
     @classmethod
     @abstractmethod

@@ -72,8 +72,8 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None,
             yield phase
         if not history.prune_ratios(round_):
             return None, f"every measure of round {1 + round_} failed: {history.last_error(measure)}"
-        for stage in history.stages(round_):
-            yield [c.slot(k) for k in range(plan.seeds) for c in stage]
+        for candidate in history.candidates(round_):
+            yield [candidate.slot(k) for k in range(plan.seeds)]
         candidates = history.candidates(round_)
         if candidates and all(history.score(c) is None for c in candidates):
             lost = [c.slot(k) for c in candidates for k in range(plan.seeds)]

@@ -136,7 +136,9 @@ class Settings:
     over: float = setting(4.0, OVER, "Cost of the over-wide network, in budgets.")
     measure_length: float = setting(0.5, SHARE, "Of a measure, as a share of the recipe's epochs.")
     step_sizes: Sequence[float] = setting(
-        (0.15, 0.3, 0.6), STEPS, "How far proposals go: standard deviations of the change in log width."
+        (0.15, 0.3, 0.6),
+        STEPS,
+        "How far proposals go, the middle one first: std. dev. of the change in log width.",
     )
     doublings: int = setting(1, WHOLE_OR_ZERO, "How often the longest is doubled while it is the best.")
     cost_aware_start: bool = setting(True, SWITCH, "Whether cost-aware widths may be the start too.")

@@ -71,16 +71,17 @@ class Study(Settings, Fields):
     same.  With the ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the
     place of gates (``l0``), a measure trains the same network and cuts it to the same budget by their
     ranks.  It takes ``measure_length`` of the recipe's epochs (an own training loop is always run whole).
-    For the score, ``seeds`` plain trainings are made of the proposals at each of ``step_sizes`` in that
-    direction; while the longest is the best network so far, of one twice as long, too (at most
-    ``doublings`` times).  (A step size is the standard deviation of the change in log width: at 0.6 a
-    typical width changes by a factor of 1.8.) The next round starts from the best network so far, the first
-    one from the model scaled uniformly to the budget; with ``cost_aware_start`` from the widths that the
-    cost alone suggests (``maths/cost_aware.py``), where these score better.  The search stops early when
-    the layers are balanced (spread of the prune ratios below ``tolerance`` or explained by replica noise)
-    or when ``patience`` rounds brought no better score.  Then the run-off: the three best networks are
-    trained on ``final_seeds`` more seeds (0: no run-off), and the one with the best mean is recommended.
-    The verdict trains recommendation and uniform baseline on ``report_seeds`` fresh seeds each.
+    For the score, ``seeds`` plain trainings are made of a proposal in that direction, the middle one of
+    ``step_sizes``; if it is the best network so far, of the longer ones while they are better still, the
+    longest doubled at most ``doublings`` times; else of the shorter ones.  (A step size is the standard
+    deviation of the change in log width: at 0.6 a typical width changes by a factor of 1.8.) The next round
+    starts from the best network so far, the first one from the model scaled uniformly to the budget; with
+    ``cost_aware_start`` from the widths that the cost alone suggests (``maths/cost_aware.py``), where these
+    score better.  The search stops early when the layers are balanced (spread of the prune ratios below
+    ``tolerance`` or explained by replica noise) or when ``patience`` rounds brought no better score.  Then
+    the run-off: the three best networks are trained on ``final_seeds`` more seeds (0: no run-off), and the
+    one with the best mean is recommended.  The verdict trains recommendation and uniform baseline on
+    ``report_seeds`` fresh seeds each.
 
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
