@@ -49,6 +49,7 @@ summary {{ cursor: pointer; font-weight: 600; }}
 @media (max-width: 640px) {{ main {{ padding: 8px 8px 40px; }} section {{ padding: 12px 12px 14px; }}
   .verdict {{ font-size: 20px; }} table {{ font-size: 13px; }} th, td {{ padding-right: 7px; }}
   th {{ white-space: normal; vertical-align: bottom; }} .se {{ display: block; color: var(--soft); }}
+  .between {{ white-space: normal; }}
   .spare {{ display: none; }} .drawing {{ display: none; }} .drawing.slim {{ display: block; }} }}
 @media (prefers-color-scheme: dark) {{
   .drawing [fill="white"] {{ fill: none; }} .drawing [fill="#222222"] {{ fill: #e4e8ee; }}

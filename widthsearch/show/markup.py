@@ -66,8 +66,17 @@ def _table(table: Table) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
+#: How sure a figure is, at the end of a cell.  On a phone it stands below; an interval may be broken there.
+_SPREADS = {
+    "se": re.compile(r" ± [\d.e%-]+(?=(</span>)?$)"),
+    "se between": re.compile(r" \([-+\d.e%]+ to [-+\d.e%]+\)( \*)?(?=\s*(</span>)?$)"),
+}
+
+
 def _cell(tag: str, kind: str, content: RenderableType) -> str:
-    inside = re.sub(r" ± [\d.e%-]+(?=</span>$|$)", r'<span class="se">\g<0></span>', _text(content))
+    inside = _text(content)
+    for name, spread in _SPREADS.items():
+        inside = spread.sub(rf'<span class="{name}">\g<0></span>', inside)
     if isinstance(content, Bar):
         inside = f'<span class="bar {content.style}"><i style="width:{content.share:.1%}"></i></span>'
     elif isinstance(content, Name):
