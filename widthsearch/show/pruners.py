@@ -45,7 +45,7 @@ def pruner_page(s: PrunersSummary) -> Group:
 
 def _levels(s: PrunersSummary, form: str) -> Table:
     headers = ("pruner", "level", "weights", "neurons", "MACs", "time", f"val {s['metric']}", "val loss", "n")
-    rows = table(*headers, spare=("n", "time"))
+    rows = table(*headers, spare=("n", "time", "neurons"))
     start = s["over_wide"]
     if start["val_loss"]:
         rows.add_row("over-wide", "1", *["0 %"] * 4, *_quality(start, form))
@@ -115,7 +115,7 @@ def pruner_figure(s: PrunersSummary) -> Any:
                 **where,
             )
         # The levels are about shares of weights and MACs; the others lie anywhere.
-        left = s["levels"] if share in EQUAL else [1 - tenth / 10 for tenth in range(1, 10)]
+        left = s["levels"] if share in EQUAL else [1 - tenth / 10 for tenth in (2, 4, 6, 8, 9)]
         labels = [f"{100 * (1 - value):.3g} %" for value in (1.0, *left)]
         figure.update_xaxes(
             type="log", autorange="reversed", tickvals=[1.0, *left], ticktext=labels, tickangle=0, **where
