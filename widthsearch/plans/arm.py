@@ -50,14 +50,13 @@ Content = tuple[tuple[Any, ...], ...]  # of the runs that an arm goes by
 class ArmSearch:
     """One arm's search: its plan (one budget, a seed of its own), what it may cost, and its runs so far.
 
-    It remembers the widths of its candidates, and how far the same runs had brought it: a comparison has
-    thousands of trainings, and is asked what comes next before each of them.
+    It remembers how far the same runs had brought it: a comparison has thousands of trainings, and is asked
+    what comes next before each of them.
     """
 
     def __init__(self, branch: Branch, plan: Plan, limit: float) -> None:
         self.branch, self.plan, self.limit = branch, plan, limit
         self.history = History(plan, ())
-        self._candidates: dict[Factors, dict[str, int]] = {}
         self._content: Content | None = None
         self._walked: tuple[Phase | None, list[Point]] = (None, [])
 
@@ -109,12 +108,6 @@ class ArmSearch:
         """What the sampler asked for as its i-th candidate; nothing if that was not trained yet."""
         runs = self.history.runs.get(("score", i, 0, 0.0), [])
         return runs[0].asked if runs else ()
-
-    def at_budget(self, factors: Factors) -> dict[str, int]:
-        """The uniform widths times ``exp(factors)``, scaled to the budget."""
-        if factors not in self._candidates:
-            self._candidates[factors] = at_budget(self.plan, factors)
-        return self._candidates[factors]
 
     def random_seed(self, i: int) -> int:
         """A seed for the arm's i-th candidate."""

@@ -14,7 +14,6 @@ from widthsearch.plans.plan import FINALISTS, WORKER_DEATHS, Key, Kind, Plan, Ru
 #: Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed.
 State = Literal["open", "running", "complete", "lost"]
 Score = tuple[int, float]  # lost runs, mean loss
-ENDED: tuple[State, ...] = ("complete", "lost")
 #: Gated trainings after which it is looked whether those of a measure agree.
 PAIR = 2
 #: They do if damping leaves so much of the step (see ``maths/rule.py``).
@@ -87,11 +86,18 @@ class History:
         """Whether it is still to be trained."""
         return state_of(self.runs.get(slot.key, []), self.plan.retries)
 
+    def ended(self, slots: Iterable[Slot]) -> bool:
+        """Whether none of these is to be trained any more."""
+        return all(self.state(slot) in ("complete", "lost") for slot in slots)
+
+    def tried(self, candidate: Candidate) -> bool:
+        """Whether all trainings that score it have ended."""
+        return self.ended(candidate.slot(k) for k in range(self.plan.seeds))
+
     @property
     def begun(self) -> bool:
         """Whether it is known from where the first round starts."""
-        slots = [c.slot(k) for c in self.starts for k in range(self.plan.seeds)]
-        return all(self.state(slot) in ENDED for slot in slots)
+        return all(self.tried(start) for start in self.starts)
 
     def last_error(self, slots: Sequence[Slot]) -> str:
         """The message of the latest failure among these slots."""
@@ -114,8 +120,7 @@ class History:
 
     def measured(self, round_: int) -> bool:
         """Whether it is known what the gated trainings of a round tell."""
-        ended = all(self.state(slot) in ENDED for phase in self.measure(round_) for slot in phase)
-        return ended and bool(self.prune_ratios(round_))
+        return all(map(self.ended, self.measure(round_))) and bool(self.prune_ratios(round_))
 
     def relative(self, round_: int, step: float) -> Mapping[str, float]:
         """Proportions of widths: from the round's measure in the direction of the rule, as far as ``step``.
@@ -158,7 +163,7 @@ class History:
 
         for new in unseen([*sizes[middle:], *doubled]):
             yield new
-            if not self._ended(new):
+            if not self.tried(new):
                 return
             if not self._last_is_best(round_, found):
                 break
@@ -166,17 +171,14 @@ class History:
             return
         for new in unseen(sizes[:middle][::-1]):
             yield new
-            if not self._ended(new) or self._last_is_best(round_, found):
+            if not self.tried(new) or self._last_is_best(round_, found):
                 return
         if self.best(round_) not in self.starts:
             return
         for new in unseen([*sizes[middle + 1 :], *doubled]):
             yield new
-            if not self._ended(new) or (new.step >= sizes[-1] and not self._last_is_best(round_, found)):
+            if not self.tried(new) or (new.step >= sizes[-1] and not self._last_is_best(round_, found)):
                 return
-
-    def _ended(self, candidate: Candidate) -> bool:
-        return all(self.state(candidate.slot(k)) in ENDED for k in range(self.plan.seeds))
 
     def _last_is_best(self, round_: int, found: Sequence[Candidate]) -> bool:
         """Whether the last of these proposals beats the others and the best before this round."""
@@ -244,7 +246,7 @@ class History:
     def recommended(self, rounds: int) -> Candidate | None:
         """The best of the run-off on all its seeds; until that is over, and without one, the best scored."""
         finalists = self.finalists(rounds)
-        if not finalists or not all(self.state(s) in ENDED for s in self.run_off(rounds)):
+        if not finalists or not self.ended(self.run_off(rounds)):
             return self.best(rounds)
         scores = [self.score(c, self.plan.final_seeds) for c in finalists]
         return finalists[min((score, i) for i, score in enumerate(scores) if score is not None)[1]]

@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from widthsearch.plans.arm import Arm, ArmSearch, Factors, Point, Steps, run_off_of
+from widthsearch.plans.arm import Arm, ArmSearch, Factors, Point, Steps, at_budget, run_off_of
 from widthsearch.plans.history import Candidate, History, Score
 from widthsearch.plans.plan import Slot
 
@@ -89,14 +89,15 @@ class Tried(History):
 
 def random(search: ArmSearch) -> Steps:
     """The best of the starts and random widths at the budget, one training each, and a run-off."""
-    tried = Tried(search)
-    drawn = (search.slot("score", i, 0, search.at_budget(_random_factors(search, i))) for i in count())
+    tried, spread = Tried(search), _spread(search)
+    factors = (_random_factors(search, i, spread) for i in count())
+    drawn = (search.slot("score", i, 0, at_budget(search.plan, f)) for i, f in enumerate(factors))
     yield list(takewhile(tried.take, chain(tried.first(), drawn)))
     yield from tried.recommendations()
 
 
-def _random_factors(search: ArmSearch, i: int) -> Factors:
-    spread, generator = _spread(search), np.random.default_rng(search.random_seed(i))
+def _random_factors(search: ArmSearch, i: int, spread: float) -> Factors:
+    generator = np.random.default_rng(search.random_seed(i))
     return tuple(generator.uniform(-spread, spread, len(search.plan.widths)).tolist())
 
 
@@ -131,7 +132,7 @@ def sampled(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Arm:
         asked = [(f, search.loss(s)) for f, s in zip(_factors_of_starts(search), starts, strict=False)]
         for i in count():
             factors = search.asked(i) or _ask(sampler, search, asked)
-            slot = replace(search.slot("score", i, 0, search.at_budget(factors)), asked=factors)
+            slot = replace(search.slot("score", i, 0, at_budget(search.plan, factors)), asked=factors)
             if not tried.take(slot):
                 break
             yield [slot]

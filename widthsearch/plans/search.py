@@ -72,9 +72,9 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None,
             yield phase
         if not history.prune_ratios(round_):
             return None, f"every measure of round {1 + round_} failed: {history.last_error(measure)}"
-        for candidate in history.candidates(round_):
-            yield [candidate.slot(k) for k in range(plan.seeds)]
         candidates = history.candidates(round_)
+        for candidate in candidates:
+            yield [candidate.slot(k) for k in range(plan.seeds)]
         if candidates and all(history.score(c) is None for c in candidates):
             lost = [c.slot(k) for c in candidates for k in range(plan.seeds)]
             return None, f"every score of round {1 + round_} failed: {history.last_error(lost)}"
