@@ -121,9 +121,9 @@ def lightning_loop(model: nn.Module, data: Any, report: Any) -> None:
 class WithLoss(nn.Module):
     """What the Hugging Face Trainer wants: named inputs, a dict with the loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], nn.Module] = mlp) -> None:
         super().__init__()
-        self.net = mlp()
+        self.net = make()
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         logits = self.net(x)

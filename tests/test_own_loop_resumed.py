@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from commands import clean_process
 from public import load
 from test_checkpoint import EPOCHS, network, outcome, run_until, runner, slot_of, tensors
-from test_own_loop import Rows
+from test_own_loop import Rows, WithLoss
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -85,22 +85,6 @@ def lightning_loop(model: nn.Module, data: Any, report: Any) -> None:
         trainer.fit(Classifier(), *loaders, ckpt_path=own if done else None, weights_only=True)
 
 
-class WithLoss(nn.Module):
-    """What the Hugging Face Trainer wants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = network()
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        logits = self.net(x)
-        return (
-            {"logits": logits}
-            if labels is None
-            else {"loss": F.cross_entropy(logits, labels), "logits": logits}
-        )
-
-
 def trainer_loop(model: nn.Module, data: Any, report: Any) -> None:
     transformers = load("transformers")
 
@@ -135,7 +119,7 @@ def trainer_loop(model: nn.Module, data: Any, report: Any) -> None:
 
 
 def study_of(loop: Any) -> Study:
-    model = WithLoss if loop is trainer_loop else network
+    model = (lambda: WithLoss(network)) if loop is trainer_loop else network
     return Study(model=model, data=tensors, budget=Budget(params="0.5x", macs="any"), train=loop, steps=STEPS)
 
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainings import FIRST_SEED, begin, load, losses_of, parser_of, train
+from trainings import FIRST_SEED, begin, load, losses_of, parser_of, run, train
 
 from widthsearch.driver.prepare import prepare
-from widthsearch.errors import TrainingError
 from widthsearch.plans.arm import ArmSearch
 from widthsearch.plans.history import History
-from widthsearch.plans.plan import Branch, Run, Slot
+from widthsearch.plans.plan import Branch, Slot
 from widthsearch.plans.search import SearchPlan, next_step
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
@@ -47,14 +46,6 @@ def search(file: str, budget: str | None, repeat: int) -> dict[str, Any]:
     assert best is not None
     rounds = 1 + max(r.key[1] for r in runs)
     return {"widths": dict(best.widths), "round": best.round, "rounds": rounds, "spent": spent}
-
-
-def run(runner: TrialRunner, slot: Slot) -> Run:
-    try:
-        outcome = runner.run(slot)
-    except TrainingError as error:
-        return Run(slot.key, "failed", slot.widths, error=str(error))
-    return Run(slot.key, "complete", slot.widths, outcome["val_loss"], outcome.get("prune_ratio"))
 
 
 def interval(values: Any) -> str:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainings import FIRST_SEED, begin, load, losses_of, parser_of, train
+from trainings import FIRST_SEED, begin, load, losses_of, parser_of, run, train
 
 from widthsearch.driver.prepare import prepare
-from widthsearch.errors import TrainingError
 from widthsearch.maths import rule
 from widthsearch.plans.arm import ArmSearch
 from widthsearch.plans.history import History
-from widthsearch.plans.plan import Branch, Plan, Run, Slot
+from widthsearch.plans.plan import Branch, Plan, Slot
 from widthsearch.plans.search import SearchPlan, next_step
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
@@ -50,14 +49,6 @@ def search(file: str, budget: str | None, rounds: int, repeat: int) -> dict[str,
         known = {ended.key for ended in runs}
         runs += [run(runner, slot) for slot in History(plan, runs).run_off(r) if slot.key not in known]
     return course_of(History(plan, runs), made, spent, price)
-
-
-def run(runner: TrialRunner, slot: Slot) -> Run:
-    try:
-        outcome = runner.run(slot)
-    except TrainingError as error:
-        return Run(slot.key, "failed", slot.widths, error=str(error))
-    return Run(slot.key, "complete", slot.widths, outcome["val_loss"], outcome.get("prune_ratio"))
 
 
 def course_of(

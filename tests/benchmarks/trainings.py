@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from widthsearch import Budget
 from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
-from widthsearch.plans.plan import Plan, Slot
+from widthsearch.plans.plan import Plan, Run, Slot
 from widthsearch.plans.search import SearchPlan
 from widthsearch.study.file import StudyFile, load_study
 from widthsearch.training.trial import TrialRunner
@@ -49,6 +49,15 @@ def train(slot: Slot) -> dict[str, Any]:
         return runner.run(slot)
     except TrainingError:
         return {"val_loss": None}
+
+
+def run(runner: TrialRunner, slot: Slot) -> Run:
+    """A slot of a search that has no database, trained here."""
+    try:
+        outcome = runner.run(slot)
+    except TrainingError as error:
+        return Run(slot.key, "failed", slot.widths, error=str(error))
+    return Run(slot.key, "complete", slot.widths, outcome["val_loss"], outcome.get("prune_ratio"))
 
 
 def losses_of(outcomes: list[dict[str, Any]]) -> Losses:
