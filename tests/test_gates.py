@@ -1,5 +1,6 @@
 """Gates: exact at 0, unbiased where it can be checked by hand, and on budget."""
 
+import copy
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from widthsearch.maths.rule import Constraints
 from widthsearch.space import Gating, trace
 from widthsearch.study.recipe import Recipe
 from widthsearch.training.controller import BudgetController, cut
+from widthsearch.training.device_gates import DeviceController, DeviceGates
 from widthsearch.training.gates import START, Gates, expected, open_probability, sample
 from widthsearch.training.recipe_loop import evaluate, train
 
@@ -209,6 +211,11 @@ def test_gating_inputs_equals_gating_weights():
     assert not model[2]._forward_pre_hooks
 
 
+def digits_of(n=None):
+    x, y = load_digits(return_X_y=True)
+    return torch.from_numpy(x[:n]).float() / 16, torch.from_numpy(y[:n])
+
+
 def controller_for(pressure, steps=100):
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
     space = trace(model, torch.randn(2, 6))
@@ -220,6 +227,47 @@ def controller_for(pressure, steps=100):
         space,
         budget,
     )
+
+
+def of_kinds(kinds, space, budget, steps, pressure="cost"):
+    gates = kinds[0](space)
+    holds = gates if kinds[1] is DeviceController else gates.log_alpha
+    return gates, kinds[1](holds, space.widths, space.cost, budget, steps=steps, pressure=pressure)
+
+
+def test_gates_on_a_device_make_the_steps_of_those_on_the_cpu():
+    """The same noise, gates, prices and logits, as far as float32 goes; also from a checkpoint on."""
+    digits, recipe = digits_of(200), Recipe(epochs=6, batch_size=50, lr=0.05)
+    logits, prices = [], []
+    for kinds in ((Gates, BudgetController), (DeviceGates, DeviceController)):
+        torch.manual_seed(0)
+        space = trace(nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)), digits[0][:2])
+        budget = {r: c / 16 for r, c in space.cost(space.widths).items()}
+        gates, controller = of_kinds(
+            kinds, space, budget, steps=48
+        )  # so few that each has a price of its own
+        states = []
+        for _ in range(2):
+            with gates.attached(controller.step):
+                train(space.model, digits, recipe, seed=0)
+            states.append((copy.deepcopy(gates.state_dict()), copy.deepcopy(controller.state_dict())))
+            logits.append(gates.log_alpha.copy())
+            prices.append(controller.price.value)
+        assert controller.taken == 48
+        again = of_kinds(kinds, space, budget, steps=48)
+        for part, state in zip(again, states[0], strict=True):
+            part.load_state_dict(state)
+        assert again[0].state_dict()["noise"][-1].equal(states[0][0]["noise"][-1])
+        gradient = np.linspace(-1, 1, 12, dtype=np.float32)
+        for part in (controller, again[1]):
+            part.load_state_dict(states[0][1])
+        gates.load_state_dict(states[0][0])
+        for part in (controller, again[1]):
+            part.step(torch.from_numpy(gradient) if kinds[0] is DeviceGates else gradient)
+        assert gates.state_dict()["log_alpha"].equal(again[0].state_dict()["log_alpha"])
+    np.testing.assert_allclose(logits[:2], logits[2:], atol=2e-4)
+    np.testing.assert_allclose(prices[:2], prices[2:], rtol=1e-3)
+    assert prices[1] > 0 and np.ptp(logits[1]) > 0.01
 
 
 @pytest.mark.parametrize("pressure", ["neurons", "cost"])
@@ -259,24 +307,29 @@ def test_the_price_is_zero_within_the_target_and_rises_above_it():
     assert prices[-1] > prices[10] > 0
 
 
-@pytest.mark.parametrize("pressure", ["neurons", "cost"])
-def test_a_measure_ends_at_the_budget_and_still_classifies(pressure):
+@pytest.mark.parametrize(
+    ("pressure", "kinds"),
+    [
+        ("neurons", (Gates, BudgetController)),
+        ("cost", (Gates, BudgetController)),
+        ("cost", (DeviceGates, DeviceController)),
+    ],
+)
+def test_a_measure_ends_at_the_budget_and_still_classifies(pressure, kinds):
     """A real gated training, four times over budget: the expected cost follows its target down."""
-    x, y = load_digits(return_X_y=True)
-    digits = (torch.from_numpy(x).float() / 16, torch.from_numpy(y))
+    digits = digits_of()
+    y = digits[1]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 10))
     space = trace(model, digits[0][:2])
     budget = {r: c / 4 for r, c in space.cost(space.widths).items()}
     recipe = Recipe(epochs=20, batch_size=64, lr=0.1)
-    gates = Gates(space)
-    steps = recipe.epochs * (len(y) // recipe.batch_size)
-    controller = BudgetController(
-        gates.log_alpha, space.widths, space.cost, budget, steps=steps, pressure=pressure
+    gates, controller = of_kinds(
+        kinds, space, budget, recipe.epochs * (len(y) // recipe.batch_size), pressure
     )
     with gates.attached(controller.step):
         train(model, digits, recipe, seed=0)
-    assert controller.taken == steps
+    assert controller.taken == recipe.epochs * (len(y) // recipe.batch_size)
 
     units = [part.sum() for part in split(open_probability(gates.log_alpha), list(space.widths.values()))]
     cost = space.cost(dict(zip(space.widths, units, strict=True)))

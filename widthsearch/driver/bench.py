@@ -19,7 +19,7 @@ from widthsearch.show.pages import search_only
 from widthsearch.speed.bench import bench, hardware
 from widthsearch.study.data import load_data
 from widthsearch.study.study import Study
-from widthsearch.training.recipe_loop import device_of
+from widthsearch.training.device import device_of
 from widthsearch.training.trial import build_space
 
 

@@ -15,7 +15,7 @@ from widthsearch.maths.latency import Fitted, fit, relative_errors
 from widthsearch.space import WidthSpace
 from widthsearch.speed.bench import batch_of, hardware, time_networks
 from widthsearch.study.study import Study
-from widthsearch.training.recipe_loop import device_of
+from widthsearch.training.device import device_of
 
 FITTED, HELD_OUT = 40, 12  # networks of random widths
 RANGE = 2.0  # factor by which all widths together, and each on its own, differ from the budget's, each way

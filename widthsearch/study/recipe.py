@@ -51,6 +51,11 @@ class Recipe(Fields):
     are datasets.  No result depends on the number of workers: what is random in a sample follows from the
     seed and the epoch.  An ``IterableDataset`` is read from its start in every epoch, ``steps_per_epoch``
     batches of it, by one worker at most.
+
+    On a GPU, ``precision`` says how training steps compute: in bfloat16 where torch's autocast takes it, in
+    float32 with TF32 products, or in float32 throughout.  (Evaluations are in float32, with TF32 products
+    but for the last.)  With ``deterministic`` only kernels are used that give the same result every time: a
+    training is slower, or fails where there is none.  CPUs compute in float32, and repeat, in any case.
     """
 
     epochs: int = setting(10, WHOLE)
@@ -73,6 +78,10 @@ class Recipe(Fields):
     warmup: float = setting(0.0, from_zero(below=1))
     clip_grad_norm: float | None = setting(None, optional(POSITIVE))
     ema: float = setting(0.0, from_zero(below=1))
+    precision: Literal["bfloat16", "tf32", "float32"] = setting(
+        "bfloat16", one_of("bfloat16", "tf32", "float32")
+    )
+    deterministic: bool = setting(False, SWITCH)
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` on a value that no training can use."""

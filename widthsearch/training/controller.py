@@ -70,11 +70,11 @@ class Price:
         """Go on from there."""
         self._integral, self.taken = state["integral"], state["taken"]
 
-    def step(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Set the price for so many units per variable, (V,); what a unit of each then pays, (V,)."""
+    def step(self, units: NDArray[np.float64], steps: int = 1) -> NDArray[np.float64]:
+        """Set the price for so many units per variable, (V,), and so many steps; what a unit pays, (V,)."""
         resource, error = self._most_over(units)
-        self.taken += 1
-        self._integral = max(0.0, self._integral + error * self.scale)
+        self.taken += steps
+        self._integral = max(0.0, self._integral + error * self.scale * steps)
         self.value = max(0.0, self.PROPORTIONAL * error + self.INTEGRAL * self._integral)
         return self.value * per_unit(self.cost, resource, units, self.pressure)
 

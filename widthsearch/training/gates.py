@@ -32,7 +32,7 @@ from widthsearch.space import Gating, WidthSpace
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1
 START = 2.0  # log_alpha of a fresh gate: open with probability 0.96
-_OPEN_SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
+OPEN_SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
 
 Vector = NDArray[np.floating[Any]]
 
@@ -56,7 +56,7 @@ def expected(log_alpha: Vector) -> Vector:
 
 def open_probability(log_alpha: Vector) -> Vector:
     """P(z > 0) (equation 12).  Shape (U,) in, (U,) out."""
-    p: Vector = 1 / (1 + np.exp(_OPEN_SHIFT - log_alpha))
+    p: Vector = 1 / (1 + np.exp(OPEN_SHIFT - log_alpha))
     return p
 
 
@@ -78,7 +78,7 @@ class Gates:
         self._parameter = next(space.model.parameters())
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self._noise: list[Vector] = []  # not used yet, the next one last
-        self._pending = _Pending(self._parameter, None)
+        self._pending = Pending(self._parameter, None)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: the logits, and the random numbers to come."""
@@ -95,7 +95,7 @@ class Gates:
         self._noise = [noise.numpy() for noise in state["noise"]]
 
     @contextmanager
-    def attached(self, on_gradient: Callable[[Vector], None] | None = None) -> Iterator[None]:
+    def attached(self, on_gradient: Callable[[Any], None] | None = None) -> Iterator[None]:
         """Gate the model's forward passes, in whatever loop it is trained.
 
         ``on_gradient`` gets d loss / d log_alpha, shape (U,), once for each step of an optimizer that has
@@ -108,7 +108,7 @@ class Gates:
 
         running = False
         weights = {id(parameter) for parameter in self.model.parameters()}
-        pending = self._pending = _Pending(self._parameter, on_gradient)
+        pending = self._pending = Pending(self._parameter, on_gradient)
 
         def step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             held = (p for group in optimizer.param_groups for p in group["params"])
@@ -156,10 +156,10 @@ class Gates:
         """At the end of a training: make the step that no optimizer's has brought about, if one is left."""
         self._pending.hand_over()
 
-    def _values(self, training: bool, pending: _Pending) -> Tensor:
+    def _values(self, training: bool, pending: Pending) -> Tensor:
         """The gates of one forward pass, shape (U,), each in [0, 1]."""
         device = self._parameter.device
-        _refuse_what_gates_cannot_do(device)
+        refuse_what_gates_cannot_do(device)
         if not training:
             closed = 1 if self.mask is None else self.mask
             return torch.from_numpy((expected(self.log_alpha) * closed).astype(np.float32)).to(device)
@@ -178,15 +178,15 @@ class Gates:
         return self._noise.pop()
 
 
-class _Pending:
+class Pending:
     """The gradient of the gates since their last step, summed over backward passes as ``Tensor.grad`` is."""
 
-    def __init__(self, weight: Tensor, to: Callable[[Vector], None] | None) -> None:
+    def __init__(self, weight: Tensor, to: Callable[[Any], None] | None) -> None:
         self.to = to
         self._weight, self._version = weight, 0
-        self._gradient: Vector | None = None
+        self._gradient: Vector | Tensor | None = None
 
-    def add(self, gradient: Vector) -> None:
+    def add(self, gradient: Vector | Tensor) -> None:
         """Of one forward pass."""
         self._gradient = gradient if self._gradient is None else self._gradient + gradient
         self._version = self._weight._version
@@ -203,7 +203,7 @@ class _Pending:
             self.to(gradient)
 
 
-def _refuse_what_gates_cannot_do(device: torch.device) -> None:
+def refuse_what_gates_cannot_do(device: torch.device) -> None:
     """Raise TrainingError where gates would silently be wrong."""
     if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
         raise TrainingError("float16 scales the loss, and with it the gates' gradient: use bfloat16 autocast")

@@ -24,6 +24,7 @@ from widthsearch.study.study import Data, Split
 from widthsearch.training.averaging import MovingAverage
 from widthsearch.training.batches import batches, samples_per_step, steps_per_epoch
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
+from widthsearch.training.device import autocast, device_of, set_exactness
 from widthsearch.training.losses import loss_function, metric_function, share_counted
 
 log = logging.getLogger(__name__)
@@ -58,18 +59,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def device_of(recipe: Recipe) -> torch.device:
-    """The recipe's device; ``auto`` is the GPU where there is one."""
-    if recipe.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(recipe.device)
-
-
 class RecipeLoop:
     """Trains and evaluates networks of one study by its recipe, on its data."""
 
     def __init__(self, recipe: Recipe, data: Data) -> None:
         self.recipe, self.device = recipe, device_of(recipe)
+        set_exactness(recipe, self.device)
         # Tensors go to the device once and for all, datasets batch by batch.
         self.splits = {
             name: moved(split, self.device) if isinstance(split, tuple) else split
@@ -141,7 +136,7 @@ def train(
     for epoch in range(done, recipe.epochs):
         for x, y in batches(split, recipe, order):
             x, y = (moved(part, device, pinned=recipe.pin_memory) for part in (x, y))
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with autocast(recipe, device):
                 loss = loss_of(call(net, x), y)
             net.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from widthsearch.space import WidthSpace
 from widthsearch.training.batches import batches
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.controller import BudgetController, per_unit
+from widthsearch.training.device_gates import DeviceController, DeviceGates
 from widthsearch.training.gates import Gates, Vector
 from widthsearch.training.losses import loss_function
 from widthsearch.training.own_loop import OwnLoop
@@ -51,16 +52,24 @@ def gated(
 
     Gives the gates, their controller and the samples seen.
     """
-    gates = Gates(space)
-    controller = BudgetController(
-        gates.log_alpha, space.widths, aim.cost, aim.budget, steps=loop.steps, pressure=aim.pressure
-    )
+    gates, controller = _gates_on(space, loop, aim)
     if checkpoint is not None:
         checkpoint.parts.update(gates=gates, controller=controller)
     with gates.attached(controller.step):
         samples = loop.fit(space.model, seed, checkpoint)
         gates.settle()
         yield gates, controller, samples
+
+
+def _gates_on(space: WidthSpace, loop: RecipeLoop | OwnLoop, aim: Aim) -> tuple[Gates, BudgetController]:
+    """Where the network is trained, if that is known: an own loop moves it later, to wherever it likes."""
+    aimed: Any = {"budget": aim.budget, "steps": loop.steps, "pressure": aim.pressure}
+    if isinstance(loop, RecipeLoop) and loop.device.type == "cuda":
+        space.model.to(loop.device)
+        on_device = DeviceGates(space)
+        return on_device, DeviceController(on_device, space.widths, aim.cost, **aimed)
+    gates = Gates(space)
+    return gates, BudgetController(gates.log_alpha, space.widths, aim.cost, **aimed)
 
 
 def train_under(
