@@ -38,7 +38,12 @@ def by_hand(x: Tensor, z: Tensor, w: Tensor, b: Tensor, centred: bool) -> Tensor
 
 
 @CENTRED
-def test_it_is_what_the_formulas_say_and_so_are_its_gradients(centred: bool) -> None:
+@pytest.mark.parametrize("composed", [False, True])
+def test_it_is_what_the_formulas_say_and_so_are_its_gradients(
+    centred: bool, composed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if composed:  # as on a GPU
+        monkeypatch.setattr("widthsearch.space.open_norm._must_be_composed", lambda z: True)
     z = numbers(7).sigmoid()
     leaves = [
         t.requires_grad_() for t in (numbers(2, 3, 7), z, numbers(8)[:7].clone(), numbers(9)[:7].clone())

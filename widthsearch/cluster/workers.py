@@ -155,11 +155,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._needs = study
         self._runner: TrialRunner | None = None
         self._copy: Path | None = None
-        self._slot = config["slot"]
+        self._slots = config["slots"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next slot, in the same process."""
-        self._slot = new_config["slot"]
+        """The next slots, in the same process."""
+        self._slots = new_config["slots"]
         return True
 
     def step(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
         The outcome travels as JSON: Tune would flatten a dictionary and split its names at "/".
         """
-        if self._slot is None:
+        if not self._slots:
             time.sleep(IDLE_SECONDS)
             return {"ended": 0, "outcome": "", "done": False}
         with _collected(self._needs["log_level"]) as lines:
@@ -176,15 +176,16 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
                     self._runner = self._load()
                 if (limit := self._needs["timeout"]) is not None:
                     # The runner's own limit does not reach into libraries; this one ends the process.
-                    faulthandler.dump_traceback_later(limit + HANGING_SECONDS, exit=True, file=2)
-                outcome = self._runner.run(_slot_of(self._slot))
+                    limit = limit * len(self._slots) + HANGING_SECONDS
+                    faulthandler.dump_traceback_later(limit, exit=True, file=2)
+                ended: dict[str, Any] = {"outcomes": self._runner.run_all([*map(_slot_of, self._slots)])}
             except UsageError as error:  # no other try would help
-                outcome = {"stop": str(error), "host": socket.gethostname()}
-            except TrainingError as error:
-                outcome = {"error": str(error)}
+                ended = {"stop": str(error), "host": socket.gethostname()}
+            except TrainingError as error:  # what the workers are to load cannot be loaded
+                ended = {"outcomes": [{"error": str(error)} for _ in self._slots]}
             finally:
                 faulthandler.cancel_dump_traceback_later()
-        return {"ended": 1, "outcome": json.dumps({**outcome, "log": lines}), "done": True}
+        return {"ended": 1, "outcome": json.dumps({**ended, "log": lines}), "done": True}
 
     def cleanup(self) -> None:
         """Remove the copy of the study's files, if there is one."""
@@ -265,7 +266,8 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric="ended", mode="max")  # Tune insists on a metric in every result
         self.ledger, self.timeout = ledger, timeout
         self.error: Exception | None = None
-        self._numbers: dict[str, tuple[int, float]] = {}  # Tune's trial id -> Optuna's number, since when
+        # Tune's trial id -> Optuna's number of each slot (None: it has its result already), since when.
+        self._numbers: dict[str, tuple[list[int | None], float]] = {}
         self._waiting = False  # nothing new can start until a training ends
         self.reasons: dict[str, str] = {}  # Tune's trial id -> why its worker died
         self.stopped = False
@@ -282,13 +284,15 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         try:
             step = self.ledger.next_step()
             if isinstance(step, Slot):
-                self._numbers[trial_id] = (self.ledger.ask(step), time.monotonic())
-                return {"slot": {**vars(step), "widths": dict(step.widths)}}
+                slots, open_ = self.ledger.together(step)
+                numbers = [self.ledger.ask(slot) if slot in open_ else None for slot in slots]
+                self._numbers[trial_id] = (numbers, time.monotonic())
+                return {"slots": [{**vars(slot), "widths": dict(slot.widths)} for slot in slots]}
         except Exception as error:  # an exception in here would abort Tune in the middle of something
             self._stop(error)
             return Searcher.FINISHED
         self._waiting = bool(self._numbers)
-        return {"slot": None} if self._waiting else Searcher.FINISHED
+        return {"slots": []} if self._waiting else Searcher.FINISHED
 
     def idle_is_over(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Tune's stopping test, asked at every result of a worker."""
@@ -300,26 +304,36 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         """Tell the ledger how the training ended."""
         if trial_id not in self._numbers:
             return  # an idle worker
-        number, began = self._numbers.pop(trial_id)
+        numbers, began = self._numbers.pop(trial_id)
+        asked = [number for number in numbers if number is not None]
         self._waiting = False
         try:
-            outcome = json.loads(result["outcome"]) if result and not error else {}
-            for line in outcome.pop("log", ()):
-                log.info("trial %d, in its worker: %s", number, line)
-            if "val_loss" in outcome:
-                self.ledger.tell(number, outcome)
-            elif "stop" in outcome:  # the trial stays as it is: it can go on once the trouble is mended
-                where = "" if outcome["host"] == socket.gethostname() else f" (on {outcome['host']})"
-                self._stop(UsageError(f"{outcome['stop']}{where}"))
-            elif "error" in outcome:
-                self.ledger.fail(number, outcome["error"])
-            elif self.timeout is not None and time.monotonic() - began >= self.timeout + HANGING_SECONDS:
-                self.ledger.fail(number, too_long(self.timeout))
+            ended = json.loads(result["outcome"]) if result and not error else {}
+            for line in ended.get("log", ()):
+                log.info("trial %d, in its worker: %s", asked[0], line)
+            if "stop" in ended:  # the trials stay as they are: they can go on once the trouble is mended
+                where = "" if ended["host"] == socket.gethostname() else f" (on {ended['host']})"
+                self._stop(UsageError(f"{ended['stop']}{where}"))
+            elif "outcomes" in ended:
+                for number, outcome in zip(numbers, ended["outcomes"], strict=True):
+                    if number is not None:
+                        self._tell(number, outcome)
             else:
-                reason = self.reasons.pop(trial_id, "its worker process died")
-                self.ledger.fail(number, reason, worker_died=True)
+                reason, late = self.reasons.pop(trial_id, "its worker process died"), False
+                if self.timeout is not None:
+                    took = time.monotonic() - began
+                    late = took >= self.timeout * len(numbers) + HANGING_SECONDS
+                    reason = too_long(self.timeout) if late else reason
+                for number in asked:
+                    self.ledger.fail(number, reason, worker_died=not late)
         except Exception as failure:
             self._stop(failure)
+
+    def _tell(self, number: int, outcome: dict[str, Any]) -> None:
+        if "error" in outcome:
+            self.ledger.fail(number, outcome["error"])
+        else:
+            self.ledger.tell(number, outcome)
 
     def stop(self) -> None:
         """Start nothing more, and end what runs: it can be resumed."""

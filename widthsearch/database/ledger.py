@@ -22,7 +22,7 @@ from widthsearch.database.lock import DriverLock
 from widthsearch.database.records import forgiven_in, plan_of, runs_of
 from widthsearch.database.sampler import GivenWidths, search_space
 from widthsearch.errors import DatabaseGoneError, describe_error
-from widthsearch.plans.plan import Run, Slot, Step, StudyPlan, Wait
+from widthsearch.plans.plan import Run, Slot, Step, StudyPlan, Together, Wait
 from widthsearch.plans.words import joined
 
 T = TypeVar("T")
@@ -96,6 +96,14 @@ class Ledger:
         step, runs = self._patiently(look)
         self._log_step(step, runs)
         return step
+
+    def together(self, slot: Slot) -> Together:
+        """What is trained with the slot that comes next."""
+
+        def look() -> Together:
+            return self.plan.together(slot, runs_of(self.study.get_trials(deepcopy=False), self._forgiven))
+
+        return self._patiently(look) if self.plan.plan_of(slot).pack else Together([slot], [slot])
 
     def _log_step(self, step: Step, runs: list[Run]) -> None:
         """Say why a slot is handed out again; and, once, when a phase begins or is waited for."""

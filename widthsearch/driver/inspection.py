@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from widthsearch.driver.prepare import make_plan
+from widthsearch.driver.prepare import make_plan, why_alone_in
 from widthsearch.errors import UsageError
 from widthsearch.plans.plan import Plan
 from widthsearch.report.listings import WidthsFound
@@ -32,7 +32,8 @@ def widths_of_study(study: Study) -> WidthsFound:
 
     A budget that is too small, or of a latency, is no reason not to show the rest: ``budget_error`` says so.
     """
-    space = build_space(study, load_data(study))
+    data = load_data(study)
+    space = build_space(study, data)
     minimum = numbers_of("minimum", study.minimum, space.modules)
     multiple_of = numbers_of("multiple_of", study.multiple_of, space.modules)
     plan, error = None, None
@@ -46,7 +47,9 @@ def widths_of_study(study: Study) -> WidthsFound:
             plan = make_plan(study, space)
         except UsageError as too_small:
             error = str(too_small)
-    return describe(space, minimum=minimum, multiple_of=multiple_of, plan=plan, budget_error=error)
+    alone = why_alone_in(study, space, data) if space.widths else None
+    found = describe(space, minimum=minimum, multiple_of=multiple_of, plan=plan, budget_error=error)
+    return {**found, "alone": alone or None}
 
 
 def widths_of_model(reference: str, inputs: Sequence[str], budget: Budget | None = None) -> WidthsFound:
@@ -94,6 +97,7 @@ def describe(
         ],
         "frozen": [{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         "not_run": list(space.idle),
+        "alone": None,
         "macs": network["macs"],
         "params": network["params"],
         "coverage": space.cost.share("macs", space.widths, space.widths),

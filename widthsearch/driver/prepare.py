@@ -9,7 +9,7 @@ from typing import Any
 from widthsearch.errors import UsageError
 from widthsearch.maths.cost import RESOURCES, Cost
 from widthsearch.plans.plan import Plan
-from widthsearch.plans.words import as_typed, not_run_lines
+from widthsearch.plans.words import alone_lines, as_typed, not_run_lines
 from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
 from widthsearch.report.types import network_of
 from widthsearch.space import WidthSpace
@@ -20,6 +20,9 @@ from widthsearch.study.file import StudyFile
 from widthsearch.study.fingerprint import code_of, text_of
 from widthsearch.study.patterns import numbers_of, several
 from widthsearch.study.study import Data, Study, settings_of
+from widthsearch.training.device import device_of
+from widthsearch.training.pack import why_alone
+from widthsearch.training.recipe_loop import RecipeLoop
 from widthsearch.training.targets import check_targets
 from widthsearch.training.trial import build_space, measure_epochs
 
@@ -58,7 +61,8 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
             f"{type(space.model).__name__} has nothing to search: no width variable found"
             + (f" ({reasons})" if reasons else " (it needs at least one hidden layer)")
         )
-    plan = make_plan(study, space, before)
+    alone = why_alone_in(study, space, data)
+    plan = replace(make_plan(study, space, before), pack=alone == "")
     uniform, cost_aware = (network_of(plan.cost, widths) for widths in (plan.baseline, plan.cost_aware))
     side = side_cost_lines(side_costs(plan.budget, uniform, cost_aware), COST_AWARE)
     return Prepared(
@@ -67,7 +71,7 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
         code=text_of(next(iter(file.files.values()), b"")),
-        notes=(*not_run_lines(space.idle), *_untrained_lines(space, study), *side),
+        notes=(*not_run_lines(space.idle), *_untrained_lines(space, study), *side, *alone_lines(alone)),
     )
 
 
@@ -80,6 +84,21 @@ def _untrained_lines(space: WidthSpace, study: Study) -> list[str]:
         f"not trained, and random, as every training starts afresh: {several(names)} (requires_grad=False); "
         "load their values in Study(init=...), and keep their widths by Study(fix=[...])"
     ]
+
+
+def why_alone_in(study: Study, space: WidthSpace, data: Data) -> str | None:
+    """Why no networks are trained together although the study asks for it; empty if they are.
+
+    ``None`` where it does not ask for it: by default, and with ``auto`` where no training has a GPU.
+    """
+    on_gpu = study.gpus > 0 or device_of(study.recipe).type == "cuda"
+    if study.pack == "never" or (study.pack == "auto" and not on_gpu):
+        return None
+    if study.train is not None:
+        return "an own training loop trains the network that it is given"
+    if study.pruner != "l0":
+        return f"the pruner {study.pruner} trains one network at a time"
+    return why_alone(space, RecipeLoop(study.recipe, data)) or ""
 
 
 def fingerprint_of(file: StudyFile, before: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from widthsearch.database import records
 from widthsearch.database.ledger import Callback, Ledger, Progress
-from widthsearch.errors import DatabaseGoneError, TrainingError, UsageError
+from widthsearch.errors import DatabaseGoneError, UsageError
 from widthsearch.plans.plan import Done, Failed, Slot
 from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.study.file import StudyFile
@@ -51,13 +51,15 @@ def run_in_process(ledger: Ledger, file: StudyFile, stop: Stop) -> None:
     """Run one trial after the other right here, without Ray: the same results, and a debugger works."""
     runner = TrialRunner(file.study, ledger.plan, (ledger.checkpoints.url, ledger.identity))
     while isinstance(slot := ledger.next_step(), Slot):
-        number = ledger.ask(slot)
-        try:
-            outcome = runner.run(slot)
-        except TrainingError as error:
-            ledger.fail(number, str(error))
-        else:
-            ledger.tell(number, outcome)
+        slots, open_ = ledger.together(slot)
+        numbers = {s.key: ledger.ask(s) for s in open_}
+        for own, outcome in zip(slots, runner.run_all(slots), strict=True):
+            if own.key not in numbers:
+                continue
+            if "error" in outcome:
+                ledger.fail(numbers[own.key], outcome["error"])
+            else:
+                ledger.tell(numbers[own.key], outcome)
 
 
 def run(ledger: Ledger, file: StudyFile, session: Session) -> Ended:

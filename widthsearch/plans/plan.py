@@ -69,6 +69,7 @@ class Plan(Settings):
     outputs: dict[str, list[float]] = field(default_factory=dict)  # see cost_aware.py
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
+    pack: bool = False  # whether networks of equal widths are trained together
 
     def constraints(self, over: float = 1.0, minimum: int = 1) -> Constraints:
         """The constraints of a network at ``over`` times the budget, no width below ``minimum``."""
@@ -295,6 +296,16 @@ class Failed:
 Step = Slot | Wait | Done | Failed
 
 
+class Together(NamedTuple):
+    """Slots of equal widths that are trained as one, and those among them that are still open.
+
+    The others are trained again with them, and not told: a result must not depend on who shares its step.
+    """
+
+    slots: list[Slot]
+    open: list[Slot]
+
+
 @dataclass(frozen=True)
 class StudyPlan(ABC):
     """What a study goes by.  Each kind is one subclass (see ``plans/kinds.py``), made around one ``plan``."""
@@ -319,6 +330,10 @@ class StudyPlan(ABC):
     @abstractmethod
     def expected(self) -> dict[str, int]:
         """Trials per kind, at most."""
+
+    def together(self, slot: Slot, runs: Iterable[Run]) -> Together:
+        """What is trained with the slot that comes next after these runs."""
+        return Together([slot], [slot])
 
     def with_plan(self, plan: Plan) -> StudyPlan:
         """The same study with the plan of a changed file, and the rounds that were asked for since."""

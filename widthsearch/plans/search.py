@@ -7,12 +7,24 @@ one fixed order; how many workers there are never changes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, ClassVar
 
 from widthsearch.plans.history import History, State
-from widthsearch.plans.plan import Done, Failed, Plan, Run, Slot, Step, StudyKind, StudyPlan, Wait, identity
+from widthsearch.plans.plan import (
+    Done,
+    Failed,
+    Plan,
+    Run,
+    Slot,
+    Step,
+    StudyKind,
+    StudyPlan,
+    Together,
+    Wait,
+    identity,
+)
 
 
 def next_step(plan: Plan, runs: Iterable[Run]) -> Step:
@@ -126,6 +138,16 @@ class SearchPlan(StudyPlan):
     def next_step(self, runs: Iterable[Run]) -> Step:
         """What to do next, from the runs so far alone."""
         return next_step(self.plan, runs)
+
+    def together(self, slot: Slot, runs: Iterable[Run]) -> Together:
+        """The slots of its phase that differ in their seeds alone; one that failed is tried again alone."""
+        history = History(self.plan, runs)
+        if self.plan.pack and not any(run.state == "failed" for run in history.runs.get(slot.key, [])):
+            for phase in phases_of(history):
+                if slot in phase:
+                    same = [s for s in phase if replace(s, replica=slot.replica) == slot]
+                    return Together(same, [s for s in same if history.state(s) == "open"])
+        return Together([slot], [slot])
 
     def undecided(self, runs: Iterable[Run]) -> list[Slot]:
         """The slots by which nothing was decided yet."""

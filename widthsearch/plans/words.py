@@ -68,3 +68,8 @@ def not_run_lines(modules: Iterable[str]) -> list[str]:
     return [
         f"not run by any example: {module} (one that runs it: Study(examples=[...]))" for module in modules
     ]
+
+
+def alone_lines(reason: str | None) -> list[str]:
+    """Why networks are trained one by one; none where that was not to be otherwise, or they are not."""
+    return [f"trained one by one, for all Study(pack=...): {reason}"] if reason else []

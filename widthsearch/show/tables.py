@@ -10,7 +10,7 @@ from rich.text import Text
 
 from widthsearch.maths.intervals import mean_se
 from widthsearch.plans.plan import LABELS
-from widthsearch.plans.words import amounts, counted, joined, not_run_lines
+from widthsearch.plans.words import alone_lines, amounts, counted, joined, not_run_lines
 from widthsearch.report.listings import WidthsFound
 from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
 from widthsearch.report.trials import Trial
@@ -86,7 +86,7 @@ def show_widths(console: Console, d: WidthsFound) -> None:
     if d["budget"] is not None and d["uniform"] is not None:
         lines += side_cost_lines(side_costs(d["budget"], d["uniform"], d["cost_aware"]), COST_AWARE)
     lines += [d["budget_error"]] if d["budget_error"] else []
-    lines += not_run_lines(d["not_run"])
+    lines += not_run_lines(d["not_run"]) + alone_lines(d["alone"])
     by_reason: dict[str, list[str]] = {}
     for f in d["frozen"]:
         by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")

@@ -7,7 +7,8 @@ mean m of the open ones, and n, the number of open ones, takes the place of D af
     y = z-scaled output = LN(x') sqrt(n / D), with eps n / D in place of eps, and the bias scaled by z
 
 For gates of 0 and 1 that is the normalisation of the network without the closed units, and 0 at these; in
-between, the variance weighs units by z^2.  Composed of single operations this would take ten times as long.
+between, the variance weighs units by z^2.  On a CPU, composed of single operations this would take ten times
+as long; on a GPU it must be, as n would have to be waited for, and for several networks at a time too.
 """
 
 from __future__ import annotations
@@ -23,16 +24,32 @@ from torch.autograd.function import once_differentiable
 
 def open_layer_norm(x: Tensor, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """``F.layer_norm`` over the last dimension of ``x``, (..., D), scaled by the gates ``z``, (D,)."""
-    y: Tensor = _OpenLayerNorm.apply(x.reshape(-1, len(z)), z, weight, bias, eps)  # type: ignore[no-untyped-call]
-    return y.view(x.shape)
+    if _must_be_composed(z):
+        n = z.sum().clamp(min=1.0)
+        y = _normalised(z * (x - (x @ z).unsqueeze(-1) / n), n, weight, eps)
+        return y if bias is None else y + bias * z
+    fused: Tensor = _OpenLayerNorm.apply(x.reshape(-1, len(z)), z, weight, bias, eps)  # type: ignore[no-untyped-call]
+    return fused.view(x.shape)
 
 
 def open_rms_norm(x: Tensor, z: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """``F.rms_norm``, likewise; its mean is 0."""
+    if _must_be_composed(z):
+        return _normalised(x * z, z.sum().clamp(min=1.0), weight, eps)
     share = z.sum().clamp(min=1.0) / len(z)
     root = share.sqrt()
     scaled = root.expand_as(z) if weight is None else weight * root
     return F.rms_norm(x * z, z.shape, scaled, eps * share.detach().item())
+
+
+def _must_be_composed(z: Tensor) -> bool:
+    return z.device.type != "cpu" or torch._C._functorch.is_batchedtensor(z)
+
+
+def _normalised(centred: Tensor, n: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """By the variance of ``n`` open units."""
+    y = centred * (centred.square().sum(-1, keepdim=True) / n + eps).rsqrt()
+    return y if weight is None else y * weight
 
 
 class _OpenLayerNorm(torch.autograd.Function):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -19,6 +19,7 @@ from widthsearch.plans.settings import (
     Settings,
     check_settings,
     from_zero,
+    one_of,
     optional,
     setting,
 )
@@ -101,6 +102,10 @@ class Study(Settings, Fields):
     training; with shares such as ``gpus=0.5`` several use one GPU.  (With ``gpus=0`` they see all GPUs of
     the machine, and use the first.)
 
+    ``pack="auto"``: where trainings use a GPU, networks of equal widths (the seeds of one network, the gated
+    trainings of one measure) are trained as one batched training.  ``always``: on CPUs too, where it gains
+    nothing.  A network that cannot be (dropout, an own loop) is trained alone; ``widths`` says why.
+
     ``timeout``: a training that takes longer, in seconds, has failed (and is tried again, from its last
     checkpoint), so that one that hangs does not hold up the search.  No result depends on it: it may be
     changed before ``resume``.  With ``--workers 0`` only Python code is ended; what hangs inside of a library
@@ -142,6 +147,7 @@ class Study(Settings, Fields):
     threads: int = setting(1, WHOLE)
     cpus: float | None = setting(None, optional(POSITIVE))
     gpus: float = setting(0, from_zero())
+    pack: Literal["never", "auto", "always"] = setting("never", one_of("never", "auto", "always"))
     timeout: float | None = setting(None, optional(POSITIVE), "Seconds after which a training is given up.")
     callbacks: Sequence[Callable[[Any, Any], object]] = setting((), CALLBACKS)
 

@@ -58,10 +58,11 @@ class DeviceGates(Gates):
     def _read(self) -> None:
         self.log_alpha[:] = self.logits.cpu().numpy()  # in place: the controller holds on to it
 
-    def _values(self, training: bool, pending: Pending) -> Tensor:
+    def values(self, training: bool, pending: Pending) -> Tensor:
+        """The gates of one forward pass, (U,); in training mode drawn on the device."""
         if not training:
             self._read()
-            return super()._values(training, pending)
+            return super().values(training, pending)
         refuse_what_gates_cannot_do(self.logits.device)
         s = torch.sigmoid((self._next_row() + self.logits) / TEMPERATURE)  # equations 10 and 11
         z = (s * (HIGH - LOW) + LOW).clamp_(0, 1)

@@ -121,7 +121,7 @@ class Gates:
                 raise TrainingError("a copy of the gated network was run: it would share the gates' weights")
             if pending.is_overdue:
                 pending.hand_over()
-            gating.put(self._values(model.training, pending), (args, kwargs))
+            gating.put(self.values(model.training, pending), (args, kwargs))
             running = True
 
         def after(model: nn.Module, args: Any, output: Any) -> None:
@@ -156,7 +156,7 @@ class Gates:
         """At the end of a training: make the step that no optimizer's has brought about, if one is left."""
         self._pending.hand_over()
 
-    def _values(self, training: bool, pending: Pending) -> Tensor:
+    def values(self, training: bool, pending: Pending) -> Tensor:
         """The gates of one forward pass, shape (U,), each in [0, 1]."""
         device = self._parameter.device
         refuse_what_gates_cannot_do(device)

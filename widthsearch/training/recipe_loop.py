@@ -76,6 +76,11 @@ class RecipeLoop:
         """Optimizer steps of a training."""
         return self.recipe.epochs * steps_per_epoch(self.splits["train"], self.recipe)
 
+    @property
+    def samples(self) -> int:
+        """Samples that a training sees."""
+        return self.steps * samples_per_step(self.splits["train"], self.recipe)
+
     def of_epochs(self, epochs: int) -> RecipeLoop:
         """The same loop on the same data, with a schedule of so many epochs."""
         other = copy.copy(self)
@@ -92,7 +97,7 @@ class RecipeLoop:
         """Train ``net`` in place, from its checkpoint if it has one; returns how many samples it has seen."""
         split, net = self.splits["train"], net.to(self.device)
         train(net, split, self.recipe, seed=seed, checkpoint=checkpoint, after_step=after_step)
-        return self.steps * samples_per_step(split, self.recipe)
+        return self.samples
 
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
         """Loss and accuracy on ``validation`` or ``test``."""

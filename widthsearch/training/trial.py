@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,9 +31,11 @@ from widthsearch.study.patterns import fixed_by
 from widthsearch.study.study import Data, Study
 from widthsearch.study.users_code import time_limit, users_code
 from widthsearch.training.checkpoint import Checkpoint
-from widthsearch.training.controller import best_units, cut
+from widthsearch.training.controller import BudgetController, best_units, cut
+from widthsearch.training.gates import Gates
 from widthsearch.training.own_loop import OwnLoop
-from widthsearch.training.pruners.ranking import Aim, gated, train_under
+from widthsearch.training.pack import Pack, train_pack
+from widthsearch.training.pruners.ranking import Aim, gated, gates_on, train_under
 from widthsearch.training.pruners.sweep import sweep
 from widthsearch.training.recipe_loop import Evaluation, RecipeLoop, seed_everything
 
@@ -102,6 +105,17 @@ class TrialRunner:
             loop = RecipeLoop(study.recipe, data)
             self.loop, self.measure_loop = loop, loop.of_epochs(measure_epochs(study))
 
+    def run_all(self, slots: Sequence[Slot]) -> list[dict[str, Any]]:
+        """Train the networks of these slots, as one if there are several; the attributes of each trial.
+
+        Of one that ended without a finite loss, and of all where the training failed, it is ``error`` alone.
+        Raises :class:`UsageError` where no other try would help.
+        """
+        try:
+            return [self.run(slots[0])] if len(slots) == 1 else self._run_together(slots)
+        except TrainingError as error:
+            return [{"error": str(error)} for _ in slots]
+
     def run(self, slot: Slot, trained: Callable[[nn.Module], object] = lambda _: None) -> dict[str, Any]:
         """Train the slot's network, from its checkpoint if there is one.
 
@@ -111,7 +125,7 @@ class TrialRunner:
         :class:`UsageError` where no other try would help (a checkpoint cannot be written).
         """
         start = time.perf_counter()
-        checkpoint = self._checkpoint(slot)
+        checkpoint = self._checkpoint([slot])
         plan = self._plans.plan_of(slot)
         seed = slot.random_seed(plan.seed)
         widths = {v: int(slot.widths[v]) for v in plan.widths}
@@ -127,26 +141,80 @@ class TrialRunner:
             else:
                 net = self.space.resize(widths)
                 samples = self.loop.fit(net, seed, checkpoint)
-                # The test split is for the trainings of the final report alone.
-                fresh = slot.kind == "report" or slot.replica not in plan.selecting
-                outcome = self._evaluated(net, test=fresh)
+                outcome = self._evaluated(net, test=_is_fresh(slot, plan))
                 trained(net)
-        cost = plan.cost.at(widths)
+        seconds = checkpoint.seconds if checkpoint else time.perf_counter() - start
+        return self._attributes(outcome, plan.cost.at(widths), samples, seconds, checkpoint)
+
+    def _attributes(
+        self,
+        outcome: Mapping[str, Any],
+        cost: Mapping[str, float],
+        samples: float,
+        seconds: float,
+        checkpoint: Checkpoint | None,
+    ) -> dict[str, Any]:
+        """What a trial says of its training."""
         return {
             **outcome,
             **cost,  # records.MACS, records.PARAMS, and latency where there is a budget of it
             # A backward pass costs two forward passes.
             records.TRAINING_MACS: round(3 * cost["macs"] * samples),
-            records.SECONDS: round(checkpoint.seconds if checkpoint else time.perf_counter() - start, 3),
+            records.SECONDS: round(seconds, 3),
             records.HOST: socket.gethostname(),
             **({"warnings": checkpoint.warnings} if checkpoint and checkpoint.warnings else {}),
         }
 
-    def _checkpoint(self, slot: Slot) -> Checkpoint | None:
+    def _run_together(self, slots: Sequence[Slot]) -> list[dict[str, Any]]:
+        """As :meth:`run`, of networks that differ in their seeds alone."""
+        start = time.perf_counter()
+        plan, checkpoint = self._plans.plan_of(slots[0]), self._checkpoint(slots)
+        widths = {v: int(slots[0].widths[v]) for v in plan.widths}
+        # A study with an own loop has no packs: see pack.why_alone.
+        loop = cast("RecipeLoop", self.measure_loop if slots[0].kind == "measure" else self.loop)
+        limit = None if self._timeout is None else self._timeout * len(slots)
+        with time_limit(limit), _what_to_lower(), users_code(TrainingError):
+            spaces, pack = self._pack(plan, slots, widths, loop)
+            losses = train_pack(pack, loop, checkpoint)
+            outcomes = []
+            for i, (slot, loss) in enumerate(zip(slots, losses, strict=True)):
+                try:
+                    if not math.isfinite(loss):
+                        raise TrainingError(f"training loss is {loss}")
+                    if slot.kind == "measure":
+                        with pack.gated[i][0].attached():
+                            outcomes.append(self._cut(spaces[i], *pack.gated[i], plan))
+                    else:
+                        outcomes.append(self._evaluated(pack.nets[i], test=_is_fresh(slot, plan)))
+                except TrainingError as error:  # of this network alone
+                    outcomes.append({"error": str(error)})
+        seconds = checkpoint.seconds if checkpoint else time.perf_counter() - start
+        of_each = (plan.cost.at(widths), loop.samples, seconds / len(slots), checkpoint)
+        return [o if "error" in o else self._attributes(o, *of_each) for o in outcomes]
+
+    def _pack(
+        self, plan: Plan, slots: Sequence[Slot], widths: Mapping[str, int], loop: RecipeLoop
+    ) -> tuple[list[WidthSpace], Pack]:
+        """The networks as each would be trained alone; of a measure with their width spaces and gates."""
+        seeds = [slot.random_seed(plan.seed) for slot in slots]
+        nets, spaces, gated = [], [], []
+        for seed in seeds:
+            seed_everything(seed)
+            if slots[0].kind == "measure":
+                space = self.space.at(widths)
+                gated.append(gates_on(space, loop, Aim.of(plan)))
+                spaces.append(space)
+                nets.append(space.model)
+            else:
+                nets.append(self.space.resize(widths))
+        return spaces, Pack(nets, seeds, spaces[0] if spaces else None, gated)
+
+    def _checkpoint(self, slots: Sequence[Slot]) -> Checkpoint | None:
+        """Of one slot, or of several that are trained together: under the name of the one told last."""
         if self._folder is None:
             return None
-        identity = f"{self._identity} {slot.key} {sorted(slot.widths.items())}"
-        return Checkpoint(self._folder, slot.file, hashlib.sha256(identity.encode()).hexdigest())
+        identity = " ".join([self._identity, *(f"{s.key} {sorted(s.widths.items())}" for s in slots)])
+        return Checkpoint(self._folder, slots[-1].file, hashlib.sha256(identity.encode()).hexdigest())
 
     def _measure(
         self, plan: Plan, widths: Mapping[str, int], seed: int, checkpoint: Checkpoint | None
@@ -161,14 +229,20 @@ class TrialRunner:
         with gated(space, loop, aim, seed, checkpoint) as (gates, controller, samples):
             if isinstance(loop, OwnLoop):
                 loop.check_steps(controller.taken)
-            keep = cut(gates.log_alpha, widths, plan.constraints())
-            gates.mask = np.concatenate(list(keep.values()))
-            evaluation = loop.evaluate(space.model, "validation")
+            return self._cut(space, gates, controller, plan), samples
+
+    def _cut(
+        self, space: WidthSpace, gates: Gates, controller: BudgetController, plan: Plan
+    ) -> dict[str, Any]:
+        """Cut a gated network to the budget, and evaluate it so; the gates are on it, and stay."""
+        keep = cut(gates.log_alpha, space.widths, plan.constraints())
+        gates.mask = np.concatenate(list(keep.values()))
+        evaluation = self.measure_loop.evaluate(space.model, "validation")
         kept = {v: int(k.sum()) for v, k in keep.items()}
         price, cost = controller.outcome()
         over = ", ".join(f"{share:.3f} times its {resource}" for resource, share in cost.items())
         log.info("gates: price %.3g at the end, expected cost %s before the cut; kept %s", price, over, kept)
-        return _losses(evaluation) | _kept(kept, widths), samples
+        return _losses(evaluation) | _kept(kept, space.widths)
 
     def _pruned(self, plan: Plan, widths: Mapping[str, int], seed: int) -> tuple[dict[str, Any], int]:
         """A gated training of the over-wide network, cut by the same share in every layer, trained again.
@@ -208,6 +282,11 @@ def _what_to_lower() -> Iterator[None]:
             raise
         advice = "lower Recipe(batch_size=...), Study(over=...) for measures, or --workers: fewer at a time"
         raise TrainingError(f"{error}; {advice}") from error
+
+
+def _is_fresh(slot: Slot, plan: Plan) -> bool:
+    """Whether nothing is selected by it: the test split is for the trainings of the final report alone."""
+    return slot.kind == "report" or slot.replica not in plan.selecting
 
 
 def _kept(kept: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Any]:

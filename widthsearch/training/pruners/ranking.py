@@ -52,7 +52,7 @@ def gated(
 
     Gives the gates, their controller and the samples seen.
     """
-    gates, controller = _gates_on(space, loop, aim)
+    gates, controller = gates_on(space, loop, aim)
     if checkpoint is not None:
         checkpoint.parts.update(gates=gates, controller=controller)
     with gates.attached(controller.step):
@@ -61,7 +61,7 @@ def gated(
         yield gates, controller, samples
 
 
-def _gates_on(space: WidthSpace, loop: RecipeLoop | OwnLoop, aim: Aim) -> tuple[Gates, BudgetController]:
+def gates_on(space: WidthSpace, loop: RecipeLoop | OwnLoop, aim: Aim) -> tuple[Gates, BudgetController]:
     """Where the network is trained, if that is known: an own loop moves it later, to wherever it likes."""
     aimed: Any = {"budget": aim.budget, "steps": loop.steps, "pressure": aim.pressure}
     if isinstance(loop, RecipeLoop) and loop.device.type == "cuda":
