@@ -7,13 +7,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from commands import BUDGET, Finished, command, interrupt, trials, write_study
+from commands import BUDGET, URL, Finished, command, interrupt, trials, write_study
 
 import widthsearch
 from widthsearch import UsageError, launch, load, resume
+from widthsearch.cluster.workers import TrialActor, what_workers_need
+from widthsearch.database import records
+from widthsearch.database.connection import Database
+from widthsearch.database.folder import Folder
+from widthsearch.driver.resume import study_of
+from widthsearch.plans.plan import Slot
+from widthsearch.training.recipe_loop import RecipeLoop
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -64,6 +73,23 @@ def test_launch_and_resume_equal_the_commands(tmp_path: Path, finished: Finished
         launch(file, workers=0)
     more = resume(rounds=2, workers=0)
     assert len(more.rounds) == 2
+
+
+def test_workers_train_what_the_call_changed(tmp_path: Path) -> None:
+    """A recipe changed in `launch(...)` reaches the workers of Ray, which load the file anew."""
+    file = write_study(tmp_path)
+    launch(file, workers=0, epochs=3, budget="params=0.25x")
+    study = records.load("tiny", Database.open(URL))
+    folder = Folder.of_study(
+        study.user_attrs[records.CHECKPOINTS], "tiny", study.user_attrs[records.IDENTITY]
+    )
+    ledger: Any = SimpleNamespace(study=study, plan=records.plan_of(study), checkpoints=folder, identity="")
+    worker = object.__new__(TrialActor)
+    worker.setup({"slots": []}, what_workers_need(ledger, study_of(study, str(file))))
+    runner = worker._load()
+    assert isinstance(runner.loop, RecipeLoop) and runner.loop.recipe.epochs == 3
+    trained = runner.run(Slot("baseline", -1, 0, records.plan_of(study).plan.baseline))
+    assert trained["val_loss"] == next(t.value for t in trials() if t.user_attrs["kind"] == "baseline")
 
 
 def test_resume_goes_on(tiny: Path, finished: Finished) -> None:

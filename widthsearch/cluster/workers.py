@@ -89,7 +89,7 @@ def _run_tune(searcher: LedgerSearcher, file: StudyFile, workers: int) -> None:
     with tempfile.TemporaryDirectory(prefix="widthsearch-") as folder, _driver_here(folder):
         try:
             tune.run(
-                tune.with_parameters(TrialActor, study=_what_workers_need(searcher.ledger, file)),
+                tune.with_parameters(TrialActor, study=what_workers_need(searcher.ledger, file)),
                 resources_per_trial={"cpu": cpus_of(study), "gpu": study.gpus},
                 search_alg=searcher,
                 scheduler=_Deaths(searcher),
@@ -130,10 +130,12 @@ def _driver_here(folder: str) -> Iterator[None]:
         storage._get_ray_train_session_dir = original
 
 
-def _what_workers_need(ledger: Ledger, file: StudyFile) -> dict[str, Any]:
+def what_workers_need(ledger: Ledger, file: StudyFile) -> dict[str, Any]:
+    """The study, by its file and what the call has changed in it, and how it is to be trained."""
     return {
         "file": str(file.path),
         "attribute": file.name,
+        "changes": file.plain_changes,
         "files": file.files,
         "fingerprint": ledger.study.user_attrs[records.FINGERPRINT],
         "plan": ledger.plan.to_json(),
@@ -196,9 +198,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         file = unpacked(self._needs["file"], self._needs["files"])
         self._copy = None if file == self._needs["file"] else Path(file).parent
         start = time.monotonic()
-        study = load_study(f"{file}:{self._needs['attribute']}").study
+        found = load_study(f"{file}:{self._needs['attribute']}").with_plain_changes(self._needs["changes"])
         plan, checkpoints = read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"])
-        runner = TrialRunner(study, plan, checkpoints, self._needs["fingerprint"])
+        runner = TrialRunner(found.study, plan, checkpoints, self._needs["fingerprint"])
         log.info("study loaded on %s in %.1f s", socket.gethostname(), time.monotonic() - start)
         return runner
 

@@ -6,7 +6,6 @@ import os
 import uuid
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from widthsearch.database.records import Family
 from widthsearch.driver.prepare import Prepared
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.plans.plan import StudyPlan
-from widthsearch.study.budget import Budget
 from widthsearch.study.file import StudyFile
 
 
@@ -45,10 +43,9 @@ def create(
     )
     with warnings.catch_warnings(action="ignore"):  # experimental, Optuna says
         study.set_metric_names(["validation loss"])
-    plain = {k: asdict(v) if isinstance(v, Budget) else v for k, v in file.changes.items()}
     study.set_user_attr(records.SOURCE, {"file": str(file.path), "name": file.name})
     study.set_user_attr(records.COMMAND, list(command))
-    study.set_user_attr(records.CHANGES, plain)
+    study.set_user_attr(records.CHANGES, file.plain_changes)
     study.set_user_attr(records.IDENTITY, identity)
     study.set_user_attr(records.CHECKPOINTS, folder)
     if family is not None:

@@ -25,7 +25,6 @@ from widthsearch.errors import UsageError
 from widthsearch.plans.history import state_of
 from widthsearch.plans.plan import Done, Plan, Run, StudyPlan, identity
 from widthsearch.stopping import stop_on_signals
-from widthsearch.study.budget import Budget
 from widthsearch.study.file import StudyFile, existing, load_study, python_files, study_in
 from widthsearch.study.fingerprint import changed_code, changed_fields
 
@@ -153,8 +152,7 @@ def study_of(study: optuna.Study, file: str | None, *, force: bool = False) -> S
             _refuse_changes(path, changed_code(study.user_attrs[records.FINGERPRINT], python_files(path)))
         found = study_in(str(path), study.user_attrs[records.SOURCE]["name"])
     with reading(study.study_name):
-        budget = {"budget": Budget(**changes["budget"])} if "budget" in changes else {}
-        return found.with_changes(**{**changes, **budget})
+        return found.with_plain_changes(changes)
 
 
 def _path_of(study: optuna.Study) -> Path:

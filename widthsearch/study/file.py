@@ -7,13 +7,14 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from widthsearch.errors import UsageError
 from widthsearch.plans.words import file_and_name
+from widthsearch.study.budget import Budget
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Study
 from widthsearch.study.users_code import users_code
@@ -58,6 +59,16 @@ class StudyFile:
         if of_recipe:
             own["recipe"] = replace(self.study.recipe, **of_recipe)
         return replace(self, study=replace(self.study, **own), changes={**self.changes, **changes})
+
+    @property
+    def plain_changes(self) -> dict[str, Any]:
+        """The changes in JSON's types."""
+        return {k: asdict(v) if isinstance(v, Budget) else v for k, v in self.changes.items()}
+
+    def with_plain_changes(self, changes: Mapping[str, Any]) -> StudyFile:
+        """The same file with the :attr:`plain_changes` of another time or place."""
+        budget = {"budget": Budget(**changes["budget"])} if "budget" in changes else {}
+        return self.with_changes(**{**changes, **budget})
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:
