@@ -112,7 +112,7 @@ def _connected(address: str, **options: Any) -> Any:
 
 def cpus_of(study: Study) -> float:
     """The CPUs that Ray sets aside for one training."""
-    return study.threads if study.cpus is None else study.cpus
+    return study.threads * study.processes if study.cpus is None else study.cpus
 
 
 def room_for(study: Study) -> int:

@@ -36,14 +36,13 @@ from widthsearch.plans.plan import Branch, Slot
 from widthsearch.stopping import Stop, interrupt
 from widthsearch.study.file import StudyFile, load_study
 from widthsearch.study.users_code import too_long
+from widthsearch.training.ranks import HANGING_SECONDS, Ranks, runner_of
 from widthsearch.training.trial import TrialRunner
 
 log = logging.getLogger(__name__)
 
 #: How long an idle worker sleeps before it asks again.
 IDLE_SECONDS = 0.25
-#: How long a training whose time is over may take to notice that.
-HANGING_SECONDS = 10.0
 #: How often in a row Ray may go away without one training having ended between.
 RAY_LOST = 5
 
@@ -155,7 +154,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], study: dict[str, Any]) -> None:
         """Remember what to load; loading is left to the first training, so that all workers start at once."""
         self._needs = study
-        self._runner: TrialRunner | None = None
+        self._runner: TrialRunner | Ranks | None = None
         self._copy: Path | None = None
         self._slots = config["slots"]
 
@@ -190,17 +189,19 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         return {"ended": 1, "outcome": json.dumps({**ended, "log": lines}), "done": True}
 
     def cleanup(self) -> None:
-        """Remove the copy of the study's files, if there is one."""
+        """End the worker's own processes, and remove the copy of the study's files, if there are any."""
+        if self._runner is not None:
+            self._runner.close()
         if self._copy is not None:
             shutil.rmtree(self._copy, ignore_errors=True)
 
-    def _load(self) -> TrialRunner:
+    def _load(self) -> TrialRunner | Ranks:
         file = unpacked(self._needs["file"], self._needs["files"])
         self._copy = None if file == self._needs["file"] else Path(file).parent
         start = time.monotonic()
         found = load_study(f"{file}:{self._needs['attribute']}").with_plain_changes(self._needs["changes"])
         plan, checkpoints = read_plan(self._needs["plan"]), tuple(self._needs["checkpoints"])
-        runner = TrialRunner(found.study, plan, checkpoints, self._needs["fingerprint"])
+        runner = runner_of(found, plan, checkpoints, self._needs["fingerprint"])
         log.info("study loaded on %s in %.1f s", socket.gethostname(), time.monotonic() - start)
         return runner
 

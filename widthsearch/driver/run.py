@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from widthsearch.database import records
@@ -15,6 +15,7 @@ from widthsearch.errors import DatabaseGoneError, UsageError
 from widthsearch.plans.plan import Done, Failed, Slot
 from widthsearch.stopping import Stop, stop_on_signals
 from widthsearch.study.file import StudyFile
+from widthsearch.training.ranks import Ranks, runner_of
 from widthsearch.training.trial import TrialRunner
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,12 @@ class Ended:
 
 def run_in_process(ledger: Ledger, file: StudyFile, stop: Stop) -> None:
     """Run one trial after the other right here, without Ray: the same results, and a debugger works."""
-    runner = TrialRunner(file.study, ledger.plan, (ledger.checkpoints.url, ledger.identity))
+    runner = runner_of(file, ledger.plan, (ledger.checkpoints.url, ledger.identity))
+    with closing(runner):
+        _run_all(ledger, runner)
+
+
+def _run_all(ledger: Ledger, runner: TrialRunner | Ranks) -> None:
     while isinstance(slot := ledger.next_step(), Slot):
         slots, open_ = ledger.together(slot)
         numbers = {s.key: ledger.ask(s) for s in open_}

@@ -98,9 +98,9 @@ class Study(Settings, Fields):
 
     ``threads`` is torch's thread count in every training run: results depend on it, so it is part of the
     study and not derived from the number of workers.  ``retries`` bounds how often a failed run is tried
-    again with the same seed.  ``cpus`` (default: ``threads``) and ``gpus`` are what Ray sets aside for each
-    training; with shares such as ``gpus=0.5`` several use one GPU.  (With ``gpus=0`` they see all GPUs of
-    the machine, and use the first.)
+    again with the same seed.  ``cpus`` (default: ``threads`` for each process) and ``gpus`` are what Ray
+    sets aside for each training; with shares such as ``gpus=0.5`` several use one GPU.  (With ``gpus=0``
+    they see all GPUs of the machine, and use the first.)
 
     ``pack="auto"``: where trainings use a GPU, networks of equal widths (the seeds of one network, the gated
     trainings of one measure) are trained as one batched training.  ``always``: on CPUs too, where it gains
@@ -118,7 +118,10 @@ class Study(Settings, Fields):
     ``report.restore(...)`` and ``report.checkpoint(...)`` an interrupted one goes on.  ``steps``
     is the number of optimizer steps that the loop makes, so that the gates are done when it is.
     ``evaluate(model, split)``, returning the loss or ``(loss, accuracy)``, is called after ``train`` if
-    given, and needed where there is a test split.  ``example``: what the model is called with, where that is
+    given, and needed where there is a test split.  With ``processes`` that many run ``train`` at once for one
+    training, as ``torchrun`` would start them: in a process group, with the ``gpus`` between them.  The loop
+    shares the samples out and wraps the network in ``DistributedDataParallel``; what rank 0 reports counts.
+    ``example``: what the model is called with, where that is
     not the first samples of the training split: a tensor, a tuple or a dict.  ``examples``: several of them,
     where no single one runs every module (the cost is the mean over them).
 
@@ -147,6 +150,7 @@ class Study(Settings, Fields):
     threads: int = setting(1, WHOLE)
     cpus: float | None = setting(None, optional(POSITIVE))
     gpus: float = setting(0, from_zero())
+    processes: int = setting(1, WHOLE)
     pack: Literal["never", "auto", "always"] = setting("never", one_of("never", "auto", "always"))
     timeout: float | None = setting(None, optional(POSITIVE), "Seconds after which a training is given up.")
     callbacks: Sequence[Callable[[Any, Any], object]] = setting((), CALLBACKS)
@@ -157,8 +161,8 @@ class Study(Settings, Fields):
         if self.example is not None and self.examples is not None:
             raise UsageError("Study(example=..., examples=...): give one, examples has all of them")
         if self.train is None:
-            for name in ("steps", "evaluate"):
-                if getattr(self, name) is not None:
+            for name, default in (("steps", None), ("evaluate", None), ("processes", 1)):
+                if getattr(self, name) != default:
                     raise UsageError(f"Study({name}=...) belongs to an own training loop: give train= too")
             return
         if self.pruner != "l0":

@@ -84,14 +84,19 @@ class Checkpoint:
         log.info("checkpoint %s: goes on after %d epochs", self._name, epochs)
         return epochs
 
+    @property
+    def is_due(self) -> bool:
+        """Whether :meth:`save` would write now."""
+        return time.monotonic() - self._written >= self._took / WRITING_SHARE
+
     def save(self, epochs: int, parts: Mapping[str, Stateful]) -> None:
         """Write the state after so many epochs, unless writing takes too large a share of the time.
 
         Raises :class:`CheckpointError` if it cannot be written.
         """
-        began = time.monotonic()
-        if began - self._written < self._took / WRITING_SHARE:
+        if not self.is_due:
             return
+        began = time.monotonic()
         buffer = io.BytesIO()
         state = {name: part.state_dict() for name, part in {**self.parts, **parts}.items()}
         torch.save({**state, "epochs": epochs, "seconds": self.seconds}, buffer)

@@ -18,9 +18,9 @@ from widthsearch.training.checkpoint import (
     FileState,
     GeneratorState,
     NetworkState,
-    RandomState,
     Stateful,
 )
+from widthsearch.training.distributed import RandomStates, of_first, world
 from widthsearch.training.recipe_loop import Evaluation, seed_everything
 
 STEPS_MAY_DIFFER = 0.1  # optimizer steps made, against those announced: the gates' schedule needs no more
@@ -40,6 +40,7 @@ class Reporter:
         self.last: Evaluation | None = None
         self.samples = 0
         self._net, self._checkpoint = net, checkpoint
+        self._random = RandomStates(next(net.parameters()).device)
         self._parts: dict[str, Stateful] = {}
 
     def __call__(self, *, val_loss: float | Tensor, val_accuracy: float | Tensor | None = None) -> None:
@@ -54,11 +55,11 @@ class Reporter:
         ``Path`` of a file or folder in which a library keeps its own.  The network, the global random numbers
         and the last report are kept anyway.
         """
-        device = next(self._net.parameters()).device
+        self._random = RandomStates(next(self._net.parameters()).device)
         own = {f"loop.{name}": _stateful(name, part) for name, part in kept.items()}
         self._parts = own | {
             "network": NetworkState(self._net),
-            "random": RandomState(device),
+            "random": self._random,
             "report": self,
         }
         return self._checkpoint.restore(self._parts) if self._checkpoint is not None else 0
@@ -72,7 +73,10 @@ class Reporter:
             )
         if not WHOLE.holds(done):
             raise UsageError(f"report.checkpoint({done!r}): give the number of epochs done, a whole number")
-        if self._checkpoint is not None:
+        if self._checkpoint is None or not of_first(self._checkpoint.is_due):
+            return
+        self._random.gather()
+        if world()[0] == 0:
             self._checkpoint.save(done, self._parts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +133,8 @@ class OwnLoop:
             handle.remove()
         if not reporter.samples:
             raise TrainingError("train() never ran the network in training mode: it must train the given one")
-        return reporter.samples
+        reporter.last = of_first(reporter.last)
+        return reporter.samples * world()[1]
 
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
         """What the study's ``evaluate`` finds on this split, or what the loop reported last."""

@@ -105,6 +105,9 @@ class TrialRunner:
             loop = RecipeLoop(study.recipe, data)
             self.loop, self.measure_loop = loop, loop.of_epochs(measure_epochs(study))
 
+    def close(self) -> None:
+        """Nothing is left running."""
+
     def run_all(self, slots: Sequence[Slot]) -> list[dict[str, Any]]:
         """Train the networks of these slots, as one if there are several; the attributes of each trial.
 

@@ -18,6 +18,7 @@ from widthsearch.training.batches import batches
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.controller import BudgetController, per_unit
 from widthsearch.training.device_gates import DeviceController, DeviceGates
+from widthsearch.training.distributed import with_mean_gradient
 from widthsearch.training.gates import Gates, Vector
 from widthsearch.training.losses import loss_function
 from widthsearch.training.own_loop import OwnLoop
@@ -55,7 +56,7 @@ def gated(
     gates, controller = gates_on(space, loop, aim)
     if checkpoint is not None:
         checkpoint.parts.update(gates=gates, controller=controller)
-    with gates.attached(controller.step):
+    with gates.attached(with_mean_gradient(controller.step)):
         samples = loop.fit(space.model, seed, checkpoint)
         gates.settle()
         yield gates, controller, samples
