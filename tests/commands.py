@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import optuna
@@ -19,8 +21,12 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch import cli
+from widthsearch.database import records
+from widthsearch.database.connection import Database
+from widthsearch.database.folder import Folder
 from widthsearch.database.ledger import Progress
 from widthsearch.driver.launch import launch
+from widthsearch.driver.resume import study_of
 from widthsearch.driver.run import Session, run_in_process
 from widthsearch.plans.plan import Slot
 from widthsearch.stopping import SIGNALS
@@ -228,6 +234,28 @@ def interrupt(file: Path, stop_at: int, url: str = URL, name: str | None = None,
     with clean_process():
         ended = launch(str(file), here(Quiet(stop_at), url), name=name, changes=changes)
     assert ended.status == "interrupted"
+
+
+def worker(file: Path, name: str = "tiny") -> tuple[Any, Slot]:
+    """A worker of Ray's for the study of that name, in this process, and what it would train next."""
+    from widthsearch.cluster.workers import TrialActor, what_workers_need  # imports Ray
+
+    study = records.load(name, Database.open(URL))
+    folder = Folder.of_study(study.user_attrs[records.CHECKPOINTS], name, study.user_attrs[records.IDENTITY])
+    plan = records.plan_of(study)
+    ledger: Any = SimpleNamespace(study=study, plan=plan, checkpoints=folder, identity="")
+    actor = object.__new__(TrialActor)
+    actor.setup({"slots": []}, what_workers_need(ledger, study_of(study, str(file))))
+    slot = plan.next_step([])
+    assert isinstance(slot, Slot)
+    return actor, slot
+
+
+def trained_by(actor: Any, slot: Slot) -> dict[str, Any]:
+    """What the worker sends back."""
+    actor.reset_config({"slots": [{**vars(slot), "widths": dict(slot.widths)}]})
+    with clean_process():
+        return json.loads(actor.step()["outcome"])
 
 
 def trials(url: str = URL, name: str = "tiny") -> list[FrozenTrial]:

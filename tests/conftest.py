@@ -44,6 +44,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked nightly run where ``-m`` speaks of them, or a test is named by its ``file::name``."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for own in cases.values():  # spread evenly, from the first to the last
+        many = own[0].get_closest_marker("sample").args[0]  # type: ignore[union-attr]
+        kept = {round(k * (len(own) - 1) / max(1, many - 1)) for k in range(many)}
+        for k, item in enumerate(own):
+            if k not in kept:
+                item.add_marker(pytest.mark.nightly)
     if "nightly" not in config.option.markexpr and not any("::" in given for given in config.args):
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("nightly")])
         items[:] = [i for i in items if not i.get_closest_marker("nightly")]

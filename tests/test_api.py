@@ -7,22 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from commands import BUDGET, URL, Finished, command, interrupt, trials, write_study
+from commands import BUDGET, Finished, command, interrupt, trained_by, trials, worker, write_study
 
 import widthsearch
 from widthsearch import UsageError, launch, load, resume
-from widthsearch.cluster.workers import TrialActor, what_workers_need
-from widthsearch.database import records
-from widthsearch.database.connection import Database
-from widthsearch.database.folder import Folder
-from widthsearch.driver.resume import study_of
-from widthsearch.plans.plan import Slot
-from widthsearch.training.recipe_loop import RecipeLoop
 
 pytestmark = pytest.mark.usefixtures("working_folder")
 
@@ -79,16 +70,8 @@ def test_workers_train_what_the_call_changed(tmp_path: Path) -> None:
     """A recipe changed in `launch(...)` reaches the workers of Ray, which load the file anew."""
     file = write_study(tmp_path)
     launch(file, workers=0, epochs=3, budget="params=0.25x")
-    study = records.load("tiny", Database.open(URL))
-    folder = Folder.of_study(
-        study.user_attrs[records.CHECKPOINTS], "tiny", study.user_attrs[records.IDENTITY]
-    )
-    ledger: Any = SimpleNamespace(study=study, plan=records.plan_of(study), checkpoints=folder, identity="")
-    worker = object.__new__(TrialActor)
-    worker.setup({"slots": []}, what_workers_need(ledger, study_of(study, str(file))))
-    runner = worker._load()
-    assert isinstance(runner.loop, RecipeLoop) and runner.loop.recipe.epochs == 3
-    trained = runner.run(Slot("baseline", -1, 0, records.plan_of(study).plan.baseline))
+    actor, slot = worker(file)
+    (trained,) = trained_by(actor, slot)["outcomes"]
     assert trained["val_loss"] == next(t.value for t in trials() if t.user_attrs["kind"] == "baseline")
 
 

@@ -106,6 +106,7 @@ def study_deleted(finished: Finished) -> None:
     optuna.delete_study(study_name="tiny", storage=URL)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("harm", [deleted, moved_over, folder_moved, study_deleted])
 def test_a_database_that_goes_away_stops_its_driver(
     harm: Callable[[Finished], None], tmp_path: Path, finished: Finished
@@ -121,6 +122,7 @@ def test_a_database_that_goes_away_stops_its_driver(
     assert list(Path("widthsearch.db.checkpoints").rglob("*.ckpt"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["symlink", "locks removed", "folder"])
 def test_a_second_driver_by_another_way_is_refused_and_the_first_goes_on(way: str, tmp_path: Path) -> None:
     process, log = begun(tmp_path, "launch", write_study(tmp_path, LONG))
@@ -217,6 +219,7 @@ def test_locks_that_are_taken_and_given_back_at_once_never_have_two_holders(tmp_
     assert most[0] == 1 and not left_over()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("end", ["by itself", "Ctrl-C", "Ctrl-C twice", "an error"])
 def test_at_its_end_the_one_file_has_everything(end: str, tmp_path: Path) -> None:
     if end == "by itself":
@@ -268,6 +271,7 @@ def test_a_folder_that_the_database_names_is_not_removed(tiny: Path) -> None:
     assert command("export", "-o", "net", "--checkpoints", "mine").code == 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("verb", [("export", "-o", "net"), ("resume", "--rounds", "2")])
 def test_of_a_folder_with_the_right_name_only_checkpoints_are_removed(
     verb: tuple[str, ...], tiny: Path
@@ -289,6 +293,7 @@ def test_of_a_folder_with_the_right_name_only_checkpoints_are_removed(
     assert left == {*kept, "measure-0-5.ckpt"}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "url",
     [
@@ -338,6 +343,7 @@ def test_a_study_file_elsewhere_is_not_imported(tiny: Path, tmp_path_factory: py
     assert command("export", "-o", "net", "--study", tiny).code == 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "changes", [{"model": "x"}, {"budget": {"no": 1}}, {"budget": 3}, {"rounds": "x"}, {"__class__": 1}]
 )
@@ -393,6 +399,7 @@ def some_odd(which: str) -> list[Any]:
     return ODD if NIGHTLY else [[1], *random.Random(which).sample([v for v in ODD if v != [1]], 5)]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "which",
     ["status", "plan", "source", "command", "changes", "fingerprint", "code", "versions", "frozen", "modules"]
@@ -418,6 +425,7 @@ def test_an_odd_attribute_is_one_line_and_hides_no_other_study(which: str, finis
     assert command("report", "other", "-o", "p.html").code == 0
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "which",
     [

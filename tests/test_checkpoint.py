@@ -138,6 +138,7 @@ def run_until(
             runner(study, folder, identity).run(slot)
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(
     "kind, pruner", [("score", "l0"), ("measure", "l0"), ("measure", "l1"), ("measure", "taylor")]
 )
@@ -188,6 +189,7 @@ def test_stopped_twice_and_on_any_file_system(monkeypatch: pytest.MonkeyPatch) -
         assert outcome(runner(study, url).run(slot)) == whole
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "damage", ["torn", "flipped bit", "empty", "no checkpoint at all", "other study", "code"]
 )

@@ -419,6 +419,7 @@ def test_a_file_that_is_gone_or_broken_loses_nothing(tiny: Path) -> None:
     assert snapshot() == before
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("edit", "says"),
     [

@@ -259,6 +259,7 @@ def most_at_once(found: list[FrozenTrial]) -> int:
     return max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans)
 
 
+@pytest.mark.nightly
 def test_a_laptop_drives_a_search_with_two_trainings_per_cpu(cluster: Cluster, undisturbed: Found) -> None:
     """The laptop is only a client: driver and database stay there."""
     log = cluster.log("client")
@@ -342,6 +343,7 @@ def test_what_cannot_work_is_refused_at_once(cluster: Cluster) -> None:
     assert not list(cluster.folder.glob("*/refused.db*"))
 
 
+@pytest.mark.nightly
 def test_a_submitted_search_is_followed_left_alone_stopped_and_resumed(
     cluster: Cluster, undisturbed: Found
 ) -> None:

@@ -155,7 +155,7 @@ def test_the_figure_is_one_page_that_needs_no_network(whole):
         assert f'"name":"{arm}"' in page.replace(" ", "")
 
 
-@pytest.mark.parametrize("stop_at", [0, 60])
+@pytest.mark.parametrize("stop_at", [0, pytest.param(60, marks=pytest.mark.nightly)])
 def test_an_interrupted_comparison_is_shown_and_resumed_to_the_same_end(whole, study: Path, stop_at: int):
     """(That it is the same end wherever it was interrupted is shown in memory: test_interrupted.py.)"""
     with clean_process():
@@ -178,6 +178,7 @@ def test_an_interrupted_comparison_is_shown_and_resumed_to_the_same_end(whole, s
         assert complete(trials(name=NAME)) == complete(trials(whole[0], NAME))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_comparison_of_its_own_budget_with_ray(study: Path):
     """Whose slots know their arm, what a sampler asked for, and networks that are pruned, on their way to a worker."""

@@ -130,6 +130,7 @@ def test_both_workers_join_and_the_head_trains_nothing(cluster: Cluster) -> None
     assert cluster.nodes(expected=3) == {ips["head"]: 0, ips["w1"]: 1, ips["w2"]: 1}
 
 
+@pytest.mark.nightly
 @needs_hosts
 @pytest.mark.slow
 def test_a_worker_with_a_wrong_token_stays_outside_and_says_why(cluster: Cluster) -> None:

@@ -80,6 +80,7 @@ def drawn(study: optuna.Study) -> tuple[str, dict[str, Any]]:
     return drawn_of(study, summary), summary
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("many", [1, 5, 50])
 def test_every_variable_is_drawn_with_its_numbers(tmp_path: Path, many: int) -> None:
     widths = [40 + 9 * (k % 11) for k in range(many)]
@@ -264,6 +265,7 @@ def test_no_two_brackets_overlap_in_a_lane(ends: list[tuple[int, int]]) -> None:
 # The command ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("stop_at", [0, 1, 3, 5, TRIALS - 1])
 def test_a_search_is_drawn_at_any_moment(tiny: Path, stop_at: int) -> None:
     interrupt(tiny, stop_at)
@@ -315,6 +317,7 @@ def test_a_comparison_is_no_single_search(tiny: Path) -> None:
     assert_refused(command("draw", "-o", "a.svg"), "'tiny-compare'", "comparison")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("ask", [("draw", "-o", "a.svg"), ("bench", "--no-compile")], ids=lambda ask: ask[0])
 def test_a_probe_is_no_single_search_either(tiny: Path, ask: tuple[str, ...]) -> None:
     assert command("probe", tiny, "--inflate", "fc1=2", "--workers", "0", "--storage", URL).code == 0

@@ -63,6 +63,7 @@ def change(network: Network, seed: int = 3) -> tuple[nn.Module, nn.Module, list[
     return model, new, edits(model, new)
 
 
+@pytest.mark.sample(6)
 @ALL
 def test_every_row_is_true(network: Network) -> None:
     old, new, found = change(network)
@@ -109,6 +110,7 @@ def typed(old: nn.Module, found: list[Edit]) -> nn.Module:
     return net.eval()
 
 
+@pytest.mark.sample(6)
 @ALL
 def test_what_the_table_says_suffices(network: Network) -> None:
     """Layers made from their typed arguments take the weights of the resized network, and do what it does."""

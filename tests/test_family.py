@@ -159,6 +159,7 @@ def test_the_figure_has_both_curves_over_macs_and_parameters(whole, tmp_path: Pa
         )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stop", [(MIDDLE, 3), (MIDDLE, None), (LARGEST, 0)])
 def test_an_interrupted_family_is_resumed_to_the_same_end(found, study: Path, stop: tuple[str, int | None]):
     interrupt_in(study, *stop)
@@ -175,6 +176,7 @@ def test_an_interrupted_family_is_resumed_to_the_same_end(found, study: Path, st
     assert snapshot(name=SMALLEST) == before
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_killed_driver_loses_nothing(found, tmp_path: Path):
     file = write_study(tmp_path, BOTH, *custom_loss("import time\ntime.sleep(0.1)"))

@@ -218,6 +218,7 @@ def written(folder: Path) -> set[tuple[str, int]]:
     return found
 
 
+@pytest.mark.nightly
 def test_kills_in_the_run_off_and_among_the_fresh_seeds(tmp_path: Path) -> None:
     """Seed 2 is that of the run-off, seeds 3 and 4 are fresh."""
     file, url = (
@@ -320,6 +321,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("workers", ["2", "0"])
 def test_ctrl_c_in_a_training_that_takes_hours(tmp_path: Path, workers: str) -> None:
     """It is not waited for.  (What a second Ctrl-C does, and how long the first one has: test_stopping.py.)"""

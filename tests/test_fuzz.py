@@ -273,6 +273,7 @@ def test_names_that_no_database_can_keep_are_refused(tiny: Path, name: str) -> N
     assert not Path("widthsearch.db").exists()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "name", ["-x", "a'b\n c", "𝒜" * 128, "../../x größer", "[red]x[/nope]", "x" * 300], ids=short
 )
@@ -684,6 +685,7 @@ def test_any_model(text: str) -> None:
 # JSON ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e308], ids=str)
 @pytest.mark.parametrize("attribute", ["accuracy", "test_loss", "value"])
 def test_json_is_strict_whatever_a_training_reports(

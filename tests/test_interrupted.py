@@ -136,6 +136,7 @@ def test_what_was_decided_without_a_lost_training_stays_decided() -> None:
     assert isinstance(step, Slot) and step.key == gone[1]
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize(
     ("kind", "seed"),
     [  # a comparison takes minutes: once here, the others at night

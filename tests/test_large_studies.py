@@ -82,7 +82,14 @@ class Large(NamedTuple):
         return f"sqlite:///{copy}"
 
 
-@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES.keys())
+@pytest.fixture(
+    scope="module",
+    params=[
+        SHAPES["many rounds"],
+        pytest.param(SHAPES["many seeds"], marks=pytest.mark.nightly),
+    ],
+    ids=SHAPES.keys(),
+)
 def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Large:
     """An interrupted study with hundreds of finished trials, and more to do; and one with a tenth of them."""
     folder = tmp_path_factory.mktemp("large")

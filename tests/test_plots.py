@@ -157,6 +157,7 @@ def test_lines_have_their_names_at_their_ends_and_none_covers_another(whole: Sho
     assert sorted(ends, key=lambda v: ends[v]) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("stop_at", range(TRIALS + 1))
 def test_figures_of_a_search_at_every_moment(tmp_path: Path, stop_at: int) -> None:
     study = play(write_study(tmp_path), URL, stop_at)

@@ -60,6 +60,7 @@ def plan_in(url: str, name: str) -> dict[str, Any]:
 BOTH = (BUDGET, 'budget=Budget(macs="0.5x", params="0.6x")')
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "options",
     [
@@ -85,6 +86,7 @@ def test_a_search_of_a_hostile_name(tiny: Path) -> None:
     assert repeated(name, "launch") == plan_in(FIRST, name)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "options",
     [
@@ -101,6 +103,7 @@ def test_a_comparison(tmp_path: Path, edits: Any, options: tuple[str, ...]) -> N
     assert repeated("tiny-compare", "compare") == plan_in(FIRST, "tiny-compare")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "options",
     [

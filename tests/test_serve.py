@@ -183,6 +183,7 @@ def test_families_and_studies_that_cannot_be_read_are_listed(tmp_path: Path) -> 
     assert ask(f"{address}/studies/broken").code == 500
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("verb", ["serve", "dashboard"])
 def test_ctrl_c_ends_what_serves(verb: str, finished: Finished) -> None:
     process = start(verb, "--port", "0", "--storage", finished.url)

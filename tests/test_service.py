@@ -173,6 +173,7 @@ def test_nothing_to_search(tmp_path: Path) -> None:
     assert_refused(command("launch", file), "nothing to search", "softmax")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("stop_at", [0, 1, 3, 5, TRIALS - 1])
 def test_an_interrupted_study_resumes_to_the_same_end(
     finished: Finished, tmp_path: Path, stop_at: int

@@ -83,6 +83,7 @@ def test_resized_models_train_and_load_each_others_weights(network: Network) -> 
         assert torch.equal(outputs(first.eval(), network.example), outputs(second.eval(), network.example))
 
 
+@pytest.mark.sample(7)
 @ALL
 def test_compact_is_the_model_whose_removed_units_nobody_reads(network: Network) -> None:
     model = randomise(network.factory()).eval()

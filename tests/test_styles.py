@@ -393,6 +393,7 @@ def cost_when(space: WidthSpace, other: Callable[[int], int]) -> dict[str, int]:
     return space.cost.at({name: other(width) for name, width in space.widths.items()})
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(("family", "style"), EACH)
 def test_every_style_has_the_same_widths_and_cost(family: Family, style: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

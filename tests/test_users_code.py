@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from commands import (
@@ -24,13 +26,16 @@ from commands import (
     real_command,
     setting,
     start,
+    trained_by,
     trials,
+    worker,
     write_study,
 )
 from rich.console import Console
 
+from widthsearch.cluster.workers import LedgerSearcher
 from widthsearch.errors import TrainingError, UsageError, describe_error
-from widthsearch.plans.plan import Slot
+from widthsearch.plans.plan import Slot, Together
 from widthsearch.show.progress import Tracker
 from widthsearch.study.file import load_study
 from widthsearch.study.users_code import time_limit, users_code
@@ -56,10 +61,11 @@ PLACES = {
 }
 
 
-def launched(*edits: tuple[str, str], options: tuple[str, ...] = ("--workers", "0")) -> Result:
-    return real_command("launch", write_study(Path.cwd(), *edits), *options)
+def launched(*edits: tuple[str, str]) -> Result:
+    return real_command("launch", write_study(Path.cwd(), *edits), "--workers", "0")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("raising", STRANGE)
 def test_a_training_that_raises_anything_at_all_has_failed(raising: str) -> None:
     code, said = STRANGE[raising]
@@ -81,20 +87,21 @@ def test_a_study_that_raises_anything_at_all_is_refused(place: str, raising: str
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_keyboard_interrupt_of_the_studys_own_is_no_ctrl_c(place: str) -> None:
     assert_refused(launched(PLACES[place]("raise KeyboardInterrupt")), "KeyboardInterrupt")
 
 
-@pytest.mark.slow
 def test_workers_outlive_what_a_training_raises() -> None:
     for code, said in (STRANGE["exit"], STRANGE["keyboard"], STRANGE["no text"]):
-        edits = (MUTE, *custom_loss(f"if len(output) > 4: {code}"), setting("retries=0"))
         name = said.partition(":")[0]
-        result = launched(*edits, options=("--workers", "1", "--name", name))
-        assert_refused(result, "no training at the start came to its end", said)
-        assert [t.user_attrs["error"] for t in trials(name=name)] == [said] * 4
+        file = write_study(Path.cwd(), MUTE, *custom_loss(f"if len(output) > 4: {code}"), name=name)
+        interrupt(file, 0, name=name)
+        actor, slot = worker(file, name)
+        for _ in range(2):
+            assert trained_by(actor, slot)["outcomes"] == [{"error": said}]
 
 
 @pytest.mark.slow
@@ -187,25 +194,34 @@ def test_a_training_that_hangs_fails_and_the_search_goes_on() -> None:
     """One fresh seed of each network; in Python, and in a library that holds on to the interpreter."""
     seed = Slot("report", 0, 3, {}).random_seed(0)
     inside = "ctypes.PyDLL(None).sleep(600)"  # (PyDLL: nobody else gets the interpreter)
-    for name, hangs, workers in (("python", "time.sleep(600)", "0"), ("library", inside, "2")):
+    for name, hangs, workers in (("python", "time.sleep(600)", "0"), ("library", inside, "1")):
         body = HANGING.format(seed=seed, hangs=hangs)
         edits = (*custom_loss(body), setting("timeout=3, retries=0"), ("report_seeds=2", "report_seeds=3"))
         assert seed != Slot("report", 0, 2, {}).random_seed(0)
-        result = launched(*edits, options=("--workers", workers, "--name", name))
+        run = command if workers == "0" else real_command
+        result = run("launch", write_study(Path.cwd(), *edits), "--workers", workers, "--name", name)
         assert result.code == 0, result.err
         failed = [t for t in trials(name=name) if t.state.name == "FAIL"]
         assert {t.user_attrs["replica"] for t in failed} == {3}
         assert {t.user_attrs["error"] for t in failed} == {"it took longer than Study(timeout=3) seconds"}
 
 
-@pytest.mark.slow
 def test_what_no_other_try_mends_stops_the_search() -> None:
     """In a worker as in this process: with the line, exit code 2, and none of the retries used up."""
     body = "from widthsearch import UsageError\nif len(output) == 32: raise UsageError('no second try helps')"
-    for workers in ("0", "1"):
-        result = launched(*custom_loss(body), options=("--workers", workers, "--name", workers))
-        assert_refused(result, "no second try helps", "can be resumed")
-        assert [t.user_attrs.get("error") for t in trials(name=workers)] == [None]
+    file = write_study(Path.cwd(), *custom_loss(body))
+    assert_refused(command("launch", file), "no second try helps", "can be resumed")
+    assert [t.user_attrs.get("error") for t in trials()] == [None]
+    actor, slot = worker(file)
+    outcome = trained_by(actor, slot)
+    assert outcome["stop"] == "no second try helps"
+    ledger: Any = SimpleNamespace(
+        next_step=lambda: slot, together=lambda of: Together([of], [of]), ask=lambda of: 0
+    )
+    searcher = LedgerSearcher(ledger)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"outcome": json.dumps(outcome)})
+    assert str(searcher.error) == "no second try helps" and searcher.suggest("b") == "FINISHED"
 
 
 @pytest.mark.slow

@@ -23,8 +23,10 @@ from commands import (
     Edit,
     assert_refused,
     command,
-    real_command,
+    interrupt,
     setting,
+    trained_by,
+    worker,
     write_study,
 )
 from torch import Tensor, nn
@@ -139,6 +141,7 @@ ACCEPTED: dict[str, tuple[Edit, ...]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("edits", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_it_is_accepted(edits: tuple[Edit, ...], tmp_path: Path) -> None:
     result = command("launch", write_study(tmp_path, *edits))
@@ -300,6 +303,7 @@ def test_a_file_in_a_folder_with_the_name_of_another_package_says_so(tmp_path: P
     assert_refused(command("widths", package(folder)), "'json'", "rename")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("relative", [".net", "..net"])
 def test_workers_get_the_package_too(relative: str, tmp_path: Path) -> None:
     (folder := tmp_path / f"sent{relative.count('.')}").mkdir()
@@ -315,13 +319,12 @@ def test_workers_get_the_package_too(relative: str, tmp_path: Path) -> None:
     shutil.rmtree(copy.parents[len(file.relative_to(tmp_path).parts) - 1])
 
 
-@pytest.mark.slow
 def test_workers_load_such_files(tmp_path: Path) -> None:
     (folder := tmp_path / "remote").mkdir()
     file = package(folder)
     file.write_text(file.read_text().replace(*ARGUMENTS))
-    result = real_command("launch", file, "--workers", "1")
-    assert result.code == 0, result.err
+    interrupt(file, 0)
+    assert "val_loss" in trained_by(*worker(file))["outcomes"][0]
 
 
 # Memory ---------------------------------------------------------------------------------------------------

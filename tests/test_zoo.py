@@ -29,6 +29,15 @@ def published() -> dict[str, list[str]]:
     }
 
 
+#: Of the families, those that take longest: a dozen are left.
+LONG = (
+    "edgenext_xx_small",
+    "swin_tiny_patch4_window7_224",
+    "shufflenet_v2_x0_5 (torchvision)",
+    "googlenet (torchvision)",
+)
+
+
 def test_the_table_has_every_network() -> None:
     rows = published()
     assert list(rows) == list(zoo.ZOO)
@@ -40,7 +49,8 @@ def test_the_table_has_every_network() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)]
+    "name",
+    [pytest.param(name, marks=pytest.mark.nightly if name in {*OTHERS, *LONG} else ()) for name in zoo.ZOO],
 )
 def test_a_public_network_is_understood(name: str) -> None:
     try:
@@ -64,6 +74,7 @@ def everything(model: nn.Module) -> list[object]:
     ]  # fmt: skip
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mobilenetv2_100", "vit_tiny_patch16_224", "nn.TransformerEncoder", "T5 encoder"]
