@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import optuna
 import pytest
 import torch
+from forked import Forked
 from optuna.trial import FrozenTrial, TrialState
 
 from widthsearch import cli
@@ -148,28 +148,19 @@ def command(*args: str | Path) -> Result:
     return Result(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
-STARTED: list[subprocess.Popen[str]] = []  # what a failed test leaves running is killed after it
+STARTED: list[Forked] = []  # what a failed test leaves running is killed after it
 
 
-def start(
-    *args: str | Path,
-    stdout: Any = subprocess.PIPE,
-    stderr: Any = subprocess.PIPE,
-    start_new_session: bool = False,
-    **environment: str,
-) -> subprocess.Popen[str]:
-    """Start the real command in a process of its own, in the working folder."""
-    script = Path(sys.executable).with_name("widthsearch")
+def start(*args: str | Path, **given: Any) -> Forked:
+    """Start the real command in a process of its own, in the working folder.
+
+    ``stdout``, ``stderr`` and ``start_new_session`` are as those of ``subprocess.Popen``; other keywords are
+    variables of its environment.
+    """
     STARTED[:] = [p for p in STARTED if p.poll() is None]
+    streams = {k: given.pop(k) for k in ("stdout", "stderr", "start_new_session") if k in given}
     env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    process = subprocess.Popen(
-        [str(script), *map(str, args)],
-        stdout=stdout,
-        stderr=stderr,
-        start_new_session=start_new_session,
-        text=True,
-        env={**env, "TERM": "xterm-256color", **environment},
-    )
+    process = Forked([*map(str, args)], {**env, "TERM": "xterm-256color", **given}, **streams)
     STARTED.append(process)
     return process
 

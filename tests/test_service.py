@@ -272,7 +272,7 @@ def test_nan_in_some_runs_does_not_stop_the_search(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_everything_and_prints_the_line_to_resume(finished: Finished, tmp_path: Path) -> None:
-    slow = custom_loss("import time\ntime.sleep(0.3)")
+    slow = custom_loss("import time\ntime.sleep(0.05)")
     file = write_study(tmp_path, *slow)
     process = start("launch", file, "--workers", "0", PYTHONUNBUFFERED="1")
     assert process.stdout is not None

@@ -194,7 +194,7 @@ def test_a_training_that_hangs_fails_and_the_search_goes_on() -> None:
     """One fresh seed of each network; in Python, and in a library that holds on to the interpreter."""
     seed = Slot("report", 0, 3, {}).random_seed(0)
     inside = "ctypes.PyDLL(None).sleep(600)"  # (PyDLL: nobody else gets the interpreter)
-    for name, hangs, workers in (("python", "time.sleep(600)", "0"), ("library", inside, "1")):
+    for name, hangs, workers in (("python", "time.sleep(600)", "0"), ("library", inside, "2")):
         body = HANGING.format(seed=seed, hangs=hangs)
         edits = (*custom_loss(body), setting("timeout=3, retries=0"), ("report_seeds=2", "report_seeds=3"))
         assert seed != Slot("report", 0, 2, {}).random_seed(0)
