@@ -108,10 +108,10 @@ def test_where_one_dies_all_go_on_from_the_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_they_die_with_their_driver_and_a_hanging_one_is_ended(tmp_path: Path) -> None:
-    file = load_study(str(study_file(tmp_path, 2, more=",\n    timeout=1")))
+    file = load_study(str(study_file(tmp_path, 2, more=",\n    timeout=6")))
     Path("stand still").touch()
     outcome = run(file, slot("baseline", file), tmp_path / "kept")
-    assert outcome["error"].startswith("it took longer than Study(timeout=1) seconds")
+    assert outcome["error"].startswith("it took longer than Study(timeout=6) seconds")
     pid = int(Path("epochs.txt").read_text().split()[1])
     for _ in range(100):
         if not Path(f"/proc/{pid}").exists():
@@ -125,6 +125,8 @@ def test_they_die_with_their_driver_and_a_hanging_one_is_ended(tmp_path: Path) -
 def test_a_search_by_two_processes(tmp_path: Path) -> None:
     assert command("launch", study_file(tmp_path, 2)).code == 0
     assert len(complete(trials())) > 8
+    assert_refused(command("export", "-o", "net"), "takes 2 processes, and an export has one: give --no-weights")
+    assert command("export", "-o", "net", "--no-weights").code == 0
     recipe = write_study(tmp_path, setting("processes=2"), name="recipe")
     assert_refused(
         command("launch", recipe), "Study(processes=...) belongs to an own training loop: give train= too"

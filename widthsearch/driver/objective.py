@@ -8,7 +8,7 @@ import optuna
 
 from widthsearch.database import records
 from widthsearch.driver.prepare import prepare
-from widthsearch.errors import TrainingError
+from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plans.arm import at_budget
 from widthsearch.plans.plan import Slot
 from widthsearch.plans.samplers import RANGE
@@ -32,6 +32,10 @@ class Objective:
 
     def __init__(self, reference: str, *, replica: int = 0) -> None:
         file = load_study(reference)
+        if file.study.processes > 1:
+            raise UsageError(
+                f"Study(processes={file.study.processes}): an Objective trains in this process alone"
+            )
         self.plan = prepare(file).plan
         self.replica = replica
         self._runner = TrialRunner(file.study, SearchPlan(self.plan))

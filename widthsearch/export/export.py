@@ -87,6 +87,11 @@ def export(
         where = checkpoint_folder(database.url, checkpoints, study.study_name, identity)
     elif weights:
         where = Folder.of_study(where, study.study_name, identity).url
+    if weights and found.study.processes > 1:
+        raise UsageError(
+            f"a training of this study takes {found.study.processes} processes, and an export has one: give "
+            "--no-weights, and train the recommended network by your own loop"
+        )
     with _aside(target) as made, _threads_kept():
         runner = TrialRunner(found.study, SearchPlan(plan), (where, identity) if weights else None)
         if set(runner.space.widths) != set(plan.widths):
