@@ -6,6 +6,7 @@ made, and the cost is compared with torch's own count.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -95,10 +96,16 @@ def _failure_of_the_cost(space: Space, there: Space) -> str | None:
     return f"its cost would be {expected:,.0f} MACs, torch counts {counted / there.samples:,.0f}"
 
 
+#: What torch's counter lacks: rows (T, k) by the matrices of their groups, (E, k, m).
+FORMULAS: dict[Any, Any] = {
+    torch.ops.aten._grouped_mm: lambda rows, matrices, *_, **__: 2 * math.prod(rows) * matrices[-1]
+}
+
+
 def _counted(space: Space) -> int | None:
     """The MACs of a forward pass of the examples by torch's own counter; None where it does not run."""
     device = space.traced.device
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     model = empty_copy(space.model, device).eval()
     try:
         with reference_kernels(device), sdpa_kernel(SDPBackend.MATH), counter:

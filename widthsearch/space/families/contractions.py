@@ -150,11 +150,12 @@ def bilinear(op: Op) -> Result:
 
 
 def grouped_matrix_multiply(op: Op) -> Result:
-    """Rows (T, k), sorted by group, each times the matrix of its group, (E, k, m)."""
+    """Rows (T, k), sorted by group, each times the matrix of its group, (E, k, m); torch counts nothing."""
     rows, weights = op.dims("self"), op.dims("mat2")
     if len(rows) != 2 or len(weights) != 3:
         return None
     op.contract(op["self"], rows[1], op["mat2"], weights[1])
     op.labels.freeze(weights[0], f"{op.where}: the number of groups", Report.IF_READ)
     op.produce(op["mat2"], weights[2])
+    op.multiply_accumulate(*rows, weights[2])
     return [(rows[0], weights[2])]
