@@ -269,6 +269,7 @@ FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
         [8],
     ),
     "experts, grouped": (experts(by_loop=False), VECTOR, [2, 3]),  # blocks of 8: its rows are aligned
+    "a part without any units": (between(lambda y: torch.cat([y, y[:, y.shape[1] :: 2]], 1)), VECTOR, [8]),
     "grouped queries": (grouped("fused"), SEQUENCE, [24, 2]),
     "grouped queries, repeated keys": (grouped("repeated"), SEQUENCE, [24, 2]),
 }

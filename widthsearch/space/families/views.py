@@ -73,7 +73,7 @@ def part_of_dimension(op: Op) -> Result:
         return [dims] * len(op.outputs)
     whole = op.labels.flat(dims[index])
     places = None if isinstance(whole, int) else _places(op, size, index)
-    if places is None:
+    if places is None and any(t.numel() for t in op.outputs):
         op.freeze(dims[index], "takes a part of these units by position")
     results = []
     for k, out in enumerate(op.outputs):
