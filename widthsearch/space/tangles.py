@@ -106,24 +106,28 @@ class Tangles:
         It equals the size of an axis, and is nowhere seen as a size: the code only compares it
         (``assert x.shape[1] == self.channels``).
         """
-        widths, stated = self._last, self._trace.stated
-        candidates = (
-            (place, axis)
-            for module in _around(failure.module)
-            for place, size in self._trace.sizes.items()
-            if place[0] == module and place not in stated
-            for axis in self._axes_of_size(size, module, left)
-            if (place, axis) not in self._in_vain
-        )
-        for place, axis in candidates:
-            if len(self._in_vain) >= SIZES_IN_VAIN:
-                return None
-            stated[place] = ((self._trace.axes[axis],), Fraction(1))
+        widths, stated, sizes = self._last, self._trace.stated, self._trace.sizes
+
+        def helps(places: Sequence[Place], axis: Axis) -> bool:
+            stated.update(dict.fromkeys(places, ((self._trace.axes[axis],), Fraction(1))))
             again = self._test(widths)
-            if again is None or (again.module, again.line) != (failure.module, failure.line):
-                return Change((), states=(place, axis))
-            del stated[place]
-            self._in_vain.add((place, axis))
+            for place in places:
+                del stated[place]
+            return again is None or (again.module, again.line) != (failure.module, failure.line)
+
+        for module in _around(failure.module):
+            held = [place for place in sizes if place[0] == module and place not in stated]
+            for size in dict.fromkeys(sizes[place] for place in held):
+                places = [place for place in held if sizes[place] == size]
+                for axis in self._axes_of_size(size, module, left):
+                    if (places[0], axis) in self._in_vain or len(self._in_vain) >= SIZES_IN_VAIN:
+                        continue
+                    # All of them at once first: most are never read.
+                    for place in places if len(places) == 1 or helps(places, axis) else ():
+                        if helps([place], axis):
+                            stated[place] = ((self._trace.axes[axis],), Fraction(1))
+                            return Change((), states=(place, axis))
+                    self._in_vain.add((places[0], axis))
         return None
 
     def _axes_of_size(self, size: int, module: str, left: Sequence[str]) -> list[Axis]:
