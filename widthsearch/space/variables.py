@@ -54,7 +54,7 @@ class Variables:
         if isinstance(factor, int):
             return (0,) * len(self.names), factor
         counts = np.bincount(self.variable[factor] + 1, minlength=len(self.names) + 1)
-        return tuple(int(c) // w for c, w in zip(counts[1:], self.widths, strict=True)), int(counts[0])
+        return tuple((counts[1:] // self.widths).tolist()), int(counts[0])
 
     @property
     def width(self) -> dict[str, int]:
