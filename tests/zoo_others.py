@@ -4,7 +4,8 @@ Installed by hand, each without its dependencies (most want a torchvision that i
 
     pip install --no-deps segmentation-models-pytorch monai diffusers vit-pytorch einops torch_geometric
         rtdl_revisiting_models rtdl_num_embeddings pytorch-tcn x-transformers efficientnet-pytorch
-        asteroid-filterbanks perceiver-pytorch local-attention hyper-connections torch-einops-utils convkan
+        asteroid-filterbanks perceiver-pytorch local-attention hyper-connections torch-einops-utils
+        convkan xxhash loguru einx frozendict
 """
 
 from __future__ import annotations
