@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.space import WidthSpace, call
 from widthsearch.space.copies import outputs_of, to_device
+from widthsearch.space.rehearsal import FORMULAS
 from widthsearch.training.gates import Gates
 
 Keep = Mapping[str, NDArray[np.bool_]]
@@ -34,7 +35,7 @@ def parameter_count(model: nn.Module) -> int:
 def counted_macs(model: nn.Module, example: Any) -> int:
     """By torch's own counter, per sample; on meta if the model runs there; fused attention would not be counted."""
     for device in ("meta", "cpu"):
-        counter = FlopCounterMode(display=False)
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         try:
             with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
                 call(copy.deepcopy(model).eval().requires_grad_(False).to(device), to_device(example, device))

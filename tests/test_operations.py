@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from exactness import costs_are_torchs, half_of_each, random_widths, removal
+from exactness import costs_are_torchs, counted_macs, half_of_each, random_widths, removal
 from networks import randomise, vectors
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -76,6 +76,20 @@ def grouped(how: str) -> nn.Module:
 def split_by_stated_sizes(m: Any, x: Tensor) -> Any:
     p, q, r = torch.split(m.up(x), [m.first, m.second, m.third], -1)
     return m.f(p) + m.g(q) + m.h(r)
+
+
+def experts(*, by_loop: bool) -> nn.Module:
+    """Two experts, of one row each."""
+
+    def mixture(m: Any, x: Tensor) -> Any:
+        rows, w = m.a(x).bfloat16(), m.w.bfloat16()
+        if by_loop:
+            y = torch.cat([rows[k : k + 1] @ w[k] for k in range(2)])
+        else:
+            y = torch._grouped_mm(rows, w, offs=torch.tensor([1, 2], dtype=torch.int32))
+        return m.b(y.float())
+
+    return Own(mixture, a=nn.Linear(5, 16), b=nn.Linear(24, 3), w=(2, 16, 24))
 
 
 VECTOR, SEQUENCE = vectors(5), vectors(6, 5)
@@ -254,20 +268,8 @@ FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
         VECTOR,
         [8],
     ),
-    "experts, grouped": (
-        Own(
-            lambda m, x: m.b(
-                torch._grouped_mm(
-                    m.a(x).bfloat16(), m.w.bfloat16(), offs=torch.tensor([1, 2], dtype=torch.int32)
-                ).float()
-            ),
-            a=nn.Linear(5, 16),
-            b=nn.Linear(24, 3),
-            w=(2, 16, 24),
-        ),
-        VECTOR,
-        [2, 3],  # blocks of 8, as the operation wants its rows aligned
-    ),
+    "experts, grouped": (experts(by_loop=False), VECTOR, [2, 3]),  # blocks of 8: its rows are aligned
+    "a part without any units": (between(lambda y: torch.cat([y, y[:, y.shape[1] :: 2]], 1)), VECTOR, [8]),
     "grouped queries": (grouped("fused"), SEQUENCE, [24, 2]),
     "grouped queries, repeated keys": (grouped("repeated"), SEQUENCE, [24, 2]),
 }
@@ -292,6 +294,16 @@ def test_widths_are_found_cost_what_torch_counts_and_can_be_removed(
     found = removal(space, example, half_of_each(space))
     assert found.error < 1e-5
     assert found.effect > 1e-3
+
+
+def test_experts_cost_as_much_grouped_as_one_by_one() -> None:
+    space = trace(experts(by_loop=False), VECTOR)
+    one_by_one = experts(by_loop=True)
+    assert (
+        space.cost.at(space.widths)["macs"] == counted_macs(one_by_one, VECTOR) == 5 * 16 + 16 * 24 + 24 * 3
+    )
+    widths = dict(zip(space.widths, (4, 5), strict=True))  # blocks of 8
+    assert space.cost.at(widths)["macs"] == 5 * 32 + 32 * 40 + 40 * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -414,6 +414,75 @@ def test_computed_weights_are_gated_exactly(layer: Callable[[int, int], nn.Modul
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in resized.parameters())
 
 
+class Splines(nn.Module):
+    """A layer of a Kolmogorov-Arnold network, as efficient-kan writes it: B-splines of each input on a fixed grid."""
+
+    def __init__(self, reads: int, makes: int, intervals: int = 5, order: int = 3) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.order = reads, makes, order
+        self.grid: Tensor
+        knots = torch.arange(-order, intervals + order + 1) * (2 / intervals) - 1
+        self.register_buffer("grid", knots.repeat(reads, 1))
+        self.base, self.scaler = (nn.Parameter(torch.randn(makes, reads) / 4) for _ in range(2))
+        self.coefficients = nn.Parameter(torch.randn(makes, reads, intervals + order) / 4)
+
+    def bases(self, x: Tensor) -> Tensor:
+        """Cox and de Boor's recursion: (N, inputs) to (N, inputs, intervals + order)."""
+        assert x.shape[1] == self.in_features
+        x, knots = x.unsqueeze(-1), self.grid
+        b = ((x >= knots[:, :-1]) & (x < knots[:, 1:])).to(x.dtype)
+        for k in range(1, self.order + 1):
+            rising = (x - knots[:, : -(k + 1)]) / (knots[:, k:-1] - knots[:, : -(k + 1)])
+            falling = (knots[:, k + 1 :] - x) / (knots[:, k + 1 :] - knots[:, 1:-k])
+            b = rising * b[:, :, :-1] + falling * b[:, :, 1:]
+        return b
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.coefficients * self.scaler.unsqueeze(-1)).view(self.out_features, -1)
+        return F.linear(F.silu(x), self.base) + F.linear(self.bases(x).flatten(1), weight)
+
+
+def test_splines_of_units_on_a_grid_follow_them() -> None:
+    torch.manual_seed(0)
+    space = searched(nn.Sequential(Splines(5, 8), Splines(8, 6), Splines(6, 3)), VECTOR, [8, 6])
+    resized: Any = space.resize(dict(zip(space.widths, (5, 9), strict=True)))
+    assert torch.equal(resized[2].grid, Splines(9, 3).grid)
+
+
+class Identity(Splines):
+    """Starts as the identity, whose coefficients are means of knots (Marsden 1970)."""
+
+    def __init__(self, reads: int, makes: int) -> None:
+        super().__init__(reads, makes)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.coefficients.copy_(self.grid.unfold(1, self.order, 1)[:, 1:-1].mean(-1))
+
+
+def test_reset_parameters_may_read_a_table() -> None:
+    torch.manual_seed(0)
+    space = searched(nn.Sequential(Identity(5, 8), Identity(8, 6), Identity(6, 3)), VECTOR, [8, 6])
+    wide: Any = space.resize(dict(zip(space.widths, (20, 9), strict=True)))[1]
+    x = torch.linspace(-1, 0.99, 3 * 20).view(3, 20)
+    torch.testing.assert_close(torch.einsum("nik,ik->ni", wide.bases(x), wide.coefficients[4]), x)
+
+
+def test_reset_parameters_that_fails_at_other_widths_is_a_reason() -> None:
+    class Sized(nn.Linear):
+        def __init__(self, reads: int, makes: int) -> None:
+            self.made = makes
+            super().__init__(reads, makes)
+
+        def reset_parameters(self) -> None:
+            self.weight.data.view(self.made, -1, self.in_features).normal_()
+
+    space = trace(nn.Sequential(Sized(5, 8), nn.Linear(8, 3)), VECTOR)
+    assert not space.widths
+    assert "reset_parameters of '0' fails at other widths: RuntimeError: shape" in space.frozen[0].reason
+
+
 # ---------------------------------------------------------------- nothing is lost in silence
 
 

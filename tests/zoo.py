@@ -405,7 +405,11 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     for name in arguments.names or ZOO:
-        row = row_of(name).markdown()
+        try:
+            row = row_of(name).markdown()
+        except ImportError as error:  # its row stays as it is
+            print(f"{name}: {error}", flush=True)
+            continue
         print(row, flush=True)
         if arguments.write:
             write({name: row})

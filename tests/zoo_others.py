@@ -5,6 +5,7 @@ Installed by hand, each without its dependencies (most want a torchvision that i
     pip install --no-deps segmentation-models-pytorch monai diffusers vit-pytorch einops torch_geometric
         rtdl_revisiting_models rtdl_num_embeddings pytorch-tcn x-transformers efficientnet-pytorch
         asteroid-filterbanks perceiver-pytorch local-attention hyper-connections torch-einops-utils
+        convkan xxhash loguru einx frozendict
 """
 
 from __future__ import annotations
@@ -71,6 +72,14 @@ def x_transformer(layers: str, **options: Any) -> Row:
 
 def diffuser(name: str, example: Any, **options: Any) -> Row:
     return made("diffusers", name, **options), example
+
+
+def kan_of_convolutions() -> nn.Module:
+    """Splines of every input on a fixed grid, as in efficient-kan."""
+    package = load("convkan")
+    first, second = package.ConvKAN(3, 8, padding=1), package.ConvKAN(8, 12, padding=1)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)
+    return nn.Sequential(first, package.LayerNorm2D(8), second, *head)
 
 
 BLOCKS: dict[str, Any] = {"block_out_channels": (16, 24), "layers_per_block": 1, "norm_num_groups": 4}
@@ -199,4 +208,5 @@ ROWS: dict[str, Row] = {
         lambda: load("efficientnet_pytorch").EfficientNet.from_name("efficientnet-b0", num_classes=10),
         image(64),
     ),
+    "KAN of convolutions (convkan)": (kan_of_convolutions, image(8)),
 }  # fmt: skip

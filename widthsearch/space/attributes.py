@@ -57,12 +57,13 @@ class Stated(int):
         return Stated.of(part, self.place, self.ratio / other)
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 1
-
-
 _ANY_MODULES = frozenset(vars(nn.Module()))  # the attributes that all modules have
-_STATING = (nn.Unflatten, nn.Transformer)  # of torch's, those that read a size of their own
+_STATING = (
+    nn.Unflatten,
+    nn.Transformer,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)  # of torch's, those that read a size of their own
 _DEEPEST = 3  # a list in a dict in a config
 _LEAVES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, enum.Enum)
 
@@ -84,7 +85,7 @@ def mark_sizes(model: nn.Module) -> dict[Place, int]:
 
 
 def _marked(value: Any, place: Place, sizes: dict[Place, int]) -> Any:
-    if _is_size(value):
+    if type(value) is int and value > 1:
         sizes[place] = value
         return Stated.of(value, place)
     parts = parts_of(value) if len(place[1]) <= _DEEPEST else {}
@@ -195,28 +196,15 @@ class SizeReader(TorchFunctionMode):
         return out
 
 
-def _read_new(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
-    """``torch.zeros(2, self.width)``."""
+def _read_shape(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
+    """``torch.zeros(2, self.width)``, ``x.view(2, self.width)``, ``F.layer_norm(x, (self.width,))``."""
     _note_all(recorder, _integers([*args, *kwargs.values()]), out)
-
-
-def _read_view(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
-    """``x.view(2, self.width)``."""
-    _note_all(recorder, _integers([*args[1:], *kwargs.values()]), out)
 
 
 def _read_unflatten(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
     """``x.unflatten(1, (self.heads, -1))``."""
     dim, *sizes = _integers([*args[1:], *kwargs.values()])
     _note_all(recorder, sizes, out, first=int(dim) % args[0].ndim)
-
-
-def _read_norm(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
-    """``F.layer_norm(x, (self.width,))``."""
-    sizes = _integers(args[1:2])
-    if len(sizes) == 1:
-        recorder.note_normalised(recorder.labels.flat(recorder.label(out).dims[-1]))
-    _note_all(recorder, sizes, out)
 
 
 def _read_slice(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out: Tensor) -> None:
@@ -250,16 +238,11 @@ def _read_split(recorder: Recorder, args: Arguments, kwargs: dict[str, Any], out
 
 #: What reads the sizes out of the call of a function (by name, whether of torch or Tensor).
 READERS: dict[str, Callable[[Recorder, Arguments, dict[str, Any], Any], None]] = {
-    name: reader
-    for reader, names in {
-        _read_new: "zeros ones empty",
-        _read_view: "view reshape expand new_zeros new_ones",
-        _read_unflatten: "unflatten",
-        _read_norm: "layer_norm rms_norm",
-        _read_slice: "__getitem__",
-        _read_split: "split split_with_sizes narrow",
-    }.items()
-    for name in names.split()
+    **dict.fromkeys(("zeros", "ones", "empty", "new_zeros", "new_ones"), _read_shape),
+    **dict.fromkeys(("view", "reshape", "expand", "layer_norm", "rms_norm"), _read_shape),
+    **dict.fromkeys(("split", "split_with_sizes", "narrow"), _read_split),
+    "unflatten": _read_unflatten,
+    "__getitem__": _read_slice,
 }
 
 
@@ -281,7 +264,7 @@ def _integers(values: Iterable[Any]) -> list[int]:
     """All integers in nested lists and tuples."""
     integers: list[int] = []
     for value in values:
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             integers.append(value)
         elif isinstance(value, (list, tuple)):
             integers += _integers(value)

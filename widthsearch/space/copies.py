@@ -101,12 +101,10 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
-        return [t for v in value.values() for t in tensors_in(v)]
-    if isinstance(value, (list, tuple, set)):
-        return [t for v in value for t in tensors_in(v)]
-    if dataclasses.is_dataclass(value):
-        return [t for v in vars(value).values() for t in tensors_in(v)]
-    return []
+        value = list(value.values())
+    elif dataclasses.is_dataclass(value):
+        value = list(vars(value).values())
+    return [t for part in value for t in tensors_in(part)] if isinstance(value, (list, tuple, set)) else []
 
 
 def outputs_of(value: Any, counts: str | int | None) -> list[Tensor]:

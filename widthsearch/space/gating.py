@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from widthsearch.space.copies import batch_size
+from widthsearch.space.copies import batch_size, call
 from widthsearch.space.masking import Masked
 from widthsearch.space.module_stack import ModuleStack, Site
 from widthsearch.space.recorder import Trace
@@ -58,10 +58,10 @@ def consumers_of(trace: Trace, variables: Variables, batch: int) -> tuple[Consum
     """Every weight axis that reads units, in the order of execution."""
     axes = []
     for (name, dim), reading in trace.consumers.items():
-        unit = variables.position[trace.axes[name, dim]]
-        if (unit >= 0).any():
-            modules = frozenset(reading.modules)
-            axes.append(ConsumerAxis(name, dim, unit, modules, reading.elements // batch, reading.gated))
+        ids, modules = trace.axes[name, dim], frozenset(reading.modules)
+        if variables.among(ids):
+            unit, elements = variables.position[ids], reading.elements // batch
+            axes.append(ConsumerAxis(name, dim, unit, modules, elements, reading.gated))
     return tuple(axes)
 
 
@@ -69,8 +69,7 @@ def statistics_of(trace: Trace, variables: Variables) -> tuple[Statistics, ...]:
     """Every call that computes statistics over units."""
     calls = []
     for site, dims in trace.sites.items():
-        units = {dim: variables.position[ids] for dim, ids in dims.items()}
-        units = {dim: unit for dim, unit in units.items() if (unit >= 0).any()}
+        units = {dim: variables.position[ids] for dim, ids in dims.items() if variables.among(ids)}
         if units:
             calls.append(Statistics(site, units, site in trace.scaled))
     return tuple(calls)
@@ -93,17 +92,16 @@ class Gating:
         statistics: Sequence[Statistics] = (),
     ) -> None:
         self.readers = {name for axis in consumers for name in axis.modules}
-        self._widths = list(widths)
+        self._model, self._widths = model, list(widths)
         starts, device = np.cumsum([0, *widths]), next(model.parameters()).device
         self._axes = [
             _GatedAxis.of(axis, model, _place_of(axis.unit, starts, device), consumers)
             for axis in consumers
             if not axis.gated
         ]
-        self._sites = {
-            s.site: {dim: _place_of(unit, starts, device) for dim, unit in s.unit.items()} for s in statistics
-        }
-        self._scaled = {s.site for s in statistics if s.scaled}
+        self._sites = [
+            (s, {dim: _place_of(unit, starts, device) for dim, unit in s.unit.items()}) for s in statistics
+        ]
         self._stack: ModuleStack | None = None
         if statistics:
             owners = {s.site.module for s in statistics}
@@ -118,22 +116,19 @@ class Gating:
         variables = torch.split_with_sizes(z, self._widths)
         batch = batch_size(inputs)
         for axis in self._axes:
-            gate = axis.gates.read(z, variables)
+            gate = axis.place.read(z, variables).view(-1, *[1] * axis.dims_after)
             if axis.is_cheaper_on_input(batch):
-                each = axis.gates.read_each(z, variables).view(-1, *[1] * axis.spatial)
-                self._hooks.append(axis.module.register_forward_pre_hook(_scale_input(each)))
+                self._hooks.append(axis.module.register_forward_pre_hook(_scale_input(gate)))
             else:
                 for parameters, leaf in axis.places:
-                    parameters[leaf] = axis.gated(parameters[leaf], gate)
+                    parameters[leaf] = parameters[leaf] * gate.to(axis.weight.dtype)
         if self._stack is not None:
-            sites = {
-                site: {dim: place.read_each(z, variables) for dim, place in dims.items()}
-                for site, dims in self._sites.items()
-            }
-            for site in self._scaled:  # for the number of those that are open, that is
-                sites[site] = {
-                    dim: z * (len(z) / z.sum().clamp(min=1.0)).sqrt() for dim, z in sites[site].items()
-                }
+            sites = {}
+            for statistics, places in self._sites:
+                gates = {dim: place.read(z, variables) for dim, place in places.items()}
+                if statistics.scaled:  # for the number of those that are open, that is
+                    gates = {dim: g * (len(g) / g.sum().clamp(min=1.0)).sqrt() for dim, g in gates.items()}
+                sites[statistics.site] = gates
             self._mode = Masked(self._stack, sites)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
 
@@ -148,6 +143,14 @@ class Gating:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+    def run(self, z: Tensor, inputs: Any) -> Any:
+        """A gated forward pass of the model."""
+        self.put(z, inputs)
+        try:
+            return call(self._model, inputs)
+        finally:
+            self.take_off()
 
     def remove(self) -> None:
         """Take the last hooks off the model."""
@@ -164,7 +167,7 @@ class _Place:
     """Where the gates of an axis are: a whole variable (the usual case), or an index; U is the constant 1.
 
     ``repeats``: each gate of the variable holds for so many indices in a row (the positions of a flattened
-    map), so that the axis is to be seen as two.
+    map).
     """
 
     variable: int
@@ -172,13 +175,10 @@ class _Place:
     index: Tensor | None
 
     def read(self, z: Tensor, variables: Sequence[Tensor]) -> Tensor:
-        if self.index is None:
-            return variables[self.variable]
-        return torch.cat([z, z.new_ones(1)]).index_select(0, self.index.to(z.device))
-
-    def read_each(self, z: Tensor, variables: Sequence[Tensor]) -> Tensor:
         """The gate of every single index."""
-        gates = self.read(z, variables)
+        if self.index is not None:
+            return torch.cat([z, z.new_ones(1)]).index_select(0, self.index.to(z.device))
+        gates = variables[self.variable]
         return gates if self.repeats == 1 else gates.repeat_interleave(self.repeats)
 
 
@@ -206,16 +206,15 @@ class _GatedAxis:
 
     weight: nn.Parameter
     places: list[tuple[dict[str, Any], str]]  # the parameters of each module that reads it, its name there
-    dim: int
-    gates: _Place
+    place: _Place
+    dims_after: int  # how many dimensions of the weight, and of the input of a plain layer, follow the units
     module: nn.Module  # that has the weight
     on_input: bool  # whether that is a plain layer, and the only reader of the weight
-    spatial: int  # how many dimensions of its input follow the units
     inputs_per_sample: int
 
     @classmethod
     def of(
-        cls, axis: ConsumerAxis, model: nn.Module, gates: _Place, consumers: Sequence[ConsumerAxis]
+        cls, axis: ConsumerAxis, model: nn.Module, place: _Place, consumers: Sequence[ConsumerAxis]
     ) -> _GatedAxis:
         weight = model.get_parameter(axis.parameter)
         owner_name = axis.parameter.rpartition(".")[0]
@@ -233,25 +232,15 @@ class _GatedAxis:
         return cls(
             weight=weight,
             places=reading or [place for _, place in have_it],
-            dim=axis.dim,
-            gates=gates,
+            place=place,
+            dims_after=weight.ndim - axis.dim - 1,
             module=owner,
             on_input=_is_plain(owner)
             and owner._parameters.get("weight") is weight
             and axis.modules == {owner_name}
             and alone,
-            spatial=0 if isinstance(owner, nn.Linear) else weight.ndim - 2,
             inputs_per_sample=axis.elements_per_sample,
         )
-
-    def gated(self, weight: Tensor, gate: Tensor) -> Tensor:
-        """The weight with its axis scaled by the gates."""
-        gate = gate.to(weight.dtype)
-        after = [1] * (weight.ndim - self.dim - 1)
-        if self.gates.repeats == 1:
-            return weight * gate.view(-1, *after)
-        blocks = [*weight.shape[: self.dim], len(gate), self.gates.repeats, *weight.shape[self.dim + 1 :]]
-        return (weight.reshape(blocks) * gate.view(-1, 1, *after)).view(weight.shape)
 
     def is_cheaper_on_input(self, batch: int) -> bool:
         """Whether scaling what the weight is multiplied with is less work than scaling the weight."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from widthsearch.space.recorder import Trace
 from widthsearch.space.variables import Variables
 
@@ -22,13 +20,9 @@ def idle_modules(trace: Trace) -> dict[str, list[str]]:
         if name not in trace.read:
             parts = name.split(".")
             owners = (".".join(parts[:end]) for end in range(1, len(parts)))
-            place = next((owner for owner in owners if _is_idle(owner, trace)), name)
-            found.setdefault(place, []).append(name)
+            idle = (o for o in owners if not any(read.startswith(f"{o}.") for read in trace.read))
+            found.setdefault(next(idle, name), []).append(name)
     return found
-
-
-def _is_idle(module: str, trace: Trace) -> bool:
-    return not any(name.startswith(f"{module}.") for name in trace.read)
 
 
 def kept_for(idle: Mapping[str, Sequence[str]], trace: Trace, variables: Variables) -> dict[str, str]:
@@ -42,7 +36,7 @@ def kept_for(idle: Mapping[str, Sequence[str]], trace: Trace, variables: Variabl
     for place, names in idle.items():
         near = [
             (v, width)
-            for v, width in zip(variables.names, variables.widths, strict=True)
+            for v, width in variables.width.items()
             if not homes[v] or f"{place}.".startswith(f"{homes[v]}.")
         ]
         for name in names:
@@ -61,9 +55,8 @@ def _homes(trace: Trace, variables: Variables) -> dict[str, str]:
     """Of every variable the innermost module whose forward ran that has all parameters with its units."""
     owners: dict[str, list[list[str]]] = {name: [] for name in variables.names}
     for (parameter, _), ids in trace.axes.items():
-        for index in np.unique(variables.variable[ids]).tolist():
-            if index >= 0:
-                owners[variables.names[index]].append(parameter.split(".")[:-1])
+        for name in variables.among(ids):
+            owners[name].append(parameter.split(".")[:-1])
     homes = {}
     for name, paths in owners.items():
         home = os.path.commonprefix(paths)

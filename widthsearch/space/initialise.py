@@ -7,19 +7,19 @@ spread out.  So the trace records, for every parameter, how the user's values re
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from widthsearch.errors import UsageError
+from widthsearch.errors import UsageError, describe_error
 from widthsearch.space.copies import copy_with, named_tensors
 
 #: How to fill one tensor anew, after ``reset_parameters``: an in-place method of a tensor, and its arguments.
@@ -43,10 +43,9 @@ class Initialisation:
 
     def can_fill(self, name: str, dim: int) -> bool:
         """Whether the tensor of this name can have another size along this dimension."""
-        if name in self.tables:
-            return True
         method, values = self.fills.get(name, (None, ()))
-        return method is not None and (method != "copy_" or values[0].shape[dim] == 1)
+        fills = method != "copy_" or values[0].shape[dim] == 1
+        return name in self.tables or method is not None and fills
 
 
 @contextmanager
@@ -77,30 +76,31 @@ def record(
     matches.
     """
     found: dict[str, Table] = {}
+    buffers = [name for name, _ in model.named_buffers()]
     for pattern, make in (tables or {}).items():
-        names = [name for name, _ in model.named_buffers() if fnmatchcase(name, pattern)]
+        names = fnmatch.filter(buffers, pattern)
         if not names:
-            there = ", ".join(name for name, _ in model.named_buffers()) or "none"
+            there = ", ".join(buffers) or "none"
             raise UsageError(
                 f"buffers={{{pattern!r}: ...}}: the model has no such buffer; there are: {there}"
             )
         found.update(dict.fromkeys(names, make))
     with isolated_random_numbers(), torch.no_grad():
-        # What is still NaN afterwards, reset_parameters does not fill.
+        # Weights that are still NaN afterwards, reset_parameters does not fill; it may read a table.
         probe = copy_with(model, {name: _unfilled(t) for name, t in named_tensors(model).items()})
         resets = tuple(name for name, module in probe.named_modules() if _reset(module))
         after = named_tensors(probe)
-        fills = {}
-        for name, tensor in named_tensors(model).items():
-            if tensor.is_floating_point() and not tensor.is_meta and tensor.numel():
-                fill = _compare(tensor.cpu().float(), after[name].float(), tensor.requires_grad)
-                if fill is not None:
-                    fills[name] = fill
+        fills = {
+            name: fill
+            for name, t in named_tensors(model).items()
+            if t.is_floating_point() and not t.is_meta and t.numel()
+            if (fill := _compare(t, after[name])) is not None
+        }
     return Initialisation(resets, fills, own, found)
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
-    if tensor.is_floating_point():
+    if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
         return torch.full(tensor.shape, math.nan, dtype=tensor.dtype)
     return tensor.detach().to("cpu", copy=True)
 
@@ -117,19 +117,21 @@ def _reset(module: nn.Module) -> bool:
     return True
 
 
-def _compare(own: Tensor, reset: Tensor, trainable: bool) -> Fill | None:
-    """How to make what ``reset_parameters`` left (NaN: nothing) distributed like ``own``."""
+def _compare(tensor: Tensor, reset: Tensor) -> Fill | None:
+    """How to make what ``reset_parameters`` left (of a weight NaN: nothing) distributed like ``tensor``."""
+    own, reset = tensor.detach().cpu().float(), reset.float()
     first = own.flatten()[0]
     if bool((own == first).all()):
         return "fill_", (float(first),)
     spread = float(own.std())
-    covered = not bool(reset.isnan().any())
+    touched = isinstance(tensor, nn.Parameter) or not torch.equal(own, reset)
+    covered = touched and not bool(reset.isnan().any())
     base = float(reset.std()) if covered else 0.0
     if base > 0.0:
         ratio = spread / base
         within_noise = abs(ratio - 1.0) < 4.0 / math.sqrt(2 * own.numel())
         return "mul_", (1.0 if within_noise else ratio,)
-    if trainable:
+    if tensor.requires_grad:
         return "normal_", (float(own.mean()), spread)
     if own.ndim == 1 and math.isclose(float(own.norm()), 1.0, rel_tol=1e-4):
         return "normal_", (0.0, len(own) ** -0.5)  # a direction: power iterations start anywhere
@@ -149,14 +151,21 @@ def _repeated(own: Tensor) -> Fill | None:
 def initialise(model: nn.Module, initialisation: Initialisation) -> None:
     """Fill a (resized) model with fresh values, from torch's global random numbers."""
     modules = dict(model.named_modules())
+    tensors = named_tensors(model)
+    made = {name: make(tuple(tensors[name].shape)) for name, make in initialisation.tables.items()}
+    fills = initialisation.fills | {name: ("copy_", (table,)) for name, table in made.items()}
     with torch.no_grad():
+        for name, (method, values) in fills.items():
+            if method == "copy_":  # a table, that reset_parameters may read
+                tensors[name].copy_(*values)
         for name in initialisation.resets:
-            modules[name].reset_parameters()
-        for name, tensor in named_tensors(model).items():
-            if name in initialisation.tables:
-                tensor.copy_(initialisation.tables[name](tuple(tensor.shape)))
-            elif name in initialisation.fills:
-                method, numbers = initialisation.fills[name]
-                getattr(tensor, method)(*numbers)
+            try:
+                modules[name].reset_parameters()
+            except Exception as error:
+                said = describe_error(error)
+                raise UsageError(f"reset_parameters of {name!r} fails at other widths: {said}") from error
+        for name, (method, values) in fills.items():
+            if method != "copy_":
+                getattr(tensors[name], method)(*values)
     if initialisation.own is not None:
         initialisation.own(model)

@@ -12,9 +12,9 @@ While the trace runs, this file merely *writes down* what it learns (ties, produ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,13 @@ Dim = tuple[Factor, ...]
 Dims = tuple[Dim, ...]
 
 
-class Report(Enum):
-    """Whether the user hears of a freeze."""
+class Report(IntEnum):
+    """Whether the user hears of a freeze; of several freezes of the same units the lowest counts."""
 
-    NEVER = "never"  # an input of the network, a kernel size: nobody expects a variable there
-    IF_READ = (
-        "if read"  # an output of the network: only where a layer makes these units and another reads them
-    )
-    ALWAYS = "always"
-    IF_PRODUCED = "if produced"  # only where a layer makes these units (an input's own scale is no news)
+    NEVER = 0  # an input of the network, a kernel size: nobody expects a variable there
+    IF_READ = 1  # an output of the network: only where one layer makes these units and one reads them
+    ALWAYS = 2
+    IF_PRODUCED = 3  # only where a layer makes these units (an input's own scale is no news)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +46,7 @@ class Freeze:
 
     def onto(self, ids: Ids) -> Freeze:
         """The same for ids that follow from these; the user has heard of it already."""
-        quiet = self.report in (Report.NEVER, Report.IF_READ)
-        return Freeze(ids, self.reason, self.report if quiet else Report.IF_PRODUCED)
+        return Freeze(ids, self.reason, self.report if self.report <= Report.IF_READ else Report.IF_PRODUCED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +80,13 @@ class Solution:
     component: Ids
     frozen: dict[int, Freeze]
 
+    def has(self, arrays: Iterable[Ids]) -> NDArray[np.bool_]:
+        """Of each component, whether one of these arrays has ids of it."""
+        found = np.zeros(len(self.component), dtype=bool)
+        for ids in arrays:
+            found[self.component[ids]] = True
+        return found
+
     def freeze_of(self, ids: Ids) -> Freeze | None:
         """Why all of these ids are frozen; None if one of them is not."""
         freezes = [self.frozen.get(c) for c in self.component[ids].tolist()]
@@ -109,7 +113,7 @@ def size_of_dim(dim: Dim) -> int:
     return math.prod(size_of(factor) for factor in dim)
 
 
-def ids_in(dim: Dim) -> list[Ids]:
+def ids_in(dim: Iterable[Factor]) -> list[Ids]:
     """The id arrays among the factors."""
     return [factor for factor in dim if not isinstance(factor, int)]
 
@@ -126,10 +130,12 @@ class Labels:
     summed: list[Ids] = field(default_factory=list)  # where queries meet keys: the size of a head
     where: str = "the trace"
     choices: list[int] = field(default_factory=list)  # which factor of each ambiguous product has the units
-    given: Sequence[int] = ()  # the choices in the same network at other widths
+    given: Iterator[int] = field(
+        default_factory=lambda: iter(())
+    )  # those of the same network at other widths
     _fixed: list[Fixed] | None = None
-    _merged: dict[tuple[int, ...], tuple[Ids, Dim]] = field(default_factory=dict)
-    _split: dict[tuple[int, int], tuple[Ids, Ids, Ids]] = field(default_factory=dict)
+    _merged: dict[tuple[int, ...], Ids] = field(default_factory=dict)
+    _split: dict[tuple[int, int], tuple[Ids, Ids]] = field(default_factory=dict)
 
     def new(self, size: int) -> Ids:
         """Fresh ids for a dimension of this size."""
@@ -143,9 +149,7 @@ class Labels:
 
     def freeze(self, dim: Iterable[Factor], reason: str, report: Report = Report.ALWAYS) -> None:
         """No unit of these factors may be searched."""
-        for factor in dim:
-            if not isinstance(factor, int):
-                self.freezes.append(Freeze(factor, reason, report))
+        self.freezes += [Freeze(ids, reason, report) for ids in ids_in(dim)]
 
     def concatenate(self, factors: Iterable[Factor]) -> Ids:
         """Factors side by side; constants among them get fresh frozen ids."""
@@ -163,13 +167,12 @@ class Labels:
             return size_of_dim(dim)
         if len(dim) == 1:
             return dim[0]
-        # Negative keys are constants; the entry keeps the arrays alive, so that their id() stays theirs.
+        # Negative keys are constants; the product keeps the arrays alive, so that their id() stays theirs.
         key = tuple(-factor if isinstance(factor, int) else id(factor) for factor in dim)
         if key not in self._merged:
-            whole = self.new(size_of_dim(dim))
-            self._merged[key] = (whole, dim)
-            self.products.append(Product(whole, dim, self.where))
-        return self._merged[key][0]
+            self._merged[key] = self.new(size_of_dim(dim))
+            self.products.append(Product(self._merged[key], dim, self.where))
+        return self._merged[key]
 
     def split(self, factor: Factor, first: int) -> tuple[Factor, Factor]:
         """One factor as the product of one of size ``first`` and the rest."""
@@ -177,11 +180,9 @@ class Labels:
             return first, factor // first
         key = (id(factor), first)
         if key not in self._split:
-            a, b = self.new(first), self.new(len(factor) // first)
-            self._split[key] = (a, b, factor)
-            self.products.append(Product(factor, (a, b), self.where))
-        a, b, _ = self._split[key]
-        return a, b
+            self._split[key] = self.new(first), self.new(len(factor) // first)
+            self.products.append(Product(factor, self._split[key], self.where))
+        return self._split[key]
 
     def unify(self, a: Dim, b: Dim, constant_report: Report = Report.IF_PRODUCED) -> Dim:
         """Two dimensions of equal size index the same units; returns the one to go on with (``a`` if it can).
@@ -257,9 +258,7 @@ class Labels:
                 if not left:
                     return solution
                 first = decided is self._fixed
-                given = (
-                    self.given[len(self.choices)] if first and len(self.choices) < len(self.given) else None
-                )
+                given = next(self.given, None) if first else None
                 chosen, new = _all_but_one(left, solution, settled, self.summed, given)
                 self.choices.extend([chosen] if first else [])
                 decided.extend(new)
@@ -272,8 +271,7 @@ class Labels:
         columns = np.concatenate([empty, *(b for _, b in ties)])
         graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(self.count, self.count))
         component = connected_components(graph, directed=False)[1].astype(np.int64)
-        rank = {Report.NEVER: 0, Report.IF_READ: 1, Report.ALWAYS: 2, Report.IF_PRODUCED: 3}
-        ordered = sorted(freezes, key=lambda f: rank[f.report])  # stable: the first of a rank counts
+        ordered = sorted(freezes, key=lambda freeze: freeze.report)  # stable: the first of the lowest counts
         # Per component its freeze; of several the first, which is written last.
         by = np.full(self.count, -1, dtype=np.int64)
         last_first = range(len(ordered) - 1, -1, -1)
@@ -306,43 +304,38 @@ def _all_but_one(
 
     That one is the factor of this number, if ``given``.
     """
+    elsewhere, sizes_of_heads = solution.has(settled), solution.has(summed)
 
-    def components(arrays: Iterable[Ids]) -> set[int]:
-        return {c for ids in arrays for c in solution.component[ids].tolist()}
-
-    elsewhere, sizes_of_heads = components(settled), components(summed)
-
-    def free(product: Product) -> list[Ids]:
-        return [ids for ids in ids_in(product.factors) if solution.freeze_of(ids) is None]
-
-    def preference(product: Product, ids: Ids) -> tuple[bool, bool, bool, int]:
-        one = components([ids[:1]])
-        follows = _follows(product, ids, solution)
-        return one.isdisjoint(sizes_of_heads), follows, not one.isdisjoint(elsewhere), len(ids)
+    def wishes(product: Product) -> dict[int, tuple[bool, bool, bool, int]]:
+        """What speaks for each free factor, by its place."""
+        found = {}
+        for k, ids in enumerate(product.factors):
+            if not isinstance(ids, int) and solution.freeze_of(ids) is None:
+                one = solution.component[ids[0]]
+                follows = _follows(product, k, solution)
+                found[k] = not sizes_of_heads[one], follows, bool(elsewhere[one]), len(ids)
+        return found
 
     def clarity(product: Product) -> tuple[bool, bool, bool]:
-        wishes = [preference(product, ids) for ids in free(product)]
-        return not all(w[0] for w in wishes), any(w[1] for w in wishes), any(w[2] for w in wishes)
+        no_size, follows, is_elsewhere, _ = zip(*wishes(product).values(), strict=True)
+        return not all(no_size), any(follows), any(is_elsewhere)
 
     product = max(products, key=clarity)
-    left = free(product)
-    units = max(left, key=lambda ids: preference(product, ids))
-    if given is not None and any(ids is product.factors[given] for ids in left):
-        units = next(ids for ids in left if ids is product.factors[given])
-    chosen = next(k for k, factor in enumerate(product.factors) if factor is units)
+    wished = wishes(product)
+    chosen = given if given in wished else max(wished, key=wished.__getitem__)
+    free = {k: ids for k, ids in enumerate(product.factors) if k in wished and not isinstance(ids, int)}
+    units = free.pop(chosen)
     sizes = " x ".join(str(size_of(f)) for f in product.factors)
     reason = f"{product.where}: a size read as {sizes}, of which the {len(units)} are taken as the units"
-    of_heads = not all(preference(product, ids)[0] for ids in left)
-    fixed = (Freeze(ids, reason, Report.IF_READ) for ids in left if ids is not units)
-    return chosen, [Fixed(freeze, units, of_heads) for freeze in fixed]
+    of_heads = not all(wish[0] for wish in wished.values())
+    return chosen, [Fixed(Freeze(ids, reason, Report.IF_READ), units, of_heads) for ids in free.values()]
 
 
-def _follows(product: Product, factor: Ids, solution: Solution) -> bool:
-    """Whether the whole is known to be this factor's units, the same along all other factors."""
-    axis = next(k for k, own in enumerate(product.factors) if own is factor)
+def _follows(product: Product, place: int, solution: Solution) -> bool:
+    """Whether the whole is known to be the units of the factor at this place, the same along all others."""
     whole = solution.component[product.whole].reshape([size_of(f) for f in product.factors])
-    along = np.moveaxis(whole, axis, -1).reshape(-1, len(factor))
-    return len(along) > 1 and bool((along == along[0]).all()) and len(np.unique(along[0])) == len(factor)
+    along = np.moveaxis(whole, place, -1).reshape(-1, whole.shape[place])
+    return len(along) > 1 and bool((along == along[0]).all()) and len(np.unique(along[0])) == along.shape[1]
 
 
 def _settle(
@@ -360,10 +353,7 @@ def _settle(
             freeze = solution.freeze_of(factor)
             if freeze is None:
                 free.append((k, factor))
-            elif frozen is None or frozen.report in (
-                Report.NEVER,
-                Report.IF_READ,
-            ):  # one of which the user hears comes first
+            elif frozen is None or frozen.report <= Report.IF_READ:  # one of which the user hears comes first
                 frozen = freeze
     if len(free) == 1:
         k, unit = free[0]

@@ -63,27 +63,30 @@ def _masked(name: str, gates: Gates, args: tuple[Any, ...], kwargs: dict[str, An
     return tuple(t.to(narrow) for t in out) if isinstance(out, tuple) else out.to(narrow)
 
 
-def _sum(gates: Gates, x: Tensor, dims: Sequence[int], keepdim: bool) -> Tensor:
-    """Sum of z x."""
-    if len(dims) == 1 and dims[0] in gates and dims[0] == x.ndim - 1:
-        total = x @ gates[dims[0]]
-        return total.unsqueeze(-1) if keepdim else total
-    return (x * _broadcast(gates, x)).sum(list(dims), keepdim)
-
-
 def _broadcast(gates: Gates, x: Tensor) -> Tensor:
-    z = torch.ones((), dtype=x.dtype, device=x.device)
+    """The gates with the dimensions of ``x``; of size 1 along those that have none."""
+    z = torch.ones([1] * x.ndim, dtype=x.dtype, device=x.device)
     for dim, own in gates.items():
         z = z * own.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     return z
 
 
-def _count(gates: Gates, x: Tensor, dims: Sequence[int]) -> Tensor:
-    """How many values a statistic over ``dims`` is made of; at least one unit counts."""
-    n = torch.ones((), dtype=x.dtype, device=x.device)
-    for dim in dims:
-        n = n * (gates[dim].sum().clamp(min=1.0) if dim in gates else x.shape[dim])
-    return n
+def _sum(x: Tensor, z: Tensor, dims: Sequence[int]) -> Tensor:
+    """Sum of z x; the dimensions stay, of size 1."""
+    if list(dims) == [x.ndim - 1] and z.numel() == z.shape[-1]:
+        return (x @ z.flatten()).unsqueeze(-1)
+    return (x * z).sum(list(dims), True)
+
+
+def _count(x: Tensor, z: Tensor, dims: Sequence[int]) -> Tensor:
+    """How many values a statistic over ``dims`` is made of, likewise; at least one unit counts."""
+    return z.sum(list(dims), True).clamp(min=1.0) * math.prod(x.shape[d] for d in dims if z.shape[d] == 1)
+
+
+def _standardised(x: Tensor, z: Tensor, dims: Sequence[int], eps: float) -> Tensor:
+    n = _count(x, z, dims)
+    centred = x - _sum(x, z, dims) / n
+    return centred * torch.rsqrt(_sum(centred.square(), z, dims) / n + eps)
 
 
 def _dims(dim: int | Sequence[int] | None, x: Tensor) -> list[int]:
@@ -104,9 +107,8 @@ def layer_norm(
     if len(normalized_shape) == 1:
         z = gates[input.ndim - 1]
         return open_layer_norm(input, z, _as(input, weight), _as(input, bias), eps)
-    dims = list(range(input.ndim - len(normalized_shape), input.ndim))
-    variance, middle = var_mean(gates, input, dims, keepdim=True, correction=0)
-    return _affine((input - middle) * torch.rsqrt(variance + eps), weight, bias)
+    dims = range(input.ndim - len(normalized_shape), input.ndim)
+    return _affine(_standardised(input, _broadcast(gates, input), dims, eps), weight, bias)
 
 
 def rms_norm(
@@ -117,13 +119,11 @@ def rms_norm(
     eps: float | None = None,
 ) -> Tensor:
     """``F.rms_norm`` (Zhang, Sennrich 2019) over the open units."""
-    x = input
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
     if len(normalized_shape) == 1:
-        return open_rms_norm(x, gates[x.ndim - 1], _as(x, weight), eps)
-    dims = list(range(x.ndim - len(normalized_shape), x.ndim))
-    square = mean(gates, x.square(), dims, True)
-    return _affine(x * torch.rsqrt(square + eps), weight, None)
+        return open_rms_norm(input, gates[input.ndim - 1], _as(input, weight), eps)
+    dims = range(input.ndim - len(normalized_shape), input.ndim)
+    return _affine(input * torch.rsqrt(mean(gates, input.square(), dims, True) + eps), weight, None)
 
 
 def _as(x: Tensor, parameter: Tensor | None) -> Tensor | None:
@@ -140,21 +140,10 @@ def group_norm(
     cudnn_enabled: bool = True,
 ) -> Tensor:
     """``F.group_norm`` (Wu, He 2018) over the open channels of every group."""
-    x = input.view(input.shape[0], num_groups, -1, *input.shape[2:]).flatten(
-        3
-    )  # (N, groups, channels, positions)
-    z = gates[1].view(1, num_groups, -1, 1)
-    n = z.sum(2, keepdim=True).clamp(min=1.0) * (x.shape[3] if x.ndim == 4 else 1)
-    x = x.unsqueeze(3) if x.ndim == 3 else x
-    centred = x - (x * z).sum((2, 3), keepdim=True) / n
-    variance = (centred.square() * z).sum((2, 3), keepdim=True) / n
-    out = (centred * torch.rsqrt(variance + eps)).reshape(input.shape)
-    per_channel = [-1] + [1] * (input.ndim - 2)
-    return _affine(
-        out,
-        None if weight is None else weight.view(per_channel),
-        None if bias is None else bias.view(per_channel),
-    )
+    x = input.view(len(input), num_groups, -1, *input.shape[2:])  # (N, groups, channels, ...)
+    z = gates[1].view(1, num_groups, -1, *[1] * (input.ndim - 2))
+    out = _standardised(x, z, range(2, x.ndim), eps).view(input.shape)
+    return _affine(out, *_per_channel(out, weight, bias))
 
 
 def batch_norm(
@@ -169,10 +158,12 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``F.batch_norm`` without running statistics (of a weight), over the open units."""
-    variance, middle = var_mean(gates, input, [0, *range(2, input.ndim)], keepdim=True, correction=0)
-    each = [-1] + [1] * (input.ndim - 2)
-    affine = (None if p is None else p.view(each) for p in (weight, bias))
-    return _affine((input - middle) * torch.rsqrt(variance + eps), *affine)
+    out = _standardised(input, _broadcast(gates, input), [0, *range(2, input.ndim)], eps)
+    return _affine(out, *_per_channel(out, weight, bias))
+
+
+def _per_channel(x: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:
+    return [None if p is None else p.view(-1, *[1] * (x.ndim - 2)) for p in parameters]
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -185,13 +176,16 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 def sum_(gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """``torch.sum`` of the open units."""
-    return _sum(gates, input, _dims(dim, input), keepdim)
+    dims = _dims(dim, input)
+    total = _sum(input, _broadcast(gates, input), dims)
+    return total if keepdim else total.squeeze(dims)
 
 
 def mean(gates: Gates, input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """``torch.mean`` of the open units."""
-    dims = _dims(dim, input)
-    return _sum(gates, input, dims, keepdim) / _count(gates, input, dims)
+    dims, z = _dims(dim, input), _broadcast(gates, input)
+    middle = _sum(input, z, dims) / _count(input, z, dims)
+    return middle if keepdim else middle.squeeze(dims)
 
 
 def var_mean(
@@ -206,13 +200,12 @@ def var_mean(
     """``torch.var_mean`` of the open units."""
     if isinstance(dim, bool):  # var_mean(x, unbiased)
         dim, unbiased = None, dim
-    x = input
-    dims = _dims(dim, x)
-    n = _count(gates, x, dims)
-    middle = _sum(gates, x, dims, True) / n
+    dims, z = _dims(dim, input), _broadcast(gates, input)
+    n = _count(input, z, dims)
+    middle = _sum(input, z, dims) / n
     less = float(unbiased) if correction is None else correction
-    variance = _sum(gates, (x - middle).square(), dims, keepdim) / (n - less).clamp(min=1e-6)
-    return variance, (middle if keepdim else middle.squeeze(dims))
+    variance = _sum((input - middle).square(), z, dims) / (n - less).clamp(min=1e-6)
+    return (variance, middle) if keepdim else (variance.squeeze(dims), middle.squeeze(dims))
 
 
 def std_mean(gates: Gates, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -221,17 +214,12 @@ def std_mean(gates: Gates, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     return variance.sqrt(), middle
 
 
-def vector_norm(gates: Gates, input: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """``torch.linalg.vector_norm`` of finite order over the open units."""
-    order = 2.0 if ord == "fro" or ord is None else float(ord)
+def vector_norm(gates: Gates, input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """``torch.linalg.vector_norm`` and ``torch.norm`` of finite order over the open units."""
+    order = 2.0 if p == "fro" or p is None else float(p)
     if not 0 < order < math.inf:
-        raise NotImplementedError(f"a norm of order {ord} over gated units")
-    return _sum(gates, input.abs().pow(order), _dims(dim, input), keepdim).pow(1 / order)
-
-
-def norm(gates: Gates, input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Tensor:
-    """``torch.norm`` of vectors over the open units."""
-    return vector_norm(gates, input, p, dim, keepdim)
+        raise NotImplementedError(f"a norm of order {p} over gated units")
+    return sum_(gates, input.abs().pow(order), dim, keepdim).pow(1 / order)
 
 
 def normalize(
@@ -315,17 +303,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "var_mean": var_mean,
     "std": lambda *args, **kwargs: std_mean(*args, **kwargs)[0],
     "std_mean": std_mean,
-    "norm": norm,
-    "linalg_vector_norm": vector_norm,
-    "linalg_norm": vector_norm,
+    **dict.fromkeys(("norm", "linalg_vector_norm", "linalg_norm"), vector_norm),
     "normalize": normalize,
     "cosine_similarity": cosine_similarity,
-    "matmul": matmul,
-    "__matmul__": matmul,
-    "bmm": matmul,
-    "mv": matmul,
-    "dot": matmul,
-    "vdot": matmul,
+    **dict.fromkeys(("matmul", "__matmul__", "bmm", "mv", "dot", "vdot"), matmul),
     "cdist": cdist,
     "baddbmm": baddbmm,
     "scaled_dot_product_attention": scaled_dot_product_attention,
@@ -333,4 +314,4 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _loss(name) for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")},
 }
 #: Other names of their arguments.
-ALIASES = {"axis": "dim", "keepdims": "keepdim"}
+ALIASES = {"axis": "dim", "keepdims": "keepdim", "ord": "p"}

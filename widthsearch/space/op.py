@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from widthsearch.space.labels import Dim, Dims, Freeze, Labels, Report, ids_in
+from widthsearch.space.labels import Dim, Dims, Freeze, Labels, Report, constant, ids_in
 from widthsearch.space.masking import COMPARISONS, LAYERS, PRODUCTS
 from widthsearch.space.recorder import Recorder
 
 # The output holds values of the input in some arrangement.
-VIEWS = {
+KEEPS_VALUES = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "permute",
-    "transpose", "t", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh",
+    "transpose", "t", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh", "slice", "select",
+    "narrow", "split", "split_with_sizes", "unbind", "native_dropout",
 }  # fmt: skip
-KEEPS_VALUES = VIEWS | {"slice", "select", "narrow", "split", "split_with_sizes", "unbind", "native_dropout"}
 # The output is linear in the parameter: scaling a unit of the parameter scales that of the output.
 LINEAR = KEEPS_VALUES - {"native_dropout"} | {"mul", "div", "neg"}
 # Not linear, but the same with the closed units of the parameter at 0 as without them.
@@ -44,19 +45,21 @@ class Op:
         self.is_view: bool = func.is_view or self.name == "_unsafe_view"  # it computes nothing
         self.gates_output = False  # its masked form scales the output by the gates
 
+    @functools.cached_property
+    def _arguments(self) -> dict[str, Any]:
+        given, kwargs = self.args, self.kwargs
+        return {
+            known.name: given[i] if i < len(given) else kwargs.get(known.name, known.default_value)
+            for i, known in enumerate(self.func._schema.arguments)
+        }
+
     def __getitem__(self, argument: str) -> Any:
         """An argument of the operation; KeyError if its schema has none of this name."""
-        for i, known in enumerate(self.func._schema.arguments):
-            if known.name == argument:
-                return self.args[i] if i < len(self.args) else self.kwargs.get(argument, known.default_value)
-        raise KeyError(f"{self.func} has no argument {argument!r}")
+        return self._arguments[argument]
 
     def get(self, argument: str) -> Any:
         """An argument of the operation, None if its schema has none of this name."""
-        try:
-            return self[argument]
-        except KeyError:
-            return None
+        return self._arguments.get(argument)
 
     @property
     def where(self) -> str:
@@ -126,7 +129,7 @@ class Op:
     def linear_source(self) -> str | None:
         """The parameter that the output is a view or a multiple of, if any."""
         name = self.name.rstrip("_")
-        if name in LINEAR and not any(self.recorder.label(t).live for t in self.inputs) and self.inputs:
+        if name in LINEAR and not self.is_live:
             tensors = self.inputs if name == "mul" else self.inputs[:1]
             return next((s for t in tensors if (s := self.recorder.label(t).source)), None)
         return None
@@ -188,6 +191,19 @@ class Op:
             if tensor is not None and tensor.shape[0] != 1:
                 units = self.labels.unify(units, self.dims(tensor)[0])
         return units
+
+    def align(self, dims: Dims, tensor: Tensor) -> None:
+        """The tensor broadcasts to these dims: tie its own to the last of them."""
+        for dim, own, size in zip(dims[::-1], self.dims(tensor)[::-1], tensor.shape[::-1], strict=False):
+            if size != 1:
+                self.labels.unify(dim, own)
+
+    def lose(self, dims: Dims, chosen: Collection[int], what: str) -> Dims:
+        """Give these dimensions up, for what the operation does; its output has constant ones there."""
+        for i in chosen:
+            self.freeze(dims[i], what)
+        shape = self.outputs[0].shape
+        return tuple(constant(shape[i]) if i in chosen else dim for i, dim in enumerate(dims))
 
     def broadcast(self, tensors: Sequence[Tensor], shape: Sequence[int], skip: int | None = None) -> Dims:
         """The dims of tensors that broadcast to ``shape``, tied to one another, except dimension ``skip``."""

@@ -31,14 +31,6 @@ class Reading:
     gated: bool = True  # these activations are scaled by their gates already
 
 
-@dataclass(frozen=True, eq=False)
-class Production:
-    """At one moment of the run a layer called ``name`` made the units ``ids``."""
-
-    name: str
-    ids: Ids
-
-
 @dataclass
 class Trace:
     """What one traced run of a model leaves behind."""
@@ -49,14 +41,12 @@ class Trace:
     parameters: tuple[str, ...] = ()
     read: set[str] = field(default_factory=set)  # those of them that an operation reads
     ran: set[str] = field(default_factory=set)  # modules whose forward was called
-    productions: list[Production] = field(default_factory=list)
+    productions: list[tuple[str, Ids]] = field(default_factory=list)  # a layer, and units that it makes
     consumers: dict[Axis, Reading] = field(default_factory=dict)  # in order of execution
-    macs: list[tuple[Factor, ...]] = field(
+    macs: list[Dim] = field(default_factory=list)  # each a product of sizes, for the whole batch
+    written: list[Dim] = field(
         default_factory=list
-    )  # each a product of sizes, for the whole batch
-    written: list[tuple[Factor, ...]] = field(
-        default_factory=list
-    )  # likewise: the elements that operations write, one entry per tensor; views write nothing
+    )  # likewise, per tensor that an operation writes: elements
     sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
     by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
@@ -110,13 +100,12 @@ class Recorder:
 
     def axes_of(self, dim: Sequence[Factor]) -> list[Axis]:
         """The parameter axes that this dimension is made of, each whole and in order; empty if it is not."""
-        axes = [self._axis_of.get(id(factor)) for factor in dim if not isinstance(factor, int)]
-        known = [axis for axis in axes if axis is not None]
-        return known if len(known) == len(axes) == len(dim) else []
+        axes = [axis for factor in dim if (axis := self._axis_of.get(id(factor))) is not None]
+        return axes if len(axes) == len(dim) else []
 
     def produce(self, parameter: str, units: Ids) -> None:
         """Note that the layer owning this weight has just made units."""
-        self.trace.productions.append(Production(layer_of(parameter), units))
+        self.trace.productions.append((layer_of(parameter), units))
 
     def note_consumer(self, axis: Axis, activations: Tensor) -> None:
         """Note that the module at work multiplies activations with this weight and sums over this axis."""

@@ -54,7 +54,7 @@ def removal_error(
         keep[index] = numbers.permutation(width) >= min(width - 1, 1 + width // 4 + index % 3)
     live, inputs = _in_float32(empty_copy(model, "cpu"), [to_device(x, "cpu") for x in examples])
     _tell_units_apart(live, trace)
-    removed = compacted_copy(live, trace, variables, keep).eval()
+    removed = compacted_copy(live.eval(), trace, variables, keep)
     gating = Gating(
         live, variables.widths, consumers_of(trace, variables, 1), statistics_of(trace, variables)
     )
@@ -63,12 +63,9 @@ def removal_error(
     without: list[Tensor] = []
     with reference_kernels("cpu"):
         for given in inputs:
-            runs = (
-                functools.partial(_gated, gating, z, live.eval(), given),
-                functools.partial(call, removed, given),
-            )
+            gated = functools.partial(gating.run, z, given)
             try:
-                a, b = with_the_same_noise(*runs)
+                a, b = with_the_same_noise(gated, functools.partial(call, removed, given))
             except Exception:  # shapes that differ at these widths alone, a call that no masked form covers
                 return math.inf
             closed += outputs_of(a, trace.counts)
@@ -79,14 +76,6 @@ def removal_error(
         if a.is_floating_point() and a.numel() and a.shape == b.shape
     ]
     return max((1.0 if math.isnan(e) else e for e in errors), default=0.0)
-
-
-def _gated(gating: Gating, z: Tensor, model: nn.Module, given: Any) -> Any:
-    gating.put(z, given)
-    try:
-        return call(model, given)
-    finally:
-        gating.take_off()
 
 
 def _tell_units_apart(model: nn.Module, trace: Trace) -> None:

@@ -18,22 +18,36 @@ from widthsearch.space.copies import copy_with, empty_copy, named_tensors
 from widthsearch.space.recorder import Trace, is_scale
 from widthsearch.space.variables import Variables
 
-
-def shapes_at(trace: Trace, variables: Variables, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter and buffer at these widths."""
-    return {
-        name: tuple(
-            variables.size(trace.axes.get((name, dim), size), widths) for dim, size in enumerate(shape)
-        )
-        for name, shape in trace.shapes.items()
-    }
+#: Sizes that torch's layers state, and the tensor and dimension that has each; of several the last one.
+SIZES: tuple[tuple[Any, str, str, int], ...] = (
+    (nn.Linear | nn.Bilinear, "out_features", "weight", 0),
+    (nn.Linear, "in_features", "weight", 1),
+    (nn.Bilinear, "in1_features", "weight", 1),
+    (nn.Bilinear, "in2_features", "weight", 2),
+    (nn.Embedding | nn.EmbeddingBag, "embedding_dim", "weight", 1),
+    (nn.PReLU, "num_parameters", "weight", 0),
+    (nn.RNNCellBase, "input_size", "weight_ih", 1),
+    (nn.RNNCellBase, "hidden_size", "weight_hh", 1),
+    (nn.RNNBase, "input_size", "weight_ih_l0", 1),
+    (nn.RNNBase, "hidden_size", "weight_hh_l0", 1),
+    (nn.RNNBase, "hidden_size", "weight_hr_l0", 1),  # with a projection, which the recurrent weight reads
+    (nn.RNNBase, "proj_size", "weight_hr_l0", 0),
+    (nn.MultiheadAttention, "kdim", "in_proj_weight", 1),
+    (nn.MultiheadAttention, "vdim", "in_proj_weight", 1),
+    (nn.MultiheadAttention, "kdim", "k_proj_weight", 1),
+    (nn.MultiheadAttention, "vdim", "v_proj_weight", 1),
+)
 
 
 def resized_copy(
     model: nn.Module, trace: Trace, variables: Variables, widths: Sequence[int], device: str | None = None
 ) -> nn.Module:
     """A copy at these widths; tensors of a new size are uninitialised (``device``: default each its own)."""
-    copied = empty_copy(model, device, shapes_at(trace, variables, widths))
+    shapes = {
+        name: [variables.size(trace.axes.get((name, dim), size), widths) for dim, size in enumerate(shape)]
+        for name, shape in trace.shapes.items()
+    }
+    copied = empty_copy(model, device, shapes)
     synchronise_attributes(copied, model, trace, variables, widths)
     return copied
 
@@ -61,7 +75,6 @@ def synchronise_attributes(
     copied: nn.Module, original: nn.Module, trace: Trace, variables: Variables, widths: Sequence[int]
 ) -> None:
     """Make the sizes that modules state (``out_channels``, ``in_features`` ...) agree with their tensors."""
-    old_modules = dict(original.named_modules())
     modules = dict(copied.named_modules())
     training = {module: module.training for module in modules.values()}
     for module in training:  # to read a spectrally normed weight in training changes it
@@ -79,7 +92,6 @@ def synchronise_attributes(
             module.embed_dim = int(module.out_proj.weight.shape[1])
             module.num_heads = variables.size(heads, widths)
             module.head_dim = module.embed_dim // module.num_heads
-            module.kdim, module.vdim = _read_by(module)
     for name, units in trace.scales.items():
         for attribute, value in list(vars(modules[name]).items()):
             if is_scale(value, len(units)):
@@ -92,22 +104,13 @@ def synchronise_attributes(
         module = modules[name]
         if isinstance(module, _NormBase):
             # InstanceNorm sees the channels once per sample: only the ratio of the sizes counts.
-            stated = int(old_modules[name].num_features)
+            stated = int(original.get_submodule(name).num_features)  # type: ignore[arg-type]
             module.num_features = variables.size(channels, widths) * stated // len(channels)
-        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
-            module.normalized_shape = (variables.size(channels, widths),)
         elif isinstance(module, nn.GroupNorm):
             inside = module.num_channels // module.num_groups
             module.num_channels = variables.size(channels, widths)
             if trace.by_groups[name]:
                 module.num_groups = module.num_channels // inside
-
-
-def _read_by(attention: nn.MultiheadAttention) -> tuple[int, int]:
-    """How wide its keys and values are."""
-    if attention._qkv_same_embed_dim:
-        return (int(attention.in_proj_weight.shape[1]),) * 2
-    return int(attention.k_proj_weight.shape[1]), int(attention.v_proj_weight.shape[1])
 
 
 def _stated(value: Any, path: Sequence[Any], size: int) -> Any:
@@ -120,6 +123,9 @@ def _stated(value: Any, path: Sequence[Any], size: int) -> Any:
 
 
 def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:
+    for kind, attribute, name, dim in SIZES:
+        if isinstance(module, kind) and (tensor := getattr(module, name, None)) is not None:
+            setattr(module, attribute, int(tensor.shape[dim]))
     if isinstance(module, _ConvNd):
         if by_groups:
             inside = module.in_channels // module.groups
@@ -130,19 +136,3 @@ def _synchronise_module(module: nn.Module, *, by_groups: bool) -> None:
             module.groups = int(module.weight.shape[0]) // multiplier
         first, second = int(module.weight.shape[0]), int(module.weight.shape[1]) * module.groups
         module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = map(int, module.weight.shape)
-    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        module.embedding_dim = int(module.weight.shape[1])
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = int(module.weight.shape[0])
-    elif isinstance(module, nn.RNNBase):
-        module.input_size = int(module.weight_ih_l0.shape[1])  # type: ignore[index]
-        # With a projection the recurrent weight reads the projected state.
-        stacked = int(module.weight_hh_l0.shape[0])  # type: ignore[index]
-        gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        module.hidden_size = stacked // gates
-        if module.proj_size:
-            module.proj_size = int(module.get_parameter("weight_hr_l0").shape[0])
-    elif isinstance(module, nn.RNNCellBase):
-        module.input_size, module.hidden_size = int(module.weight_ih.shape[1]), int(module.weight_hh.shape[1])

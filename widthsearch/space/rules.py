@@ -117,10 +117,5 @@ def register_rule(name: str, rule: Rule) -> None:
 def rule_for(func: Any, name: str) -> Rule | None:
     """The rule of an operation; element-wise operations are known by torch's own tag."""
     full = func._schema.name
-    if full in RULES or not full.startswith("aten::"):
-        rule = RULES.get(full)
-    else:
-        rule = RULES.get(name if name.startswith("__") else name.rstrip("_"))
-    if rule is None and torch.Tag.pointwise in func.tags:
-        return elementwise.pointwise
-    return rule
+    known = full if full in RULES or not full.startswith("aten::") else name.rstrip("_")
+    return RULES.get(known, elementwise.pointwise if torch.Tag.pointwise in func.tags else None)

@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-
-import numpy as np
 
 from widthsearch.space.recorder import Axis, Place, Trace
 from widthsearch.space.variables import Variables
 
-JOINT_TRIALS = 2
 LARGEST_SEARCH = 120  # resized models tried in one round
 MEANINGS = 6  # tried for one number in a module
 SIZES_IN_VAIN = 24  # numbers in modules that are tried and do not help
@@ -58,29 +55,19 @@ class Change:
 Test = Callable[[Sequence[int]], Failure | None]  # of a model at these widths
 
 
-def joint_failure(test: Test, variables: Variables, numbers: random.Random) -> Failure | None:
-    """How a model breaks in which every variable has another width."""
-    for _ in range(JOINT_TRIALS):
-        failure = test(_random_widths(variables, numbers))
-        if failure is not None:
-            return failure
-    return None
-
-
 class Tangles:
     """The search of one round; ``test`` runs a resized model."""
 
     def __init__(self, test: Test, trace: Trace, variables: Variables, numbers: random.Random) -> None:
         self._test, self._trace, self._variables, self._numbers = test, trace, variables, numbers
-        self._width = dict(zip(variables.names, variables.widths, strict=True))
+        self._width = variables.width
         self._tests_left = LARGEST_SEARCH
         self._last: Sequence[int] = variables.widths
         self._in_vain: set[tuple[Place, Axis]] = set()  # sizes held in modules that do not help
         self._owners: dict[str, set[str]] = {name: set() for name in variables.names}
         for (parameter, _), ids in trace.axes.items():
-            for index in np.unique(variables.variable[ids]).tolist():
-                if index >= 0:
-                    self._owners[variables.names[index]].add(parameter.rpartition(".")[0])
+            for name in variables.among(ids):
+                self._owners[name].add(parameter.rpartition(".")[0])
 
     def changes(self) -> list[Change]:
         """What to tie and what to freeze, so that everything else resizes freely; never empty."""
@@ -106,11 +93,10 @@ class Tangles:
             # Where one block of a stack finds no others to resize with, the next ones will find none either.
             for name in [n for n in left if self._same_stack(n, culprit)]:
                 failure = alone if name == culprit else self._random([name])
-                if failure is not None and self._resizes_in_blocks(name):
-                    changes.append(Change((name,), block=BLOCK))
-                    left.remove(name)
-                elif failure is not None:
-                    changes.append(Change((name,), f"another width does not run: {failure.reason}"))
+                if failure is not None:
+                    in_blocks = self._resizes_in_blocks(name)
+                    why = None if in_blocks else f"another width does not run: {failure.reason}"
+                    changes.append(Change((name,), why, BLOCK if in_blocks else 1))
                     left.remove(name)
         return changes or [Change((self._variables.names[-1],), "it does not resize independently of others")]
 
@@ -120,24 +106,29 @@ class Tangles:
         It equals the size of an axis, and is nowhere seen as a size: the code only compares it
         (``assert x.shape[1] == self.channels``).
         """
-        widths, stated = self._last, self._trace.stated
-        module = failure.module
-        while True:
-            for place, size in self._trace.sizes.items():
-                if place[0] != module or place in stated:
-                    continue
+        widths, stated, sizes = self._last, self._trace.stated, self._trace.sizes
+
+        def helps(places: Sequence[Place], axis: Axis) -> bool:
+            stated.update(dict.fromkeys(places, ((self._trace.axes[axis],), Fraction(1))))
+            again = self._test(widths)
+            for place in places:
+                del stated[place]
+            return again is None or (again.module, again.line) != (failure.module, failure.line)
+
+        for module in _around(failure.module):
+            held = [place for place in sizes if place[0] == module and place not in stated]
+            for size in dict.fromkeys(sizes[place] for place in held):
+                places = [place for place in held if sizes[place] == size]
                 for axis in self._axes_of_size(size, module, left):
-                    if (place, axis) in self._in_vain or len(self._in_vain) >= SIZES_IN_VAIN:
+                    if (places[0], axis) in self._in_vain or len(self._in_vain) >= SIZES_IN_VAIN:
                         continue
-                    stated[place] = ((self._trace.axes[axis],), Fraction(1))
-                    again = self._test(widths)
-                    if again is None or (again.module, again.line) != (failure.module, failure.line):
-                        return Change((), states=(place, axis))
-                    del stated[place]
-                    self._in_vain.add((place, axis))
-            if not module:
-                return None
-            module = module.rpartition(".")[0]
+                    # All of them at once first: most are never read.
+                    for place in places if len(places) == 1 or helps(places, axis) else ():
+                        if helps([place], axis):
+                            stated[place] = ((self._trace.axes[axis],), Fraction(1))
+                            return Change((), states=(place, axis))
+                    self._in_vain.add((places[0], axis))
+        return None
 
     def _axes_of_size(self, size: int, module: str, left: Sequence[str]) -> list[Axis]:
         """One axis of every meaning among those of this size, the module's own first."""
@@ -153,14 +144,9 @@ class Tangles:
     def _resizes_in_blocks(self, name: str) -> bool:
         """Whether it runs at multiples of what kernels want aligned."""
         blocks, rest = divmod(self._width[name], BLOCK)
-        return (
-            blocks > 1
-            and not rest
-            and all(
-                self._tried([k * BLOCK if n == name else w for n, w in self._width.items()]) is None
-                for k in (blocks + 1, 2 * blocks + 1, max(1, blocks - 1))
-            )
-        )
+        others = [k * BLOCK for k in (blocks + 1, 2 * blocks + 1, max(1, blocks - 1))]
+        tried = ([w if n == name else own for n, own in self._width.items()] for w in others)
+        return blocks > 1 and not rest and all(self._tried(widths) is None for widths in tried)
 
     def _grown(self, first: str, left: Sequence[str]) -> list[str] | None:
         """The variables that resize in proportion with ``first``; None if there are none.
@@ -212,19 +198,16 @@ class Tangles:
 
     def _near(self, module: str, left: Sequence[str]) -> list[str]:
         """Those left that have parameters in this module, or in the smallest one around it with any."""
-        while True:
-            inside = [
-                name
-                for name in left
-                if not module or any(f"{owner}.".startswith(f"{module}.") for owner in self._owners[name])
-            ]
-            if inside or not module:
-                return inside
-            module = module.rpartition(".")[0]
+        inside = (
+            [v for v in left if any(f"{owner}.".startswith(f"{around}.") for owner in self._owners[v])]
+            for around in _around(module)
+            if around
+        )
+        return next(filter(None, inside), list(left))
 
     def _random(self, names: Sequence[str]) -> Failure | None:
         """How the model breaks with these variables at random widths."""
-        other = zip(self._variables.names, _random_widths(self._variables, self._numbers), strict=True)
+        other = zip(self._variables.names, random_widths(self._variables, self._numbers), strict=True)
         return self._tried([w if name in names else self._width[name] for name, w in other])
 
     def _scaled(self, names: Sequence[str]) -> Failure | None:
@@ -244,7 +227,16 @@ class Tangles:
         return names[high - 1]
 
 
-def _random_widths(variables: Variables, numbers: random.Random) -> list[int]:
+def _around(module: str) -> Iterator[str]:
+    """The module and all around it, innermost first; the last one, the model itself, is empty."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
+    yield ""
+
+
+def random_widths(variables: Variables, numbers: random.Random) -> list[int]:
+    """Another width for every variable, odd ones."""
     # Odd sizes have no hidden divisors: x2 and x1/2 pass where 12 heads must divide the width.
     odd = [max(3, int(w * numbers.uniform(0.3, 2.2)) | 1) for w in variables.widths]
     return [w + 2 if w == own else w for w, own in zip(odd, variables.widths, strict=True)]

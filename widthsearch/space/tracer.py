@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from widthsearch.errors import UsageError
 from widthsearch.space.attributes import SizeReader, follow_namesakes, mark_sizes, nothing_cached
 from widthsearch.space.copies import call, empty_copy, named_tensors, outputs_of, reference_kernels, to_device
-from widthsearch.space.labels import Dims, Report, constants, size_of_dim
+from widthsearch.space.labels import Report, constants, size_of_dim
 from widthsearch.space.module_stack import ModuleStack
 from widthsearch.space.op import Op
 from widthsearch.space.recorder import Label, Recorder, Trace
@@ -58,20 +58,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _apply_rule(self, op: Op) -> None:
         recorder = self._recorder
         macs, written = recorder.trace.macs, recorder.trace.written
-        live = any(recorder.label(t).live for t in op.inputs)
         gated = op.keeps_values and recorder.label(op.inputs[0]).gated
         source = op.linear_source()
         counted = len(macs)
-        dims = _dims_by_rule(op)
-        if not dims or not all(map(_fits, dims, op.outputs)):
-            dims = []
+        rule = rule_for(op.func, op.name)
+        try:
+            dims = (rule(op) if rule is not None else None) or ()
+        except (LookupError, TypeError, ValueError):
+            dims = ()  # an overload with other arguments than the rule knows: as good as no rule
+        fit = (tuple(map(size_of_dim, own)) == out.shape for own, out in zip(dims, op.outputs, strict=False))
+        if not dims or not all(fit):
+            dims = ()
             del macs[counted:]
             self._freeze_unknown(op)
         for i, tensor in enumerate(op.outputs):
             known = dims[i] if i < len(dims) else constants(tensor.shape)
             if recorder.counts_macs and not op.is_view:
                 written.append(tuple(factor for dim in known for factor in dim))
-            recorder.set_label(tensor, Label(known, source, live, gated or op.gates_output))
+            recorder.set_label(tensor, Label(known, source, op.is_live, gated or op.gates_output))
 
     def _freeze_unknown(self, op: Op) -> None:
         for tensor in op.inputs:
@@ -82,21 +86,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Everything it touches is frozen now, so that its cost is a constant: torch's own figure.
             flops = count_flops(*op.args, **op.kwargs, out_val=op.out)
             self._recorder.trace.macs.append((flops // 2,))
-
-
-OUTPUT = "an output of the network, whether its loss reads it or not"
-
-
-def _dims_by_rule(op: Op) -> Sequence[Dims]:
-    rule = rule_for(op.func, op.name)
-    try:
-        return (rule(op) if rule is not None else None) or ()
-    except (LookupError, TypeError, ValueError):
-        return ()  # an overload with other arguments than the rule knows: as good as no rule
-
-
-def _fits(dims: Dims, tensor: Tensor) -> bool:
-    return tuple(size_of_dim(dim) for dim in dims) == tuple(tensor.shape)
 
 
 def run_trace(
@@ -119,7 +108,7 @@ def run_trace(
     if before is not None:
         trace.keep_heads, trace.counts = before.keep_heads, before.counts
         trace.by_groups.update(before.by_groups)
-        trace.labels.given = before.labels.choices
+        trace.labels.given = iter(before.labels.choices)
     runner = empty_copy(model, device)
     trace.sizes = mark_sizes(runner)
     inputs = [to_device(example, device) for example in examples]
@@ -142,10 +131,11 @@ def run_trace(
         if not outputs:
             raise TypeError(f"the forward pass returns {type(out).__name__} without any tensor in it")
         trace.output_shapes.setdefault(training, []).extend(tuple(tensor.shape) for tensor in outputs)
+        reason = "an output of the network, whether its loss reads it or not"
         for tensor in outputs:
             recorder.use(tensor)
             for dim in recorder.label(tensor).dims:
-                trace.labels.freeze(dim, OUTPUT, Report.IF_READ)
+                trace.labels.freeze(dim, reason, Report.IF_READ)
     follow_namesakes(trace)
     trace.ran = recorder.modules.ran
     return trace

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widthsearch.maths.cost import Cost, Polynomial
-from widthsearch.space.labels import Factor, Freeze, Ids, Report, Solution
+from widthsearch.space.labels import Dim, Factor, Freeze, Ids, Report, Solution
 from widthsearch.space.recorder import Trace
+
+Form = tuple[tuple[int, ...], int]  # a size: the multiplicity of each variable, and a constant
 
 ALONE = "a single unit, or units that only live or die together"
 
@@ -47,12 +49,21 @@ class Variables:
     position: Ids
     variable: Ids
 
-    def form(self, factor: Factor) -> tuple[tuple[int, ...], int]:
+    def form(self, factor: Factor) -> Form:
         """The size of a factor as a linear form: the multiplicity per variable, and the constant."""
         if isinstance(factor, int):
             return (0,) * len(self.names), factor
         counts = np.bincount(self.variable[factor] + 1, minlength=len(self.names) + 1)
-        return tuple(int(c) // w for c, w in zip(counts[1:], self.widths, strict=True)), int(counts[0])
+        return tuple((counts[1:] // self.widths).tolist()), int(counts[0])
+
+    @property
+    def width(self) -> dict[str, int]:
+        """The width of each, by name, in order."""
+        return dict(zip(self.names, self.widths, strict=True))
+
+    def among(self, ids: Ids) -> list[str]:
+        """The variables that have units among these ids, in order."""
+        return [self.names[index] for index in np.unique(self.variable[ids]).tolist() if index >= 0]
 
     def size(self, factor: Factor, widths: Sequence[int]) -> int:
         """The size of a factor at these widths."""
@@ -67,11 +78,11 @@ class Variables:
         def renumbered(kept: NDArray[np.bool_], numbers: Ids) -> Ids:
             return np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[numbers]  # -1, a constant, stays -1
 
-        every = list(zip(self.names, self.widths, strict=True))
-        gone = (Frozen(name, width, fixed[name]) for name, width in every if name in fixed)
+        gone = (Frozen(name, width, fixed[name]) for name, width in self.width.items() if name in fixed)
+        left = {name: width for name, width in self.width.items() if name not in fixed}
         return Variables(
-            names=tuple(name for name, _ in every if name not in fixed),
-            widths=tuple(width for name, width in every if name not in fixed),
+            names=tuple(left),
+            widths=tuple(left.values()),
             frozen=(*gone, *self.frozen),
             position=renumbered(unit_stays, self.position),
             variable=renumbered(stays, self.variable),
@@ -87,35 +98,29 @@ def find_variables(
     """
     solution = trace.labels.solve(rejected, ties)
     summed = [ids for dims in trace.sites.values() for dim, ids in dims.items() if dim < 0]
-    consumed = _components_in(solution, [*summed, *(trace.axes[axis] for axis in trace.consumers)])
-    produced = _components_in(solution, (p.ids for p in trace.productions))
+    consumed = solution.has([*summed, *(trace.axes[axis] for axis in trace.consumers)])
+    produced = solution.has(ids for _, ids in trace.productions)
     free: list[_Group] = []
     given_up: dict[_Group, str] = {}
     for group in _groups(trace, solution):
         first = int(group.components[0])
         freeze = solution.frozen.get(first)
         if freeze is not None:
-            told = {
-                Report.ALWAYS: True,
-                Report.IF_PRODUCED: first in produced,
-                Report.IF_READ: first in produced and first in consumed,
-            }
-            if told.get(freeze.report, False):
+            is_used = produced[first] and (consumed[first] or freeze.report != Report.IF_READ)
+            if freeze.report == Report.ALWAYS or is_used and freeze.report != Report.NEVER:
                 given_up[group] = freeze.reason
-        elif first in consumed and len(group.components) > 1:
+        elif consumed[first] and len(group.components) > 1:
             free.append(group)
-        elif first in produced:
-            given_up[group] = ALONE if first in consumed else "no weight reads its units"
-    names, groups = _named(trace, solution, free)
-    frozen_names, frozen_groups = _named(trace, solution, list(given_up))
-    components = tuple(group.components for group in groups)
-    position, variable = _positions(solution, components)
+        elif produced[first]:
+            given_up[group] = ALONE if consumed[first] else "no weight reads its units"
+    named = _named(trace, solution, free)
+    position, variable = _positions(solution, [group.components for group in named.values()])
     return Variables(
-        names=names,
-        widths=tuple(len(units) for units in components),
+        names=tuple(named),
+        widths=tuple(len(group.components) for group in named.values()),
         frozen=tuple(
             Frozen(name, len(group.components), given_up[group])
-            for name, group in zip(frozen_names, frozen_groups, strict=True)
+            for name, group in _named(trace, solution, given_up).items()
         ),
         position=position,
         variable=variable,
@@ -128,16 +133,12 @@ def makers_of(trace: Trace, variables: Variables) -> dict[tuple[str, str], int]:
     With each, how many of its outputs the units are: one each, or a head's many.
     """
     makers: dict[tuple[str, str], int] = {}
-    for production in trace.productions:
-        indices, outputs = np.unique(variables.variable[production.ids], return_counts=True)
+    for layer, ids in trace.productions:
+        indices, outputs = np.unique(variables.variable[ids], return_counts=True)
         for index, count in zip(indices.tolist(), outputs.tolist(), strict=True):
             if index >= 0:
-                makers[production.name, variables.names[index]] = count
+                makers[layer, variables.names[index]] = count
     return makers
-
-
-def _components_in(solution: Solution, factors: Iterable[Ids]) -> set[int]:
-    return {int(c) for ids in factors for c in np.unique(solution.component[ids])}
 
 
 def _groups(trace: Trace, solution: Solution) -> list[_Group]:
@@ -147,21 +148,19 @@ def _groups(trace: Trace, solution: Solution) -> list[_Group]:
     owner = np.full(count, -1, dtype=np.int64)
     sequence: list[int] = []  # components in the order in which the axes show them
     names: list[str] = []
+    cuts = [("", ids) for ids in trace.labels.cuts]
     fresh = 1
-    for (name, _), ids in trace.axes.items():
+    for name, ids in [*((name, ids) for (name, _), ids in trace.axes.items()), *cuts]:
         components, first, times = np.unique(solution.component[ids], return_index=True, return_counts=True)
-        _, refined = np.unique(np.stack([signature[components], times]), axis=1, return_inverse=True)
-        signature[components] = fresh + refined.ravel()
-        fresh += len(components)
         unseen = owner[components] < 0
-        sequence.extend(components[unseen][np.argsort(first[unseen])].tolist())
-        owner[components[unseen]] = len(names)
-        names.append(name)
-    for ids in trace.labels.cuts:  # no new components: what no parameter has is no unit
-        components = np.unique(solution.component[ids])
-        components = components[owner[components] >= 0]
-        _, refined = np.unique(signature[components], return_inverse=True)
-        signature[components] = fresh + refined.ravel()
+        if name:
+            sequence.extend(components[unseen][np.argsort(first[unseen])].tolist())
+            owner[components[unseen]] = len(names)
+            names.append(name)
+        else:  # no new components: what no parameter has is no unit
+            components, times = components[~unseen], 0 * times[~unseen]
+        _, refined = np.unique(signature[components] * (len(ids) + 1) + times, return_inverse=True)
+        signature[components] = fresh + refined
         fresh += len(components)
     members: dict[tuple[int, bool], list[int]] = {}
     for c in sequence:
@@ -170,27 +169,24 @@ def _groups(trace: Trace, solution: Solution) -> list[_Group]:
     return [_Group(np.array(m, dtype=np.int64), names[owner[m[0]]]) for m in members.values()]
 
 
-def _named(
-    trace: Trace, solution: Solution, groups: Sequence[_Group]
-) -> tuple[tuple[str, ...], list[_Group]]:
-    """The groups in order of execution, and their names: the layer that makes their units first.
+def _named(trace: Trace, solution: Solution, groups: Iterable[_Group]) -> dict[str, _Group]:
+    """The groups in order of execution, by name: the layer that makes their units first.
 
     Units that no layer makes (a parameter used as an activation) are named after the parameter and come last.
     """
     made: dict[int, tuple[int, str]] = {}
-    for moment, production in enumerate(trace.productions):
-        for c in np.unique(solution.component[production.ids]).tolist():
-            made.setdefault(c, (moment, production.name))
+    for moment, (layer, ids) in enumerate(trace.productions):
+        for c in np.unique(solution.component[ids]).tolist():
+            made.setdefault(c, (moment, layer))
     never = len(trace.productions)
     first = {g: made.get(int(g.components[0]), (never, g.first_axis)) for g in groups}
-    ordered = sorted(groups, key=lambda g: first[g][0])
     seen: Counter[str] = Counter()
-    names = []
-    for group in ordered:
+    named = {}
+    for group in sorted(first, key=lambda g: first[g][0]):
         name = first[group][1]
         seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return tuple(names), ordered
+        named[name if seen[name] == 1 else f"{name}#{seen[name]}"] = group
+    return named
 
 
 def _positions(solution: Solution, components: Sequence[Ids]) -> tuple[Ids, Ids]:
@@ -209,47 +205,44 @@ def cost_of(trace: Trace, variables: Variables, batch: int, *, written: bool = F
 
     ``written``: as a third resource, the elements that operations write per sample.
     """
-    builder = _CostBuilder(variables)
-    macs = builder.polynomial((1.0 / batch, product) for product in trace.macs)
-    params = builder.polynomial(
-        (1.0, tuple(trace.axes.get((name, dim), size) for dim, size in enumerate(trace.shapes[name])))
+    shapes = {
+        name: tuple(trace.axes.get((name, dim), size) for dim, size in enumerate(trace.shapes[name]))
         for name in trace.parameters
-    )
-    polynomials = {"macs": macs, "params": params}
+    }
+    terms = {"macs": (1.0 / batch, trace.macs), "params": (1.0, shapes.values())}
     if written:
-        polynomials["written"] = builder.polynomial((1.0 / batch, product) for product in trace.written)
-    count = len(variables.names)
+        terms["written"] = (1.0 / batch, trace.written)
+    forms: dict[Form, int] = {((0,) * len(variables.names), 1): 0}
+    polynomials = {
+        resource: _polynomial(scale, products, variables, forms)
+        for resource, (scale, products) in terms.items()
+    }
     return Cost(
         variables=variables.names,
-        multiplicity=np.array([m for m, _ in builder.forms], dtype=np.float64).reshape(
-            len(builder.forms), count
-        ),
-        constant=np.array([c for _, c in builder.forms], dtype=np.float64),
+        multiplicity=np.array([m for m, _ in forms], dtype=np.float64),
+        constant=np.array([c for _, c in forms], dtype=np.float64),
         polynomials=polynomials,
     )
 
 
-class _CostBuilder:
-    """Collects distinct linear forms; form 0 is the constant 1."""
-
-    def __init__(self, variables: Variables) -> None:
-        self._variables = variables
-        self.forms: dict[tuple[tuple[int, ...], int], int] = {((0,) * len(variables.names), 1): 0}
-
-    def polynomial(self, terms: Iterable[tuple[float, tuple[Factor, ...]]]) -> Polynomial:
-        """Sum the terms, equal products together."""
-        total: dict[tuple[int, ...], float] = {}
-        for coefficient, factors in terms:
-            product = []
-            for factor in factors:
-                multiplicity, constant = form = self._variables.form(factor)
-                if any(multiplicity):
-                    product.append(self.forms.setdefault(form, len(self.forms)))
-                else:
-                    coefficient *= constant
-            key = tuple(sorted(product))
-            total[key] = total.get(key, 0.0) + coefficient
-        longest = max(map(len, total), default=0)
-        padded = [key + (0,) * (longest - len(key)) for key in total]
-        factors_array: NDArray[np.int64] = np.array(padded, dtype=np.int64).reshape(len(total), longest)
-        return Polynomial(np.array(list(total.values()), dtype=np.float64), factors_array)
+def _polynomial(
+    scale: float, products: Iterable[Dim], variables: Variables, forms: dict[Form, int]
+) -> Polynomial:
+    """Sum products of sizes, equal ones together; ``forms``: all linear forms so far, the first is 1."""
+    total: dict[tuple[int, ...], float] = {}
+    for product in products:
+        coefficient, factors = scale, []
+        for factor in product:
+            multiplicity, constant = form = variables.form(factor)
+            if any(multiplicity):
+                factors.append(forms.setdefault(form, len(forms)))
+            else:
+                coefficient *= constant
+        key = tuple(sorted(factors))
+        total[key] = total.get(key, 0.0) + coefficient
+    longest = max(map(len, total), default=0)
+    padded = [key + (0,) * (longest - len(key)) for key in total]
+    return Polynomial(
+        np.array(list(total.values()), dtype=np.float64),
+        np.array(padded, dtype=np.int64).reshape(len(total), longest),
+    )

@@ -22,7 +22,7 @@ from widthsearch.space.module_stack import ModuleStack
 from widthsearch.space.recorder import Trace
 from widthsearch.space.removal import inexact
 from widthsearch.space.resize import resized_copy
-from widthsearch.space.tangles import Change, Failure, Tangles, joint_failure
+from widthsearch.space.tangles import Change, Failure, Tangles, random_widths
 from widthsearch.space.variables import Frozen, Variables, find_variables
 
 
@@ -56,19 +56,15 @@ def _failure(
             deepest = traceback.extract_tb(error.__traceback__)[-1]
             return Failure(stack.innermost, said, training, (deepest.filename, deepest.lineno or 0))
         if shapes != expected:
-            said = f"the output changes its shape {_first_difference(shapes, expected)}"
-            return Failure("", said, training)
+            pairs = zip(shapes, expected, strict=False)
+            counts = f"{len(shapes)} tensors", len(expected)
+            now, before = next((pair for pair in pairs if pair[0] != pair[1]), counts)
+            return Failure("", f"the output changes its shape to {now} from {before}", training)
     return None
 
 
-def _first_difference(shapes: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> str:
-    pairs = [(f, e) for f, e in zip(shapes, expected, strict=False) if f != e]
-    return (
-        f"to {pairs[0][0]} from {pairs[0][1]}" if pairs else f"to {len(shapes)} tensors from {len(expected)}"
-    )
-
-
 Changes = tuple[Sequence[Change], ...]
+JOINT_TRIALS = 2  # of a model in which every variable has another width
 
 
 def verify(
@@ -82,7 +78,8 @@ def verify(
         if not variables.names:
             return tuple(rounds)
         test = functools.partial(_failure, model, examples, trace, initialisation, variables)
-        failure = joint_failure(test, variables, numbers)
+        failures = (test(random_widths(variables, numbers)) for _ in range(JOINT_TRIALS))
+        failure = next(filter(None, failures), None)
         if failure is not None:
             in_that_mode = functools.partial(test, modes=(failure.training,))
             rounds.append(Tangles(in_that_mode, trace, variables, numbers).changes())
@@ -101,9 +98,8 @@ def _projections(model: nn.Module, trace: Trace) -> list[Change]:
         variables = apply_changes(trace, [])
         name = f"{place}.weight_hr_l0".lstrip(".")
         axes = [trace.axes[name, dim] for dim in (0, 1) if (name, dim) in trace.axes]
-        both = sorted({int(i) for ids in axes for i in np.unique(variables.variable[ids]) if i >= 0})
-        names = tuple(variables.names[i] for i in both)
-        if len(both) == 2 and math.gcd(*(variables.widths[i] for i in both)) > 1:
+        names = tuple(sorted({v for ids in axes for v in variables.among(ids)}, key=variables.names.index))
+        if len(names) == 2 and math.gcd(*(variables.width[v] for v in names)) > 1:
             changes.append(Change(names))
         else:
             reason = f"{place}: nn.LSTM needs a hidden size above its proj_size"
@@ -123,28 +119,25 @@ def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables
                 place, axis = change.states
                 trace.stated[place] = ((trace.axes[axis],), Fraction(1))
                 continue
-            indices = [variables.names.index(name) for name in change.names]
-            units = [np.flatnonzero(variables.variable == index) for index in indices]
+            units = [np.flatnonzero(variables.variable == variables.names.index(v)) for v in change.names]
             if change.reason is None:
-                ties.extend(_tie_in_step(variables, change.names, units, change.block))
+                ties.extend(_tie_in_step(variables, change, units))
                 continue
             # Once frozen, a flattened form of the units is a group of its own: one report is enough.
-            produced = any(np.isin(p.ids, units[0]).any() for p in trace.productions)
+            produced = any(np.isin(ids, units[0]).any() for _, ids in trace.productions)
             report = Report.IF_PRODUCED if produced else Report.ALWAYS
             freezes.append(Freeze(units[0], change.reason, report))
-            rejected.append(Frozen(change.names[0], variables.widths[indices[0]], change.reason))
+            rejected.append(Frozen(change.names[0], variables.width[change.names[0]], change.reason))
         variables = find_variables(trace, freezes, ties)
     told = {f.reason for f in variables.frozen}
     untold = tuple(f for f in rejected if f.reason not in told)  # what remains of it is frozen all the same
     return dataclasses.replace(variables, frozen=(*variables.frozen, *untold))
 
 
-def _tie_in_step(
-    variables: Variables, names: Sequence[str], units: Sequence[Ids], block: int
-) -> Iterator[tuple[Ids, Ids]]:
+def _tie_in_step(variables: Variables, change: Change, units: Sequence[Ids]) -> Iterator[tuple[Ids, Ids]]:
     """Tie variables that scale together: one unit of the merged variable is a block of each."""
-    widths = [variables.widths[variables.names.index(name)] for name in names]
-    merged = math.gcd(*widths) // block
+    widths = [variables.width[name] for name in change.names]
+    merged = math.gcd(*widths) // change.block
     blocks = []
     for ids, width in zip(units, widths, strict=True):
         order = variables.position[ids] - variables.position[ids].min()
@@ -156,11 +149,8 @@ def _tie_in_step(
 
 def _tie_or_freeze(trace: Trace, variables: Variables, wrong: Sequence[tuple[str, str]]) -> list[Change]:
     """Equal parts of one dimension (``chunk``) only lose units together; the next round checks the tie."""
-    width = dict(zip(variables.names, variables.widths, strict=True))
-    shared = [
-        {variables.names[i] for i in np.unique(variables.variable[ids]).tolist() if i >= 0}
-        for ids in trace.axes.values()
-    ]
+    width = variables.width
+    shared = [set(variables.among(ids)) for ids in trace.axes.values()]
     changes = []
     left = dict(wrong)
     while left:

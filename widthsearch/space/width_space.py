@@ -56,7 +56,7 @@ class WidthSpace:
         self.example, self.examples, self.traced = examples[0], tuple(examples), traced
         self._initialisation, self._changes, self._fixed = initialisation, changes, dict(fixed or {})
         self.variables: Variables = apply_changes(traced, changes).without(self._fixed)
-        self.widths: dict[str, int] = dict(zip(self.variables.names, self.variables.widths, strict=True))
+        self.widths: dict[str, int] = self.variables.width
         makers = makers_of(traced, self.variables)
         self.makers: tuple[tuple[str, str], ...] = tuple(makers)
         self.modules: dict[str, tuple[str, ...]] = {
@@ -138,12 +138,10 @@ class WidthSpace:
         Of every index its unit as in ``ConsumerAxis.unit``: a position in the concatenation of the units of
         all variables, or -1.
         """
-        position = self.variables.position
-        units = {axis: position[ids] for axis, ids in self.traced.axes.items()}
         return {
-            axis: unit
-            for axis, unit in units.items()
-            if axis[0] in self.traced.parameters and (unit >= 0).any()
+            axis: self.variables.position[ids]
+            for axis, ids in self.traced.axes.items()
+            if axis[0] in self.traced.parameters and self.variables.among(ids)
         }
 
     def _ordered(self, widths: Mapping[str, int]) -> list[int]:
@@ -151,16 +149,11 @@ class WidthSpace:
             missing = sorted(set(self.widths) - set(widths))
             unknown = sorted(set(widths) - set(self.widths), key=str)
             raise UsageError(f"widths must name every variable; missing: {missing}, unknown: {unknown}")
-        for name, width in widths.items():
-            try:
-                good = int(width) == width and 1 <= width < 2**31
-            except (TypeError, ValueError, OverflowError):
-                good = False
-            if not good:
-                raise UsageError(
-                    f"the width of {name} must be a whole number of at least 1 and below 2**31, "
-                    f"not {width!r:.60}"
-                )
+        for name, width in dict[str, Any](widths).items():
+            is_number = isinstance(width, int | float | np.integer | np.floating)
+            if not (is_number and 1 <= width < 2**31 and int(width) == width):
+                least = "must be a whole number of at least 1 and below 2**31"
+                raise UsageError(f"the width of {name} {least}, not {width!r:.60}")
         return [int(widths[name]) for name in self.widths]
 
 
@@ -221,46 +214,39 @@ def _rehearsed(space: WidthSpace) -> WidthSpace:
 
 
 def _check_module(model: nn.Module) -> None:
+    plain = "and cannot be resized: give the plain module"
     for name, module in model.named_modules():
-        kind = type(module)
-        what = (
-            f"{type(model).__name__}: {name} is {kind.__name__}" if name else f"the model is {kind.__name__}"
-        )
         if any(is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values())):
-            raise UsageError(
-                f"{what}, whose sizes are known only after a first call: state them, or let model() call the "
-                "network once before it returns it"
+            wrong = (
+                "whose sizes are known only after a first call: state them, or let model() call the network "
+                "once before it returns it"
             )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UsageError(f"{what}, scripted (torch.jit), and cannot be resized: give the plain module")
-        if kind.__module__.startswith("torch._dynamo"):
-            raise UsageError(
-                f"{what}, compiled (torch.compile), and cannot be resized: give the plain module"
-            )
+        elif isinstance(module, torch.jit.ScriptModule):
+            wrong = f"scripted (torch.jit), {plain}"
+        elif type(module).__module__.startswith("torch._dynamo"):
+            wrong = f"compiled (torch.compile), {plain}"
+        else:
+            continue
+        what = f"{type(model).__name__}: {name}" if name else "the model"
+        raise UsageError(f"{what} is {type(module).__name__}, {wrong}")
 
 
 def _traced(
     model: nn.Module, examples: Sequence[Any], initialisation: Initialisation, **options: Any
 ) -> Trace:
-    try:
-        traced = run_trace(model, examples, "meta", **options)
-    except UsageError:
-        raise
-    except Exception:  # it reads values, or has tensors of its own: run it for real
+    for device in ("meta", "cpu"):  # for real where it reads values, or has tensors of its own
         try:
-            traced = run_trace(model, examples, "cpu", **options)
+            traced = run_trace(model, examples, device, **options)
+            break
         except UsageError:
             raise
         except Exception as error:
-            said = f"{type(model).__name__} does not run on the example: {describe_error(error)}"
-            raise UsageError(said) from error
-    _freeze_fixed_tensors(traced, initialisation)
-    return traced
-
-
-def _freeze_fixed_tensors(traced: Trace, initialisation: Initialisation) -> None:
-    """A tensor with values of its own (a filter, a table) has no other width."""
+            failure = error
+    else:
+        said = f"{type(model).__name__} does not run on the example: {describe_error(failure)}"
+        raise UsageError(said) from failure
     for (name, dim), ids in traced.axes.items():
-        if not initialisation.can_fill(name, dim):
+        if not initialisation.can_fill(name, dim):  # values of its own: a filter, a table
             reason = f"{name} is not trained, and has values that another width does not define"
             traced.labels.freeze((ids,), reason, Report.IF_PRODUCED)
+    return traced

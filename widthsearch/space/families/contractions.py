@@ -19,9 +19,7 @@ def matrix_multiply(op: Op) -> Result:
         for tensor, dim in ((a, dims_a[-2]), (b, dims_b[-1])):
             op.produce(tensor, dim)
     for bias in added:
-        for i in range(1, bias.ndim + 1):
-            if bias.shape[-i] != 1:
-                op.labels.unify(dims[-i], op.dims(bias)[-i])
+        op.align(dims, bias)
     return [dims]
 
 
@@ -110,10 +108,7 @@ def attention(op: Op) -> Result:
                 labels.unify((shared,), other)
     mask = op.get("attn_mask") if op.get("attn_mask") is not None else op.get("attn_bias")
     if mask is not None:
-        scores: Dims = (*batch, query[-2], key[-2])
-        for dim, own, size in zip(scores[::-1], op.dims(mask)[::-1], reversed(mask.shape), strict=False):
-            if size != 1:
-                labels.unify(dim, own)
+        op.align((*batch, query[-2], key[-2]), mask)
     op.multiply_accumulate(*batch, query[-2], key[-1], key[-2])
     op.multiply_accumulate(*batch, query[-2], key[-2], value[-1])
     return [(*batch, query[-2], value[-1])]
@@ -155,11 +150,12 @@ def bilinear(op: Op) -> Result:
 
 
 def grouped_matrix_multiply(op: Op) -> Result:
-    """Rows (T, k), sorted by group, each times the matrix of its group, (E, k, m)."""
+    """Rows (T, k), sorted by group, each times the matrix of its group, (E, k, m); torch counts nothing."""
     rows, weights = op.dims("self"), op.dims("mat2")
     if len(rows) != 2 or len(weights) != 3:
         return None
     op.contract(op["self"], rows[1], op["mat2"], weights[1])
     op.labels.freeze(weights[0], f"{op.where}: the number of groups", Report.IF_READ)
     op.produce(op["mat2"], weights[2])
+    op.multiply_accumulate(*rows, weights[2])
     return [(rows[0], weights[2])]

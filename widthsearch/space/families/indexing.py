@@ -11,20 +11,13 @@ from widthsearch.space.op import Op, Result
 
 def index(op: Op) -> Result:
     """``x[i, :, j]``, ``x[mask]``: the indexed dimensions become those of the index."""
-    layout = _layout(op, op.outputs[0].ndim)
-    return [layout]
+    return [_layout(op, op.outputs[0].ndim)]
 
 
 def index_put(op: Op) -> Result:
     """``x[i] = values``."""
     count = op["self"].ndim - len(_indexed(op)) + _index_shape(op)
-    for dim, own, size in zip(
-        _layout(op, count)[::-1], op.dims("values")[::-1], op["values"].shape[::-1], strict=False
-    ):
-        if size != 1:
-            op.labels.unify(
-                dim, own, Report.NEVER if not own or isinstance(own[0], int) else Report.IF_PRODUCED
-            )
+    op.align(_layout(op, count), op["values"])
     return [op.dims("self")]
 
 
@@ -98,7 +91,4 @@ def _along(op: Op, i: int, *names: str) -> Dim:
 
 def topk(op: Op) -> Result:
     """The largest along ``dim``, in their order."""
-    dims, at = list(op.dims("self")), op.dim_index()
-    op.freeze(dims[at], "picks these units by their values")
-    dims[at] = constant(op.outputs[0].shape[at])
-    return [tuple(dims)] * 2
+    return [op.lose(op.dims("self"), [op.dim_index()], "picks these units by their values")] * 2

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from widthsearch.space.labels import Dims, Report, constant, constants
+from widthsearch.space.labels import Dims, Report
 from widthsearch.space.op import Op, Result
 
 
@@ -104,11 +104,8 @@ def spatial(op: Op) -> Result:
     named = re.search(r"([123])d", op.name)
     if named is None or x.ndim != out.ndim:
         return None
-    count = int(named.group(1))
-    dims = op.dims(x)
-    for dim in dims[-count:]:
-        op.freeze(dim, "slides over these units")
-    return [(*dims[:-count], *constants(out.shape[-count:]))] * len(op.outputs)
+    last = range(x.ndim - int(named.group(1)), x.ndim)
+    return [op.lose(op.dims(x), last, "slides over these units")] * len(op.outputs)
 
 
 def loss(op: Op) -> Result:
@@ -123,8 +120,5 @@ def loss(op: Op) -> Result:
 
 def fourier(op: Op) -> Result:
     """A Fourier transform along ``dim``."""
-    dims, chosen = list(op.dims("self")), {int(i) % op["self"].ndim for i in op["dim"]}
-    for i in chosen:
-        op.freeze(dims[i], "transforms along these units")
-        dims[i] = constant(op.outputs[0].shape[i])
-    return [tuple(dims)]
+    chosen = {int(i) % op["self"].ndim for i in op["dim"]}
+    return [op.lose(op.dims("self"), chosen, "transforms along these units")]

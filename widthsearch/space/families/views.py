@@ -43,12 +43,9 @@ def matrix_transpose(op: Op) -> Result:
 
 def expand(op: Op) -> Result:
     """Size 1 repeated: the same value everywhere, like a filled tensor."""
-    dims, out = op.dims("self"), op.outputs[0]
-    offset, result = out.ndim - len(dims), list(filled(op)[0])  # type: ignore[index]
-    for i, dim in enumerate(dims):
-        if op["self"].shape[i] != 1:
-            result[i + offset] = dim
-    return [tuple(result)]
+    fresh, dims = filled(op)[0], op.dims("self")  # type: ignore[index]
+    padded = [()] * (len(fresh) - len(dims)) + [*dims]
+    return [tuple(dim or new for dim, new in zip(padded, fresh, strict=True))]
 
 
 def repeat(op: Op) -> Result:
@@ -76,7 +73,7 @@ def part_of_dimension(op: Op) -> Result:
         return [dims] * len(op.outputs)
     whole = op.labels.flat(dims[index])
     places = None if isinstance(whole, int) else _places(op, size, index)
-    if places is None:
+    if places is None and any(t.numel() for t in op.outputs):
         op.freeze(dims[index], "takes a part of these units by position")
     results = []
     for k, out in enumerate(op.outputs):
@@ -194,9 +191,7 @@ def columns_to_image(op: Op) -> Result:
 
 def windows(op: Op) -> Result:
     """``x.unfold(dim, size, step)``: windows along one dimension, what is in them as the last."""
-    dims, at = list(op.dims("self")), int(op["dimension"]) % max(op["self"].ndim, 1)
-    op.freeze(dims[at], "slides over these units")
-    dims[at] = constant(op.outputs[0].shape[at])
+    dims = op.lose(op.dims("self"), [op.dim_index("dimension")], "slides over these units")
     return [(*dims, constant(op.outputs[0].shape[-1]))]
 
 
