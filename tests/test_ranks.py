@@ -125,7 +125,9 @@ def test_they_die_with_their_driver_and_a_hanging_one_is_ended(tmp_path: Path) -
 def test_a_search_by_two_processes(tmp_path: Path) -> None:
     assert command("launch", study_file(tmp_path, 2)).code == 0
     assert len(complete(trials())) > 8
-    assert_refused(command("export", "-o", "net"), "takes 2 processes, and an export has one: give --no-weights")
+    assert_refused(
+        command("export", "-o", "net"), "takes 2 processes, and an export has one: give --no-weights"
+    )
     assert command("export", "-o", "net", "--no-weights").code == 0
     recipe = write_study(tmp_path, setting("processes=2"), name="recipe")
     assert_refused(
