@@ -33,7 +33,6 @@ from commands import (
 )
 from rich.console import Console
 
-from widthsearch.cluster.workers import LedgerSearcher
 from widthsearch.errors import TrainingError, UsageError, describe_error
 from widthsearch.plans.plan import Slot, Together
 from widthsearch.show.progress import Tracker
@@ -208,6 +207,8 @@ def test_a_training_that_hangs_fails_and_the_search_goes_on() -> None:
 
 def test_what_no_other_try_mends_stops_the_search() -> None:
     """In a worker as in this process: with the line, exit code 2, and none of the retries used up."""
+    from widthsearch.cluster.workers import LedgerSearcher  # imports Ray
+
     body = "from widthsearch import UsageError\nif len(output) == 32: raise UsageError('no second try helps')"
     file = write_study(Path.cwd(), *custom_loss(body))
     assert_refused(command("launch", file), "no second try helps", "can be resumed")
