@@ -269,6 +269,15 @@ FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
         [8],
     ),
     "experts, grouped": (experts(by_loop=False), VECTOR, [2, 3]),  # blocks of 8: its rows are aligned
+    "a sum over units": (
+        Own(
+            lambda m, x: (m.a(x) * m.b(x.flip(1))).sum(-1, keepdim=True) * torch.ones(3),
+            a=nn.Linear(5, 8),
+            b=nn.Linear(5, 8),
+        ),
+        VECTOR,
+        [8],
+    ),
     "a part without any units": (between(lambda y: torch.cat([y, y[:, y.shape[1] :: 2]], 1)), VECTOR, [8]),
     "grouped queries": (grouped("fused"), SEQUENCE, [24, 2]),
     "grouped queries, repeated keys": (grouped("repeated"), SEQUENCE, [24, 2]),

@@ -288,8 +288,8 @@ LAYERS = {
 PRODUCTS = LAYERS | dict.fromkeys(
     ("matmul", "__matmul__", "bmm", "baddbmm", "mv", "dot", "vdot", "scaled_dot_product_attention"), -1
 )
-#: Those that compare all units of two tensors.
-COMPARISONS = {"cosine_similarity", "cdist"}
+#: Those that read units as a weight would: comparisons of two tensors, a plain sum.
+READING = {"cosine_similarity", "cdist", "sum"}
 #: The functions (by name, whether of torch, torch.nn.functional or Tensor) that have a masked form.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from widthsearch.space.labels import Dim, Dims, Freeze, Labels, Report, constant, ids_in
-from widthsearch.space.masking import COMPARISONS, LAYERS, PRODUCTS
+from widthsearch.space.masking import LAYERS, PRODUCTS, READING
 from widthsearch.space.recorder import Recorder
 
 # The output holds values of the input in some arrangement.
@@ -114,7 +114,7 @@ class Op:
                 self.freeze_if_used(dims[i], "computes statistics over these units")
             return
         site = self.recorder.site
-        if site.function in COMPARISONS:  # as good as a weight that reads them: dimensions from the end
+        if site.function in READING:  # noted by dimensions from the end
             units = {i - len(dims): ids for i, ids in units.items()}
         self.recorder.trace.sites.setdefault(site, units)
 
