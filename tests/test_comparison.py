@@ -36,6 +36,7 @@ EVERY = (
     "cost-aware",
     "equal-ratio",
     "global",
+    "sensitivity",
     "one-shot",
     "random",
     "tpe",
@@ -249,16 +250,17 @@ def test_a_study_of_before_is_refused(plan):
         read_plan({**plan.to_json(), "format": 1})
 
 
-def test_global_pruning_recommends_the_widths_that_are_left():
+@pytest.mark.parametrize("arm", ["global", "sensitivity"])
+def test_global_pruning_recommends_the_widths_that_are_left(arm):
     kept = PLAN.at_budget({"a": 5, "b": 1})
-    search = ArmSearch(Branch(0, 0, "global"), PLAN, LIMIT)
-    (slot,) = search.walk(ARMS["global"], [])[0].slots
+    search = ArmSearch(Branch(0, 0, arm), PLAN, LIMIT)
+    (slot,) = search.walk(ARMS[arm], [])[0].slots
     assert (slot.kind, slot.widths) == ("measure", PLAN.over_wide_seed)
     ratios = {v: 1 - kept[v] / w for v, w in slot.widths.items()}
     run = Run(slot.key, "complete", slot.widths, value=1.0, prune_ratio=ratios, branch=slot.branch)
-    assert search.walk(ARMS["global"], [run]) == (None, [Point(search.cost_of(slot), kept)])
+    assert search.walk(ARMS[arm], [run]) == (None, [Point(search.cost_of(slot), kept)])
     lost = [Run(slot.key, "failed", slot.widths, error="loss is nan", branch=slot.branch)] * 2
-    assert search.walk(ARMS["global"], lost) == (None, [])
+    assert search.walk(ARMS[arm], lost) == (None, [])
 
 
 def test_a_lost_training_is_only_a_candidate_less():

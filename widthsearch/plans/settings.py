@@ -17,7 +17,7 @@ from widthsearch.errors import UsageError
 
 #: What may measure prune ratios in a search.
 MEASURES = ("l0", "l1", "taylor")
-Pruner = Literal["l0", "l1", "taylor"]
+Pruner = Literal["l0", "l1", "taylor", "sensitivity"]  # the last one in an arm of a comparison alone
 PRESSURES = ("neurons", "cost")
 
 
