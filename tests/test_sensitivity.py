@@ -1,4 +1,4 @@
-"""Sensitivity, an arm of a comparison: the rise of the loss by layer, and the widths at one rise of all layers."""
+"""Sensitivity, an arm of a comparison: the rise of the error by layer, and the widths at one rise of all layers."""
 
 from itertools import product
 
@@ -61,28 +61,31 @@ def test_layers_that_lose_nothing_are_cut_by_the_same_share():
     assert {v: int(k.sum()) for v, k in keep.items()} == {"a": 8, "b": 32}
 
 
-def test_a_unit_scores_what_the_loss_rises_by_without_it_and_all_worse_ones_of_its_layer():
+@pytest.mark.parametrize("of", ["classes", "loss"])
+def test_a_unit_scores_what_the_error_rises_by_without_it_and_all_worse_ones_of_its_layer(of):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
     x, y = torch.randn(64, 5), torch.arange(64) % 3
-    loop = RecipeLoop(Recipe(epochs=1, batch_size=32, lr=0.1, device="cpu"), ((x, y), (x, y)))
+    own_loss = nn.functional.cross_entropy if of == "loss" else None
+    recipe = Recipe(epochs=1, batch_size=32, lr=0.1, device="cpu", loss=own_loss)
     ranked = np.random.default_rng(0).random(20)
-    found = sensitivity(trace(net, x), loop, ranked)
+    found = sensitivity(trace(net, x), RecipeLoop(recipe, ((x, y), (x, y))), ranked)
+
+    @torch.no_grad()
+    def error():
+        output = net(x)
+        wrong = (output.argmax(1) != y).double().mean()
+        return float(nn.functional.cross_entropy(output, y) if of == "loss" else wrong)
+
     for reader, own, ranks in ((net[2], found[:8], ranked[:8]), (net[4], found[8:], ranked[8:])):
-        whole, width, before, worst = (
-            nn.functional.cross_entropy(net(x), y).item(),
-            len(own),
-            reader.weight.detach().clone(),
-            0.0,
-        )
+        whole, before, worst = error(), reader.weight.detach().clone(), 0.0
         order = np.argsort(-ranks)
         for k in reversed(range(1, LEVELS)):
-            n = width * k // LEVELS
+            n = len(own) * k // LEVELS
             with torch.no_grad():
                 reader.weight[:, order[n:].tolist()] = 0
-                rise = nn.functional.cross_entropy(net(x), y).item() - whole
+                worst = max(worst, error() - whole)
                 reader.weight.copy_(before)
-            worst = max(worst, rise)
             assert own[order[n]] == pytest.approx(worst, abs=1e-5)
         assert (np.diff(own[order]) < 0).all()
 

@@ -71,7 +71,7 @@ def one_shot(search: ArmSearch) -> Steps:
 def pruned_together(search: ArmSearch) -> Steps:
     """What global pruning says: of one over-wide network, the units of all layers are ranked together.
 
-    By a pruner's scores, or by how much the loss rises as their layer is cut down to them (sensitivity).
+    By a pruner's scores, or by how much the error rises as their layer is cut down to them (sensitivity).
 
     The widths that are left at the budget are trained from new weights, as those of other searches are.
     """

@@ -97,7 +97,7 @@ def scores(pruner: str, space: WidthSpace, loop: RecipeLoop, aim: Aim, seed: int
 
     Under the pressure of cost those of units are per MAC or parameter that the unit adds, of the scarcest
     resource: a unit may be dear because it costs much.  Sensitivities of layers are not: their units go by
-    Taylor scores, up to one rise of the loss in all layers.
+    Taylor scores, up to one rise of the error in all layers.
     """
     loss, samples = loss_function(loop.recipe, training=False), scoring_batches(loop, seed)
     if pruner == "sensitivity":
