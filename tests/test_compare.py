@@ -138,7 +138,7 @@ def test_what_a_sampler_asked_for_stands_in_its_trials(whole):
     first = [t for t in of_arm if t.user_attrs["replica"] == 0]
     assert asked == [t for t in first if t.user_attrs["round"] >= 0]
     assert len(first) == len(asked) + 2 * 4  # starts, budgets times repeats
-    assert len(of_arm) == len(first) + 3 * 4
+    assert 1 * 4 <= len(of_arm) - len(first) <= 3 * 4  # finalists of the run-off, on one seed more
     for t in asked:
         search = replace(plan.plan, budget=plan.budgets[t.user_attrs["budget"]])
         assert at_budget(search, tuple(t.user_attrs["asked"])) == t.params

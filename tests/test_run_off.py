@@ -1,4 +1,4 @@
-"""The run-off: the best on a few seeds may have been lucky there, so the best three are trained on more."""
+"""The run-off: the best on a few seeds may have been lucky there, so it is trained on more, until the best has been."""
 
 import json
 import random
@@ -45,18 +45,33 @@ def test_what_was_lucky_on_few_seeds_is_not_recommended():
     assert (step.round, step.step) == (1, 0.5)
 
 
-def test_the_run_off_is_one_phase_of_the_best_three_and_its_seeds_are_no_fresh_ones():
+def test_in_the_run_off_is_the_best_so_far_until_the_best_has_been_and_its_seeds_are_no_fresh_ones():
     _, asked, finished = simulate(RUN_OFF, run=lucky)
     finalists = History(RUN_OFF, finished).finalists(2)
-    assert len(finalists) == FINALISTS
+    assert [(c.round, c.step) for c in finalists] == [(1, 0.5), (0, 0.5)]  # the second one stays ahead
     more = [s for s in asked if s.kind in ("score", "baseline") and s.replica in (2, 3, 4)]
-    assert [s.key for s in more] == [c.slot(k).key for k in (2, 3, 4) for c in finalists]
+    assert [s.key for s in more] == [c.slot(k).key for c in finalists for k in (2, 3, 4)]
     first = asked.index(more[0])
     assert asked[first : first + len(more)] == more
     assert {s.kind for s in asked[first + len(more) :]} == {"report", "baseline"}
     assert {s.replica for s in asked[first + len(more) :]} == set(RUN_OFF.fresh) == {5, 6, 7}
     # The score by which rounds are compared stays what it was, or a search would take back its own steps.
     assert History(RUN_OFF, finished).losses(finalists[0], RUN_OFF.seeds).keys() == {0, 1}
+
+
+@pytest.mark.parametrize("fall, on_trial", [(0.0, 1), (9.0, FINALISTS)])
+def test_one_that_stays_ahead_needs_no_rival_and_three_are_on_trial_at_most(fall, on_trial):
+    def run(slot):
+        trained = unbalanced(slot, lambda r: 1.0 if r < 0 else 0.8)
+        final = slot.kind in ("score", "baseline") and slot.replica in (2, 3, 4)
+        return replace(trained, value=trained.value + fall * final)
+
+    step, _, finished = simulate(RUN_OFF, run=run)
+    history = History(RUN_OFF, finished)
+    finalists = history.finalists(2)
+    assert len(finalists) == on_trial and finalists[0] == history.best(2)
+    best = min(finalists, key=lambda c: history.score(c, RUN_OFF.final_seeds))
+    assert (step.round, step.step) == (best.round, best.step)
 
 
 def test_a_lost_training_counts_before_any_loss():
@@ -114,7 +129,7 @@ def test_there_is_none_where_it_is_not_asked_for_or_has_nothing_to_choose_from(p
 
     step, asked, finished = simulate(plan, run=run)
     assert step.round == -1
-    assert History(plan, finished).run_off(1) == []
+    assert not History(plan, finished).run_off(1)
     assert [s.replica for s in asked if s.kind == "baseline"] == [0, 1, *plan.fresh]
 
 
@@ -124,15 +139,16 @@ def test_a_search_shows_its_run_off(tmp_path):
     assert command("launch", study, "--final-seeds", "2").code == 0
     summary = json.loads(command("show", "--json").out)
     assert (summary["selection_seeds"], summary["run_off_seeds"]) == (4, 2)
-    assert [c["val_loss"]["n"] for c in summary["run_off"]] == [4, 4, 4]
+    on_trial = len(summary["run_off"])
+    assert 1 <= on_trial <= 3 and {c["val_loss"]["n"] for c in summary["run_off"]} == {4}
     best = min(summary["run_off"], key=lambda c: c["val_loss"]["mean"])
     chosen = summary["candidate"] or summary["baseline"]
     assert chosen["widths"] == best["widths"]
     assert "run-off" in command("show").out
-    # The figure has each of them again, on all seeds; the last point's cost is that of the search.
+    # The figure has these again, on all seeds; the last point's cost is that of the search.
     optuna_study = optuna.load_study(study_name="tiny", storage=URL)
     found = scored_candidates(summary, trials_of(optuna_study))
-    assert sorted(c.val_loss["n"] for c in found) == [2, 2, 2, 4, 4, 4]
+    assert sorted(c.val_loss["n"] for c in found) == [2, 2, 2] + [4] * on_trial
     assert found[-1].search_cost == pytest.approx(summary["cost"]["in_uniform_trainings"])
     # The sampler, asked once more, says what the search says.
     trial = optuna.load_study(study_name="tiny", storage=URL, sampler=GrowShrinkSampler()).ask(

@@ -46,8 +46,13 @@ def search(file: str, budget: str | None, rounds: int, repeat: int) -> dict[str,
         runs.append(run(runner, slot))
     made = [r for r in range(rounds) if History(plan, runs).prune_ratios(r)]
     for r in (0, *(r + 1 for r in made)):  # a run-off after every round, not only the last
-        known = {ended.key for ended in runs}
-        runs += [run(runner, slot) for slot in History(plan, runs).run_off(r) if slot.key not in known]
+        while more := [
+            slot
+            for phase in History(plan, runs).run_off(r)
+            for slot in phase
+            if slot.key not in {ended.key for ended in runs}
+        ]:
+            runs += [run(runner, slot) for slot in more]
     return course_of(History(plan, runs), made, spent, price)
 
 
@@ -62,7 +67,7 @@ def course_of(
         "recommended": [dict((history.recommended(r) or history.baseline).widths) for r in after],
         "round": [c.round for c in best],
         "cost": np.cumsum([spent[r] for r in (-1, *made)]).tolist(),
-        "run_off": [sum(price(slot) for slot in history.run_off(r)) for r in after],
+        "run_off": [sum(price(slot) for phase in history.run_off(r) for slot in phase) for r in after],
         "prune_ratios": [history.prune_ratios(r) for r in made],
     }
 

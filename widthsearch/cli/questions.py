@@ -41,7 +41,8 @@ def compare(
         typer.Option(
             help="What to compare, comma-separated; tpe*10: at ten times the search cost; grow-shrink:l1: "
             "measured by another pruner (l1, taylor).  Default: "
-            "grow-shrink, uniform, constant, cost-aware, equal-ratio, global, one-shot, random, tpe, gp.",
+            "grow-shrink, uniform, constant, cost-aware, equal-ratio, global, sensitivity, one-shot, "
+            "random, tpe, gp.",
             show_default=False,
         ),
     ] = None,

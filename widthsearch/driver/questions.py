@@ -25,20 +25,24 @@ def make_comparison(
     study: Study,
     plan: Plan,
     *,
-    arms: Sequence[str] = tuple(ARMS),
+    arms: Sequence[str] | None = None,
     shares: Sequence[str] = (),
     repeats: int = 1,
     cost: float | None = None,
 ) -> Comparison:
     """A comparison of ``arms`` on a study: under its own budget, or under these shares of its seed's cost.
 
-    ``cost``: of one search, in uniform trainings.  Raises :class:`UsageError` for an arm or share that is
-    none, and for a cost that pays for no search.
+    ``arms``: default all that work in its training loop; ``cost``: of one search, in uniform trainings.
+    Raises :class:`UsageError` for an arm or share that is none, and for a cost that pays for no search.
     """
+    if arms is None:
+        arms = [arm for arm in ARMS if study.train is None or pruner_of(arm) is None]
     for arm in arms:
         parse_arm(arm)
-        if pruner := pruner_of(arm):
-            replace(study, pruner=pruner)  # refused where that cannot be
+        if study.train is not None and (pruner := pruner_of(arm)) not in (None, "l0"):
+            raise UsageError(
+                f"arm {arm!r:.60}: {pruner!r} cannot prune in an own training loop, only 'l0' can"
+            )
     if not arms or len(set(arms)) < len(arms):
         raise UsageError(f"arms {','.join(arms)!r}: give each arm once, e.g. uniform,grow-shrink,random")
     seed = plan.seed_cost()

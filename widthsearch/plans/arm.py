@@ -136,9 +136,9 @@ def highest_cost(plan: Plan, over: float = 1.0) -> float:
 
 
 def run_off_of(search: ArmSearch, history: History, rounds: int, cost: float) -> Steps:
-    """The run-off of the best of so many rounds, which had cost ``cost``, and what is recommended by it."""
-    if run_off := history.run_off(rounds):
-        yield search.own(run_off)
-        cost += sum(search.cost_of(slot) for slot in run_off)
+    """The run-off after so many rounds, which had cost ``cost``, and what is recommended by it."""
+    for phase in history.run_off(rounds):
+        yield search.own(phase)
+        cost += sum(search.cost_of(slot) for slot in phase)
     if (best := history.recommended(rounds)) is not None:
         yield Point(cost, best.widths)

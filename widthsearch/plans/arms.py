@@ -71,6 +71,8 @@ def one_shot(search: ArmSearch) -> Steps:
 def pruned_together(search: ArmSearch) -> Steps:
     """What global pruning says: of one over-wide network, the units of all layers are ranked together.
 
+    By a pruner's scores, or by how much the error rises as their layer is cut down to them (sensitivity).
+
     The widths that are left at the budget are trained from new weights, as those of other searches are.
     """
     over_wide = search.plan.over_wide_seed
@@ -89,6 +91,7 @@ ARMS: dict[str, Arm] = {
     "cost-aware": cost_aware,
     "equal-ratio": equal_ratio,
     "global": pruned_together,
+    "sensitivity": pruned_together,  # by its own pruner
     "one-shot": one_shot,
     **SAMPLERS,
 }

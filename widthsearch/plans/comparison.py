@@ -183,7 +183,7 @@ class Comparison(StudyPlan):
                 )
                 counts["baseline"] += searches * plan.seeds
                 counts["report"] += searches * (1 + rounds) * plan.report_seeds  # the start, too
-            elif of.startswith("global"):
+            elif of.startswith(("global", "sensitivity")):
                 counts["measure"] += searches
                 counts["report"] += searches * plan.report_seeds
             elif of in ("uniform", "constant", "cost-aware", "equal-ratio"):
@@ -247,8 +247,9 @@ def samples(arm: str) -> bool:
 
 
 def pruner_of(arm: str) -> Pruner | None:
-    """``l1`` of ``grow-shrink:l1``; ``None`` where the arm names none."""
-    name = arm.partition("*")[0].partition(":")[2]
+    """``l1`` of ``grow-shrink:l1``, and ``sensitivity`` of that arm; ``None`` where the arm names none."""
+    base, _, pruner = arm.partition("*")[0].partition(":")
+    name = base if base == "sensitivity" else pruner
     return cast("Pruner", name) if name else None
 
 

@@ -225,28 +225,40 @@ class History:
         return None if found is None else found[1]
 
     def finalists(self, rounds: int) -> list[Candidate]:
-        """Those of the run-off, best first.  None where it would choose from one, or the plan has none."""
-        if not self.plan.final_seeds:
-            return []
-        if rounds not in self._finalists:  # asked for by the phases, the run-off and what is recommended
-            known = [entry for r in range(-1, rounds) for entry in self.scored(r)]
-            best = sorted(known, key=lambda entry: entry[0])[:FINALISTS]
-            self._finalists[rounds] = [c for _, c in best] if len(best) > 1 else []
-        return self._finalists[rounds]
-
-    def run_off(self, rounds: int) -> list[Slot]:
-        """The trainings of the run-off, seed by seed.
+        """Those that are, or were, on trial in the run-off, as far as its trainings say who they are.
 
         The best of many candidates on a few seeds is often one that was lucky there: a network in which now
-        and then a training fails.
+        and then a training fails.  So the best so far is trained on the seeds of the run-off, until the best
+        one is one that has been, or ``FINALISTS`` have.  One that stays ahead on them needs no rival beside
+        it.  None where the run-off would choose from one, or the plan has none.
         """
-        finalists = self.finalists(rounds)
-        return [c.slot(k) for k in self.plan.selecting[self.plan.seeds :] for c in finalists]
+        if rounds in self._finalists:  # asked for by the phases, the run-off and what is recommended
+            return self._finalists[rounds]
+        known = [entry for r in range(-1, rounds) for entry in self.scored(r)]
+        found: list[Candidate] = []
+        while self.plan.final_seeds and len(known) > 1 and len(found) < FINALISTS:
+            i = min(range(len(known)), key=lambda i: known[i][0])
+            best = known[i][1]
+            if best in found:
+                break
+            found.append(best)
+            score = self.score(best, self.plan.final_seeds)
+            if score is None or not self.ended(self._final(best)):
+                break
+            known[i] = (score, best)
+        return self._finalists.setdefault(rounds, found)
+
+    def _final(self, candidate: Candidate) -> list[Slot]:
+        return [candidate.slot(k) for k in self.plan.selecting[self.plan.seeds :]]
+
+    def run_off(self, rounds: int) -> list[list[Slot]]:
+        """The phases of the run-off, one for each finalist: its trainings there."""
+        return [self._final(c) for c in self.finalists(rounds)]
 
     def recommended(self, rounds: int) -> Candidate | None:
         """The best of the run-off on all its seeds; until that is over, and without one, the best scored."""
         finalists = self.finalists(rounds)
-        if not finalists or not self.ended(self.run_off(rounds)):
+        if not finalists or not all(map(self.ended, self.run_off(rounds))):
             return self.best(rounds)
         scores = [self.score(c, self.plan.final_seeds) for c in finalists]
         return finalists[min((score, i) for i, score in enumerate(scores) if score is not None)[1]]

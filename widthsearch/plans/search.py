@@ -55,8 +55,7 @@ def _phases(history: History) -> Iterator[list[Slot] | Done | Failed]:
     if rounds is None:
         yield Failed(because)
         return
-    if run_off := history.run_off(rounds):
-        yield run_off
+    yield from history.run_off(rounds)
     best = history.recommended(rounds)
     assert best is not None  # a start is scored
     recommended = [

@@ -17,7 +17,7 @@ from widthsearch.errors import UsageError
 
 #: What may measure prune ratios in a search.
 MEASURES = ("l0", "l1", "taylor")
-Pruner = Literal["l0", "l1", "taylor"]
+Pruner = Literal["l0", "l1", "taylor", "sensitivity"]  # the last one in an arm of a comparison alone
 PRESSURES = ("neurons", "cost")
 
 
@@ -129,9 +129,7 @@ class Settings:
     replicas: int = setting(4, WHOLE, "Gated trainings per round at most: fewer where they agree.")
     pruner: Pruner = setting("l0", one_of(*MEASURES), "What measures prune ratios: l0 (gates), l1 or taylor.")
     seeds: int = setting(4, WHOLE, "Plain trainings per proposal.")
-    final_seeds: int = setting(
-        4, WHOLE_OR_ZERO, "More of them for the best three at the end; 0 for no run-off."
-    )
+    final_seeds: int = setting(4, WHOLE_OR_ZERO, "More of them for the best at the end; 0 for no run-off.")
     report_seeds: int = setting(8, INTERVAL, "Fresh seeds for the verdict.")
     over: float = setting(4.0, OVER, "Cost of the over-wide network, in budgets.")
     measure_length: float = setting(0.5, SHARE, "Of a measure, as a share of the recipe's epochs.")

@@ -270,7 +270,7 @@ def _rounds(plan: Plan, history: History, trials: BySource) -> list[Round]:
 
 def _run_off(plan: Plan, history: History, trials: BySource) -> list[Finalist]:
     """The finalists on all seeds that select, as far as these are trained; nothing before the first is."""
-    if not any(slot.key in history.runs for slot in history.run_off(plan.rounds)):
+    if not any(slot.key in history.runs for phase in history.run_off(plan.rounds) for slot in phase):
         return []
     return [
         {

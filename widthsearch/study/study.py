@@ -80,9 +80,9 @@ class Study(Settings, Fields):
     ``cost_aware_start`` from the widths that the cost alone suggests (``maths/cost_aware.py``), where these
     score better.  The search stops early when the layers are balanced (spread of the prune ratios below
     ``tolerance`` or explained by replica noise) or when ``patience`` rounds brought no better score.  Then
-    the run-off: the three best networks are trained on ``final_seeds`` more seeds (0: no run-off), and the
-    one with the best mean is recommended.  The verdict trains recommendation and uniform baseline on
-    ``report_seeds`` fresh seeds each.
+    the run-off: the best network is trained on ``final_seeds`` more seeds (0: no run-off), and if another
+    one is better then, that one too, three at most; the best of them is recommended.  The verdict trains
+    recommendation and uniform baseline on ``report_seeds`` fresh seeds each.
 
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from

@@ -25,6 +25,7 @@ from widthsearch.training.own_loop import OwnLoop
 from widthsearch.training.pruners.group_l1 import GroupL1
 from widthsearch.training.pruners.groups import Groups
 from widthsearch.training.pruners.saliency import fisher_diagonal, obd, taylor
+from widthsearch.training.pruners.sensitivity import sensitivity
 from widthsearch.training.recipe_loop import RecipeLoop, moved
 
 #: Batches of the training split that derivatives are taken on.  (They are not counted as trained on.)
@@ -102,12 +103,15 @@ def train_under(
 
 
 def scores(pruner: str, space: WidthSpace, loop: RecipeLoop, aim: Aim, seed: int) -> Vector:
-    """The scores of ``taylor`` or ``obd-neurons`` on a trained network, (U,).
+    """The scores of ``taylor``, ``obd-neurons`` or ``sensitivity`` on a trained network, (U,).
 
-    Under the pressure of cost they are per MAC or parameter that the unit adds, of the scarcest resource: a
-    unit may be dear because it costs much.
+    Under the pressure of cost those of units are per MAC or parameter that the unit adds, of the scarcest
+    resource: a unit may be dear because it costs much.  Sensitivities of layers are not: their units go by
+    Taylor scores, up to one rise of the error in all layers.
     """
     loss, samples = loss_function(loop.recipe, training=False), scoring_batches(loop, seed)
+    if pruner == "sensitivity":
+        return sensitivity(space, loop, taylor(space, samples, loss))
     if pruner == "taylor":
         saliency = taylor(space, samples, loss)
     elif pruner == "obd-neurons":
