@@ -1,6 +1,6 @@
-"""Layer and RMS normalisation over the open units, by torch's own fused kernels.
+"""Layer and RMS normalisation over the open units; the former by torch's own fused kernel.
 
-They take the statistics over all D units.  So the closed ones are moved to where they do not count, to the
+That takes the statistics over all D units.  So the closed ones are moved to where they do not count, to the
 mean m of the open ones, and n, the number of open ones, takes the place of D afterwards:
 
     x' = m + z (x - m)           m = sum(z x) / n, n = sum(z)
@@ -17,38 +17,24 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
 def open_layer_norm(x: Tensor, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """``F.layer_norm`` over the last dimension of ``x``, (..., D), scaled by the gates ``z``, (D,)."""
-    if _must_be_composed(z):
-        n = z.sum().clamp(min=1.0)
-        y = _normalised(z * (x - (x @ z).unsqueeze(-1) / n), n, weight, eps)
-        return y if bias is None else y + bias * z
-    fused: Tensor = _OpenLayerNorm.apply(x.reshape(-1, len(z)), z, weight, bias, eps)  # type: ignore[no-untyped-call]
-    return fused.view(x.shape)
+    if z.device.type == "cpu" and not torch._C._functorch.is_batchedtensor(z):
+        fused: Tensor = _OpenLayerNorm.apply(x.reshape(-1, len(z)), z, weight, bias, eps)  # type: ignore[no-untyped-call]
+        return fused.view(x.shape)
+    mean = (x @ z).unsqueeze(-1) / z.sum().clamp(min=1.0)
+    y = open_rms_norm(x - mean, z, weight, eps)
+    return y if bias is None else y + bias * z
 
 
 def open_rms_norm(x: Tensor, z: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """``F.rms_norm``, likewise; its mean is 0."""
-    if _must_be_composed(z):
-        return _normalised(x * z, z.sum().clamp(min=1.0), weight, eps)
-    share = z.sum().clamp(min=1.0) / len(z)
-    root = share.sqrt()
-    scaled = root.expand_as(z) if weight is None else weight * root
-    return F.rms_norm(x * z, z.shape, scaled, eps * share.detach().item())
-
-
-def _must_be_composed(z: Tensor) -> bool:
-    return z.device.type != "cpu" or torch._C._functorch.is_batchedtensor(z)
-
-
-def _normalised(centred: Tensor, n: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """By the variance of ``n`` open units."""
-    y = centred * (centred.square().sum(-1, keepdim=True) / n + eps).rsqrt()
+    gated, n = x * z, z.sum().clamp(min=1.0)
+    y = gated * (gated.square().sum(-1, keepdim=True) / n + eps).rsqrt()
     return y if weight is None else y * weight
 
 
