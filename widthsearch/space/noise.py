@@ -60,8 +60,7 @@ class _Noise(TorchDispatchMode):
             return func(*args, **kwargs)
         number, (given, *others) = len(self.shapes), args
         torch.default_generator.manual_seed(number)
-        known = isinstance(given, (Tensor, list, tuple))
-        shape = tuple(given.shape if isinstance(given, Tensor) else given) if known else ()
+        shape = tuple(getattr(given, "shape", given)) if isinstance(given, (Tensor, list, tuple)) else ()
         self.shapes.append(shape)
         dims = self._along.get(number)
         if not dims:

@@ -13,7 +13,6 @@ as long; on a GPU it must be, as n would have to be waited for, and for several 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,12 +22,11 @@ from torch.autograd.function import once_differentiable
 
 def open_layer_norm(x: Tensor, z: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """``F.layer_norm`` over the last dimension of ``x``, (..., D), scaled by the gates ``z``, (D,)."""
-    if z.device.type == "cpu" and not torch._C._functorch.is_batchedtensor(z):
-        fused: Tensor = _OpenLayerNorm.apply(x.reshape(-1, len(z)), z, weight, bias, eps)  # type: ignore[no-untyped-call]
-        return fused.view(x.shape)
-    mean = (x @ z).unsqueeze(-1) / z.sum().clamp(min=1.0)
-    y = open_rms_norm(x - mean, z, weight, eps)
-    return y if bias is None else y + bias * z
+    if z.device.type != "cpu" or torch._C._functorch.is_batchedtensor(z):
+        y = open_rms_norm(x - (x @ z).unsqueeze(-1) / z.sum().clamp(min=1.0), z, weight, eps)
+        return y if bias is None else y + bias * z
+    fused: Tensor = _OpenLayerNorm.apply(x.reshape(-1, len(z)), z, weight, bias, eps)  # type: ignore[no-untyped-call]
+    return fused.view(x.shape)
 
 
 def open_rms_norm(x: Tensor, z: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -47,7 +45,7 @@ class _OpenLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
         n = max(1.0, z.sum().item())
-        root = math.sqrt(n / len(z))
+        root = (n / len(z)) ** 0.5
         m = torch.mv(x, z / n).unsqueeze(1)  # (N, 1)
         moved = torch.lerp(m, x, z)
         w_root = torch.full_like(z, root) if w is None else w * root
