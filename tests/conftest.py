@@ -31,7 +31,7 @@ settings.load_profile("suite")
 
 #: Files that take a minute or more, longest first: one that is begun last keeps one worker waiting for the other.
 LONGEST = (
-    "test_faults", "test_cluster", "test_compare", "test_search", "test_docker", "test_fuzz", "test_large_studies",
+    "test_faults", "test_users_code", "test_compare", "test_search", "test_docker", "test_large_studies", "test_fuzz",
     "test_zoo", "test_readme", "test_export", "test_bench", "test_cli", "test_family", "test_comparison",
 )  # fmt: skip
 

@@ -169,6 +169,7 @@ def test_a_gpu_that_is_not_there_is_refused(finished: Finished) -> None:
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_torch_compile_is_measured_too(finished: Finished) -> None:
     b = measured(finished.url, "--batch", "4", "--compile")

@@ -235,6 +235,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return found
 
 
+@pytest.mark.nightly
 def test_a_search_uses_all_workers_and_brings_its_code(cluster: Cluster, undisturbed: Found) -> None:
     """From the head, whose address Ray finds; the number of trainings at a time is what there is room for."""
     url, log = f"sqlite:///{cluster.folder}/head/auto.db", cluster.log("auto")
@@ -312,6 +313,7 @@ REFUSALS: dict[str, tuple[str, tuple[str, ...], dict[str, str], tuple[str, ...]]
 }
 
 
+@pytest.mark.nightly
 def test_what_cannot_work_is_refused_at_once(cluster: Cluster) -> None:
     """In one line, and before anything is written."""
     wrong = cluster.token_file("wrong")
@@ -396,6 +398,7 @@ def epochs(checkpoints: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.nightly
 def test_a_host_dies_and_another_is_cut_off(cluster: Cluster, undisturbed: Found) -> None:
     """Trainings go on from their checkpoints elsewhere; a host that comes back uninvited does no harm."""
     url, log = f"sqlite:///{cluster.folder}/head/faults.db", cluster.log("faults")

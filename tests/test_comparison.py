@@ -107,6 +107,7 @@ def test_no_search_costs_more_than_it_may(whole):
         assert costs[-1] <= LIMIT * parse_arm(outcome.arm)[2] * (1 + 1e-9)
 
 
+@pytest.mark.nightly
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("workers", [2, 5])
 def test_workers_and_the_order_in_which_they_end_change_nothing(whole, workers):

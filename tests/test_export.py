@@ -341,6 +341,7 @@ def test_a_training_that_fails_says_so(tmp_path: Path) -> None:
     assert not Path("net").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_interrupted_it_leaves_nothing_half_written_and_goes_on(tmp_path: Path) -> None:
     slow = (

@@ -321,6 +321,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.nightly
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("workers", ["2", "0"])
 def test_ctrl_c_in_a_training_that_takes_hours(tmp_path: Path, workers: str) -> None:

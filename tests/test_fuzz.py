@@ -215,6 +215,7 @@ def many_names(finished: Finished, tmp_path: Path) -> tuple[str, list[str]]:
     return url, ODD_NAMES
 
 
+@pytest.mark.nightly
 def test_every_odd_name_is_found_again(finished: Finished, many_names: tuple[str, list[str]]) -> None:
     """Among all the others: those that differ only in case, normalisation or blanks at the end, too."""
     url, names = many_names
@@ -437,6 +438,7 @@ def launch_of(path: str) -> Result:
     return command("launch", "--workers", "0", "--", path)
 
 
+@pytest.mark.nightly
 @fuzz
 @given(
     folder=st.one_of(

@@ -90,6 +90,7 @@ def test_two_processes_train_as_one(kind: Any, tmp_path: Path) -> None:
     assert together.get("prune_ratio") == alone.get("prune_ratio")
 
 
+@pytest.mark.nightly
 def test_where_one_dies_all_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     file = load_study(str(study_file(tmp_path, 2)))
     of = slot("baseline", file)

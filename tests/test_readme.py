@@ -89,7 +89,6 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
-@pytest.mark.sample(12)
 @pytest.mark.slow
 @pytest.mark.parametrize("line", commands())
 def test_a_command_of_the_readme_runs(line: str) -> None:
