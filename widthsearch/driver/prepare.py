@@ -138,6 +138,7 @@ def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Pl
         multiple_of=multiple_of,
         outputs=dict(space.outputs),
         latency=latency,
+        precision="own loop" if study.train is not None else study.recipe.precision,
     )
     check_budget(plan)
     return plan

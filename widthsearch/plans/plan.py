@@ -70,6 +70,7 @@ class Plan(Settings):
     at_least: int = 0  # rounds before which nothing stops the search: `resume --rounds`
     latency: dict[str, Any] | None = None  # how a latency was measured (latency.Fitted), if there is one
     pack: bool = False  # whether networks of equal widths are trained together
+    precision: str = "float32"  # of a GPU in a training step (``Recipe.precision``)
 
     def constraints(self, over: float = 1.0, minimum: int = 1) -> Constraints:
         """The constraints of a network at ``over`` times the budget, no width below ``minimum``."""
