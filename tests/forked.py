@@ -122,7 +122,7 @@ def _end_of(given: Any) -> tuple[TextIO | None, int]:
 def _run(arguments: list[str], environment: dict[str, str], folder: str, ends: _Ends, session: bool) -> None:
     if session:
         os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as an interpreter starts
     os.environ.clear()

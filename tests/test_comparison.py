@@ -108,7 +108,6 @@ def test_no_search_costs_more_than_it_may(whole):
 
 
 @pytest.mark.nightly
-@pytest.mark.sample(1)
 @pytest.mark.parametrize("workers", [2, 5])
 def test_workers_and_the_order_in_which_they_end_change_nothing(whole, workers):
     many = simulate(workers=workers, order=random.Random(workers))

@@ -322,7 +322,6 @@ def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.sample(1)
 @pytest.mark.parametrize("workers", ["2", "0"])
 def test_ctrl_c_in_a_training_that_takes_hours(tmp_path: Path, workers: str) -> None:
     """It is not waited for.  (What a second Ctrl-C does, and how long the first one has: test_stopping.py.)"""

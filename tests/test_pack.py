@@ -239,7 +239,7 @@ def test_networks_of_all_sorts_can_be_trained_together(name: str) -> None:
     seed_everything(0)
     samples = Samples(*example)
     recipe = Recipe(loss=lambda output, _: output.square().mean(), batch_size=4, lr=0.01)
-    assert why_alone(trace(make(), example), RecipeLoop(recipe, (samples, samples))) is None
+    assert why_alone(trace(make(), example), recipe, samples) is None
 
 
 def test_what_cannot_be_trained_together_is_said(working_folder: None, tmp_path: Path) -> None:

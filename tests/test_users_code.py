@@ -34,7 +34,7 @@ from commands import (
 from rich.console import Console
 
 from widthsearch.errors import TrainingError, UsageError, describe_error
-from widthsearch.plans.plan import Slot, Together
+from widthsearch.plans.plan import Slot
 from widthsearch.show.progress import Tracker
 from widthsearch.study.file import load_study
 from widthsearch.study.users_code import time_limit, users_code
@@ -216,9 +216,7 @@ def test_what_no_other_try_mends_stops_the_search() -> None:
     actor, slot = worker(file)
     outcome = trained_by(actor, slot)
     assert outcome["stop"] == "no second try helps"
-    ledger: Any = SimpleNamespace(
-        next_step=lambda: slot, together=lambda of: Together([of], [of]), ask=lambda of: 0
-    )
+    ledger: Any = SimpleNamespace(next_step=lambda: slot, take=lambda of: [(of, 0)])
     searcher = LedgerSearcher(ledger)
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"outcome": json.dumps(outcome)})

@@ -264,7 +264,7 @@ def a_stopped_training_goes_on() -> dict[str, Any]:
 
 def packs() -> dict[str, Any]:
     """Seconds of trainings one by one over those of one pack, and how their losses differ."""
-    assert why_alone(prepared()[0], RecipeLoop(RECIPE, images())) is None
+    assert why_alone(prepared()[0], RECIPE, images()[0]) is None
     own, found = runner(STUDY), {}
     for kind, many in (
         ("score", 2),

@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -270,7 +270,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self.ledger, self.timeout = ledger, timeout
         self.error: Exception | None = None
         # Tune's trial id -> Optuna's number of each slot (None: it has its result already), since when.
-        self._numbers: dict[str, tuple[list[int | None], float]] = {}
+        self._numbers: dict[str, tuple[Sequence[int | None], float]] = {}
         self._waiting = False  # nothing new can start until a training ends
         self.reasons: dict[str, str] = {}  # Tune's trial id -> why its worker died
         self.stopped = False
@@ -287,8 +287,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         try:
             step = self.ledger.next_step()
             if isinstance(step, Slot):
-                slots, open_ = self.ledger.together(step)
-                numbers = [self.ledger.ask(slot) if slot in open_ else None for slot in slots]
+                slots, numbers = zip(*self.ledger.take(step), strict=True)
                 self._numbers[trial_id] = (numbers, time.monotonic())
                 return {"slots": [{**vars(slot), "widths": dict(slot.widths)} for slot in slots]}
         except Exception as error:  # an exception in here would abort Tune in the middle of something
@@ -319,8 +318,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
                 self._stop(UsageError(f"{ended['stop']}{where}"))
             elif "outcomes" in ended:
                 for number, outcome in zip(numbers, ended["outcomes"], strict=True):
-                    if number is not None:
-                        self._tell(number, outcome)
+                    self.ledger.end(number, outcome)
             else:
                 reason, late = self.reasons.pop(trial_id, "its worker process died"), False
                 if self.timeout is not None:
@@ -331,12 +329,6 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
                     self.ledger.fail(number, reason, worker_died=not late)
         except Exception as failure:
             self._stop(failure)
-
-    def _tell(self, number: int, outcome: dict[str, Any]) -> None:
-        if "error" in outcome:
-            self.ledger.fail(number, outcome["error"])
-        else:
-            self.ledger.tell(number, outcome)
 
     def stop(self) -> None:
         """Start nothing more, and end what runs: it can be resumed."""

@@ -131,6 +131,23 @@ class Ledger:
         elif isinstance(step, Wait):
             log.info("waiting for %d trainings before the next phase", len(self._live))
 
+    def take(self, slot: Slot) -> list[tuple[Slot, int | None]]:
+        """What is trained with the slot that comes next, each with its trial, opened now.
+
+        ``None`` for one that has its result already.
+        """
+        slots, open_ = self.together(slot)
+        return [(own, self.ask(own) if own in open_ else None) for own in slots]
+
+    def end(self, number: int | None, outcome: Mapping[str, Any]) -> None:
+        """Tell how a training that was taken ended: with its attributes, or an ``error``."""
+        if number is None:
+            return
+        if "error" in outcome:
+            self.fail(number, outcome["error"])
+        else:
+            self.tell(number, outcome)
+
     def ask(self, slot: Slot) -> int:
         """Open the slot's trial; its number."""
         start = time.monotonic()

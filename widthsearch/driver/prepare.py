@@ -22,7 +22,6 @@ from widthsearch.study.patterns import numbers_of, several
 from widthsearch.study.study import Data, Study, settings_of
 from widthsearch.training.device import device_of
 from widthsearch.training.pack import why_alone
-from widthsearch.training.recipe_loop import RecipeLoop
 from widthsearch.training.targets import check_targets
 from widthsearch.training.trial import build_space, measure_epochs
 
@@ -98,7 +97,7 @@ def why_alone_in(study: Study, space: WidthSpace, data: Data) -> str | None:
         return "an own training loop trains the network that it is given"
     if study.pruner != "l0":
         return f"the pruner {study.pruner} trains one network at a time"
-    return why_alone(space, RecipeLoop(study.recipe, data)) or ""
+    return why_alone(space, study.recipe, data[0]) or ""
 
 
 def fingerprint_of(file: StudyFile, before: Mapping[str, str]) -> dict[str, str]:

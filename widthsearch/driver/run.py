@@ -57,15 +57,9 @@ def run_in_process(ledger: Ledger, file: StudyFile, stop: Stop) -> None:
 
 def _run_all(ledger: Ledger, runner: TrialRunner | Ranks) -> None:
     while isinstance(slot := ledger.next_step(), Slot):
-        slots, open_ = ledger.together(slot)
-        numbers = {s.key: ledger.ask(s) for s in open_}
-        for own, outcome in zip(slots, runner.run_all(slots), strict=True):
-            if own.key not in numbers:
-                continue
-            if "error" in outcome:
-                ledger.fail(numbers[own.key], outcome["error"])
-            else:
-                ledger.tell(numbers[own.key], outcome)
+        slots, numbers = zip(*ledger.take(slot), strict=True)
+        for number, outcome in zip(numbers, runner.run_all(slots), strict=True):
+            ledger.end(number, outcome)
 
 
 def run(ledger: Ledger, file: StudyFile, session: Session) -> Ended:

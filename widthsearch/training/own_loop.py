@@ -40,7 +40,7 @@ class Reporter:
         self.last: Evaluation | None = None
         self.samples = 0
         self._net, self._checkpoint = net, checkpoint
-        self._random = RandomStates(next(net.parameters()).device)
+        self._random: RandomStates | None = None  # once there is something to go on from
         self._parts: dict[str, Stateful] = {}
 
     def __call__(self, *, val_loss: float | Tensor, val_accuracy: float | Tensor | None = None) -> None:
@@ -66,7 +66,7 @@ class Reporter:
 
     def checkpoint(self, done: int) -> None:
         """After each epoch, its last step taken: keep what :meth:`restore` was given; so many are done."""
-        if not self._parts:
+        if self._random is None:
             raise UsageError(
                 "report.checkpoint(...) without report.restore(...): call that before the first epoch, with "
                 "what the loop keeps, e.g. done = report.restore(optimizer=optimizer)"

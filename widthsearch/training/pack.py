@@ -24,6 +24,8 @@ from widthsearch.space import Gating, WidthSpace
 from widthsearch.space.copies import arguments, copy_with, named_tensors
 from widthsearch.space.initialise import isolated_random_numbers
 from widthsearch.study.data import size_of
+from widthsearch.study.recipe import Recipe
+from widthsearch.study.study import Split
 from widthsearch.training.averaging import MovingAverage
 from widthsearch.training.batches import batches, steps_per_epoch
 from widthsearch.training.checkpoint import Checkpoint, GeneratorState, NetworkState, Stateful
@@ -190,12 +192,12 @@ def _clip(weights: Sequence[Tensor], longest: float) -> None:
         g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
 
 
-def why_alone(space: WidthSpace, loop: RecipeLoop) -> str | None:
-    """Why networks of this width space cannot be trained as one; ``None`` if they can.
+def why_alone(space: WidthSpace, recipe: Recipe, split: Split) -> str | None:
+    """Why networks of this width space cannot be trained as one by a recipe; ``None`` if they can.
 
     Two of them with gates make two steps together, and each alone: all tensors must come out equal.
     """
-    few = _rehearsing(loop)
+    few = _rehearsing(recipe, split)
     try:
         with isolated_random_numbers():
             ends = [_rehearsed(space, few, together=t) for t in (True, False)]
@@ -210,14 +212,14 @@ def why_alone(space: WidthSpace, loop: RecipeLoop) -> str | None:
     return None
 
 
-def _rehearsing(loop: RecipeLoop) -> RecipeLoop:
-    """The loop on the CPU, for two steps on a few samples."""
-    split, size = loop.splits["train"], min(loop.recipe.batch_size, 4)
+def _rehearsing(recipe: Recipe, split: Split) -> RecipeLoop:
+    """The recipe on the CPU, for two steps on a few samples."""
+    size = min(recipe.batch_size, 4)
     stream = isinstance(split, IterableDataset)
     # AdamW would make a whole step of a gradient that is nothing but rounding.
     plain: dict[str, Any] = {"schedule": "constant", "warmup": 0.0, "num_workers": 0, "device": "cpu"}
     plain |= {"optimizer": "sgd", "lr": 0.01}
-    recipe = replace(loop.recipe, epochs=1, batch_size=size, steps_per_epoch=2 if stream else None, **plain)
+    recipe = replace(recipe, epochs=1, batch_size=size, steps_per_epoch=2 if stream else None, **plain)
     if isinstance(split, tuple):
         split = (split[0][: 2 * size], split[1][: 2 * size])
     elif not stream:
