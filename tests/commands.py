@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -243,10 +244,13 @@ def worker(file: Path, name: str = "tiny") -> tuple[Any, Slot]:
 
 
 def trained_by(actor: Any, slot: Slot) -> dict[str, Any]:
-    """What the worker sends back."""
+    """What the worker sends back; how much the package logs is afterwards as it was."""
+    level = logging.getLogger("widthsearch").level
     actor.reset_config({"slots": [{**vars(slot), "widths": dict(slot.widths)}]})
     with clean_process():
-        return json.loads(actor.step()["outcome"])
+        sent = json.loads(actor.step()["outcome"])
+    assert logging.getLogger("widthsearch").level == level
+    return sent
 
 
 def trials(url: str = URL, name: str = "tiny") -> list[FrozenTrial]:

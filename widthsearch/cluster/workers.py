@@ -213,11 +213,13 @@ def _collected(level: int) -> Iterator[list[str]]:
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("widthsearch")
-    logger.setLevel(level)
+    before = logger.level
     logger.addHandler(handler)
+    logger.setLevel(level)
     try:
         yield lines
     finally:
+        logger.setLevel(before)
         logger.removeHandler(handler)
 
 
