@@ -92,14 +92,35 @@ def token_in(file: str) -> str:
 
 def app_of(database: Database, token: str | None) -> Starlette:
     """The application, for any ASGI server."""
-    studies = Studies(database)
-    studies.look(0.0)  # begins to read
+    answers = _Answers(database, token)
+    routes = [
+        Route("/", answers.index),
+        Route("/studies/{name:path}", answers.study),
+        Route("/api/studies", answers.api_index),
+        Route("/api/studies/{name:path}", answers.api_study),
+        Route("/health", answers.health),
+        *([Route("/login", answers.login, methods=["POST"])] if token is not None else []),
+    ]
+    middleware = [Middleware(_Guard, token=token)]
+    if token is None:  # a page whose name was bent to 127.0.0.1 is told by its Host
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=_HERE, www_redirect=False))
+    handlers: dict[Any, Any] = {UsageError: _refused, SQLAlchemyError: _refused, _NoSuchStudyError: _refused}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
-    def wanted(request: Request) -> Summary:
+
+class _Answers:
+    """What each route answers with."""
+
+    def __init__(self, database: Database, token: str | None) -> None:
+        self._database, self._token = database, token
+        self._studies = Studies(database)
+        self._studies.look(0.0)  # begins to read
+
+    def _wanted(self, request: Request) -> Summary:
         name = request.path_params["name"]
         summary = None
         while summary is None:  # at first it is being read
-            found = studies.look(PATIENCE_SECONDS)
+            found = self._studies.look(PATIENCE_SECONDS)
             if name not in found:
                 raise _NoSuchStudyError(f"no study {name!r}")
             summary = found[name]
@@ -107,54 +128,40 @@ def app_of(database: Database, token: str | None) -> Starlette:
             raise summary
         return summary
 
-    def index(request: Request) -> Response:
-        found = studies.look(PATIENCE_SECONDS)
-        page = list_page(database.shown, found).encode(errors="backslashreplace")
+    def index(self, request: Request) -> Response:
+        found = self._studies.look(PATIENCE_SECONDS)
+        page = list_page(self._database.shown, found).encode(errors="backslashreplace")
         seconds = 1 if None in found.values() else REFRESH_SECONDS
         return HTMLResponse(page, headers={"Refresh": str(seconds)})
 
-    def study(request: Request) -> Response:
-        summary = wanted(request)
+    def study(self, request: Request) -> Response:
+        summary = self._wanted(request)
         with reading(request.path_params["name"]):
-            page = report_page(summary, database)
+            page = report_page(summary, self._database)
         again = {"Refresh": str(REFRESH_SECONDS)} if summary["status"] == "running" else {}
         return HTMLResponse(page.encode(errors="backslashreplace"), headers=again)
 
-    def api_index(request: Request) -> Response:
-        return JSONResponse(
-            [_brief(name, summary) for name, summary in studies.look(PATIENCE_SECONDS).items()]
-        )
+    def api_index(self, request: Request) -> Response:
+        found = self._studies.look(PATIENCE_SECONDS)
+        return JSONResponse([_brief(name, summary) for name, summary in found.items()])
 
-    def api_study(request: Request) -> Response:
-        return Response(json.dumps(finite(wanted(request)), allow_nan=False), media_type="application/json")
+    def api_study(self, request: Request) -> Response:
+        text = json.dumps(finite(self._wanted(request)), allow_nan=False)
+        return Response(text, media_type="application/json")
 
-    def health(request: Request) -> Response:
-        assert isinstance(database.storage, optuna.storages.RDBStorage)
-        with database.storage.engine.connect() as connection:
+    def health(self, request: Request) -> Response:
+        assert isinstance(self._database.storage, optuna.storages.RDBStorage)
+        with self._database.storage.engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
         return PlainTextResponse("ok")
 
-    async def login(request: Request) -> Response:
+    async def login(self, request: Request) -> Response:
         form = parse_qs((await _start_of(request)).decode(errors="replace"))
-        if not _same(token, form.get("token", [""])[0]):
+        if not _same(self._token, form.get("token", [""])[0]):
             return HTMLResponse(login_page(refused=True), 401)
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, str(token), httponly=True, samesite="strict")
+        answer.set_cookie(COOKIE, str(self._token), httponly=True, samesite="strict")
         return answer
-
-    routes = [
-        Route("/", index),
-        Route("/studies/{name:path}", study),
-        Route("/api/studies", api_index),
-        Route("/api/studies/{name:path}", api_study),
-        Route("/health", health),
-        *([Route("/login", login, methods=["POST"])] if token is not None else []),
-    ]
-    middleware = [Middleware(_Guard, token=token)]
-    if token is None:  # a page whose name was bent to 127.0.0.1 is told by its Host
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=_HERE, www_redirect=False))
-    handlers: dict[Any, Any] = {UsageError: _refused, SQLAlchemyError: _refused, _NoSuchStudyError: _refused}
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 
 class _NoSuchStudyError(Exception):
