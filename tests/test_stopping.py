@@ -69,3 +69,32 @@ def test_after_a_search_signals_mean_what_they_meant_before() -> None:
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=120) and process.returncode == -signal.SIGTERM
+
+
+LOST = """
+import os, signal, sys, weakref
+from widthsearch import stopping
+
+class Freed:
+    pass
+
+hook = sys.unraisablehook
+with stopping.stop_on_signals("my study"):
+    freed = Freed()
+    gone = weakref.ref(freed, lambda _: (os.kill(os.getpid(), signal.SIGINT), sum(range(1000))))
+    if len(sys.argv) > 1:
+        gone = None
+    del freed
+    while gone is not None:
+        pass
+assert sys.unraisablehook is hook
+"""
+
+
+def test_a_signal_that_python_loses_while_it_frees_an_object_ends_it_at_once() -> None:
+    assert_left_at_once(
+        subprocess.Popen(
+            [sys.executable, "-c", LOST], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    )
+    assert subprocess.run([sys.executable, "-c", LOST, "no signal"], check=False).returncode == 0

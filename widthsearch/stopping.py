@@ -93,10 +93,16 @@ def stop_on_signals(study_name: str) -> Iterator[Stop]:
     words = ["widthsearch", "resume", *(["--"] if study_name.startswith("-") else []), study_name]
     line = f"left at once, nothing is lost; go on with: {shlex.join(words)}"
     threading.Thread(target=_count, args=(watched, line), daemon=True).start()
+    # Where Python ignores exceptions (while it frees an object, say) the first signal would be lost.
+    before_hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: (
+        leave(f"\n{line}") if lost.exc_type is KeyboardInterrupt else before_hook(lost)
+    )
     stop.listen()
     try:
         yield stop
     finally:
+        sys.unraisablehook = before_hook
         signal.set_wakeup_fd(before_fd)
         for number, handler in before.items():
             signal.signal(number, handler)
