@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +73,30 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
 
     ``next_step`` would give the same (test_large_studies.py compares them), but not in a second.
     """
-    starts = History(plan, runs).starts
-    for k in range(plan.seeds):
-        yield from (c.slot(k) for c in starts)
+    yield from as_known(plan, runs, lambda history: history.start())
     for round_ in range(plan.rounds):
         for k in range(0, plan.replicas, PAIR):
             if not History(plan, runs).measured(round_):
                 pair = range(k, min(k + PAIR, plan.replicas))
                 over_wide = History(plan, runs).over_wide(round_)
                 yield from (Slot("measure", round_, i, over_wide) for i in pair)
-        tried = 0
-        while len(known := History(plan, runs).candidates(round_)) > tried:  # each says which is next
-            yield from (known[tried].slot(k) for k in range(plan.seeds))
-            tried += 1
+        yield from as_known(plan, runs, lambda history, r=round_: history.proposals(r))
     best = History(plan, runs).best(plan.rounds)
     assert best is not None
     for k in range(plan.seeds, plan.seeds + plan.report_seeds):
         yield Slot("report", best.round, k, best.widths, best.step)
         yield Slot("baseline", -1, k, plan.baseline)
+
+
+def as_known(
+    plan: Plan, runs: list[Run], phases: Callable[[History], Iterable[list[Slot]]]
+) -> Iterator[Slot]:
+    """The slots of these phases, of which each says whether there is another one."""
+    for given in itertools.count():
+        phase = next(itertools.islice(phases(History(plan, runs)), given, None), None)
+        if phase is None:
+            return
+        yield from phase
 
 
 def outcome_of(plan: Plan, slot: Slot, noise: random.Random, units: float = 1.0) -> dict[str, Any]:

@@ -94,12 +94,8 @@ def test_the_search_starts_from_cost_aware_widths_where_these_score_better():
     end, asked, finished = simulate(inflated)
     starts = History(inflated, finished).starts
     assert [s.widths for s in starts] == [inflated.baseline, inflated.cost_aware]
-    assert [(s.kind, s.replica) for s in asked[:4]] == [
-        ("baseline", 0),
-        ("score", 0),
-        ("baseline", 1),
-        ("score", 1),
-    ]
+    # The worse one has the first half of the seeds alone.
+    assert [(s.kind, s.replica) for s in asked[:3]] == [("baseline", 0), ("score", 0), ("score", 1)]
     measured = [s for s in asked if s.kind == "measure"]
     assert measured[0].widths == inflated.over_wide(inflated.cost_aware)
     # From there on nothing depends on the seed network.
@@ -116,7 +112,7 @@ def test_good_proportions_stay_the_start():
     assert without[0] == withal[0]
     aware = {("score", -1, k, 1.0) for k in range(plan.seeds)}
     assert [s for s in withal[1] if s.key not in aware] == without[1]
-    assert len(withal[1]) == len(without[1]) + plan.seeds
+    assert len(withal[1]) == len(without[1]) + plan.first_seeds
 
 
 def test_equal_starts_are_one_and_not_two():
@@ -159,18 +155,18 @@ LINE = replace(PLAN, rounds=1, step_sizes=(0.1, 0.2, 0.4), doublings=2)
 
 
 @pytest.mark.parametrize(
-    "losses, found",  # of the steps in the order in which they are tried; that of the start is 1
+    "losses, trained, found",  # by step, on all seeds; the start's is 1; what is trained on which seed
     [
-        ({0.2: 0.8, 0.4: 0.9}, 0.2),  # the longer one is no better: that is far enough
-        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.75}, 0.4),
-        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.7}, 0.8),
-        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.5}, 1.6),  # doubled no more than twice
-        ({0.2: 1.1, 0.1: 0.9}, 0.1),
-        ({0.2: 1.1, 0.1: 1.05, 0.4: 1.05}, None),  # none ends at the start before all were tried
-        ({0.2: 1.1, 0.1: 1.05, 0.4: 0.9, 0.8: 0.8, 1.6: 0.9}, 0.8),
+        ({0.2: 0.8, 0.4: 0.9}, ".2 .4 | .2", 0.2),  # one of the longer steps is better: no shorter one
+        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.75}, ".2 .4 | .4, .8", 0.4),
+        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.7}, ".2 .4 | .4, .8 | .8, 1.6", 0.8),
+        ({0.2: 0.8, 0.4: 0.7, 0.8: 0.6, 1.6: 0.5}, ".2 .4 | .4, .8 | .8, 1.6 | 1.6", 1.6),  # doubled twice
+        ({0.2: 1.1, 0.4: 0.9, 0.8: 1.2}, ".2 .4 | .4, .8", 0.4),
+        ({0.2: 1.1, 0.4: 1.2, 0.1: 0.9}, ".2 .4, .1 | .1", 0.1),
+        ({0.2: 1.1, 0.4: 1.2, 0.1: 1.05}, ".2 .4, .1", None),  # none ends at the start before all were tried
     ],
 )
-def test_proposals_are_a_line_search_from_the_middle_one(losses, found):
+def test_the_best_step_on_the_first_half_of_the_seeds_has_the_others(losses, trained, found):
     def run(slot):
         r = pretend(slot)
         return (
@@ -178,21 +174,64 @@ def test_proposals_are_a_line_search_from_the_middle_one(losses, found):
         )
 
     step, asked, _ = simulate(LINE, run=run)
-    scored = [(s.step, s.replica) for s in asked if s.kind == "score"]
-    assert scored == [(s, k) for s in losses for k in range(PLAN.seeds)]
+    expected = [
+        (float(step), replica)
+        for group in trained.split(",")
+        for replica, steps in enumerate(group.split("|"))
+        for step in steps.split()
+    ]
+    assert [(s.step, s.replica) for s in asked if s.kind == "score"] == expected
     assert (step.round, step.step) == ((0, found) if found is not None else (-1, 0.0))
     assert all(COST(s.widths)["macs"] <= 550 for s in asked if s.kind == "score")
-    assert len(losses) <= LINE.proposals
+    assert len(expected) <= LINE.proposal_trainings(LINE.doublings)
+
+
+@pytest.mark.parametrize(
+    "start, proposal, trained, found",
+    [
+        ((0.5, 2.0), (0.6, 0.1), [0], -1),  # it is behind on the same seed, whatever the mean of the start
+        ((2.0, 0.5), (1.9, 0.1), [0, 1], 0),
+        ((2.0, 0.5), (1.9, 0.7), [0, 1], -1),  # ahead on the first half, and behind on all
+    ],
+)
+def test_proposals_meet_the_best_so_far_on_the_same_seeds(start, proposal, trained, found):
+    def run(slot):
+        if slot.kind == "measure":
+            return pretend(slot)
+        return replace(pretend(slot), value=(proposal if slot.round >= 0 else start)[slot.replica % 2])
+
+    plan = replace(PLAN, rounds=1, step_sizes=(0.2,), doublings=0)
+    step, asked, _ = simulate(plan, run=run)
+    assert [s.replica for s in asked if s.kind == "score"] == trained
+    assert step.round == found
+
+
+def test_of_two_starts_the_worse_one_has_the_first_half_of_the_seeds():
+    plan = replace(PLAN, cost_aware_start=True, widths={"a": 60, "b": 20}, seeds=5)
+    for better in (0.0, 1.0):
+
+        def run(slot, better=better):
+            return replace(pretend(slot), value=0.5 if slot.step == better else 1.0)
+
+        _, asked, _ = simulate(plan, run=run)
+        first = [(k, step) for k in range(3) for step in (0.0, 1.0)]
+        assert [(s.replica, s.step) for s in asked[:8]] == [*first, (3, better), (4, better)]
+    assert plan.start_trainings == 8
 
 
 def test_a_lost_proposal_is_not_the_best_and_shorter_ones_are_tried():
     def run(slot, lost):
         r = pretend(slot)
-        if slot.kind == "score" and slot.step == lost:
+        if slot.kind == "score" and slot.step in lost:
             return replace(r, state="failed", error="loss is nan", value=None)
-        return r if slot.kind == "measure" else replace(r, value=1.0 - slot.step)
+        return r if slot.kind == "measure" else replace(r, value=1.0 - slot.step / 2)
 
-    for lost, tried in ((0.2, {0.2, 0.1}), (0.4, {0.2, 0.4}), (0.8, {0.2, 0.4, 0.8})):
+    for lost, tried in (
+        ((0.2,), {0.2, 0.4, 0.8, 1.6}),
+        ((0.4,), {0.2, 0.4}),
+        ((0.2, 0.4), {0.1, 0.2, 0.4}),
+        ((0.8,), {0.2, 0.4, 0.8}),
+    ):
         _, asked, _ = simulate(LINE, run=lambda slot, lost=lost: run(slot, lost))
         assert {s.step for s in asked if s.kind == "score"} == tried
 

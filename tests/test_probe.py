@@ -181,8 +181,9 @@ def test_searches_that_go_on_from_the_same_network_are_trained_once(workers):
         _, _, alone = test_plan.simulate(COST_AWARE.plans[name])
         shared = {(r.key, tuple(r.widths.items())) for of in found.runs.values() for r in of}
         own = {(r.key, tuple(r.widths.items())) for r in alone}
-        # "a x20" knows one of the proposals as its baseline; "b x20", whose rounds are the same, scores it.
-        assert own == shared or (name == "a x20" and own < shared)
+        # It may know of more than its own: a start that left in it and stayed in another, or a proposal of
+        # another that is its baseline.  It does not go by these.
+        assert own <= shared
         assert found.best(PLAN.rounds) == History(COST_AWARE.plans[name], alone).best(PLAN.rounds)
     kinds = {start: {s.kind for s in asked if s.branch == branch_of(start)} for start in COST_AWARE.searches}
     # Blown up either way, cost-aware widths are better, and both searches are that of cost-aware widths.

@@ -69,7 +69,8 @@ def test_one_that_stays_ahead_needs_no_rival_and_three_are_on_trial_at_most(fall
     step, _, finished = simulate(RUN_OFF, run=run)
     history = History(RUN_OFF, finished)
     finalists = history.finalists(2)
-    assert len(finalists) == on_trial and finalists[0] == history.best(2)
+    rivals = [c for r in range(-1, 2) for _, c in history.scored(r) if history.stayed(c)]
+    assert len(finalists) == min(on_trial, len(rivals)) and finalists[0] == history.best(2)
     best = min(finalists, key=lambda c: history.score(c, RUN_OFF.final_seeds))
     assert (step.round, step.step) == (best.round, best.step)
 
@@ -148,7 +149,8 @@ def test_a_search_shows_its_run_off(tmp_path):
     # The figure has these again, on all seeds; the last point's cost is that of the search.
     optuna_study = optuna.load_study(study_name="tiny", storage=URL)
     found = scored_candidates(summary, trials_of(optuna_study))
-    assert sorted(c.val_loss["n"] for c in found) == [2, 2, 2] + [4] * on_trial
+    left = [c for c in found if c.val_loss["n"] == 1]  # behind on the first of two seeds
+    assert sorted(c.val_loss["n"] for c in found)[len(left) :] == [2] * (3 - len(left)) + [4] * on_trial
     assert found[-1].search_cost == pytest.approx(summary["cost"]["in_uniform_trainings"])
     # The sampler, asked once more, says what the search says.
     trial = optuna.load_study(study_name="tiny", storage=URL, sampler=GrowShrinkSampler()).ask(

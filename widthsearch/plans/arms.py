@@ -41,7 +41,7 @@ def grow_shrink(search: ArmSearch) -> Steps:
         if measures and phase[0].replica == 0:
             # A round is begun where its proposals will fit; longer ones are tried as long as they do.
             measure = price * plan.replicas / len(phase)
-            if cost + measure + plan.seeds * len(plan.step_sizes) * highest_cost(plan) > limit:
+            if cost + measure + plan.proposal_trainings(doublings=0) * highest_cost(plan) > limit:
                 break
             if (best := search.history.best(rounds)) is not None:
                 yield Point(cost, best.widths)

@@ -177,10 +177,9 @@ class Comparison(StudyPlan):
                 one_shot = of not in (arm.partition("*")[0] for arm in self.arms)
                 rounds = 1 if one_shot else plan.rounds
                 counts["measure"] += searches * rounds * plan.replicas
-                scores = rounds * plan.seeds * plan.proposals + plan.run_off_trainings
-                counts["score"] += searches * (
-                    plan.cost_aware_start * plan.seeds + (0 if one_shot else scores)
-                )
+                scores = rounds * plan.proposal_trainings(plan.doublings) + plan.run_off_trainings
+                starts = plan.start_trainings - plan.seeds
+                counts["score"] += searches * (starts + (0 if one_shot else scores))
                 counts["baseline"] += searches * plan.seeds
                 counts["report"] += searches * (1 + rounds) * plan.report_seeds  # the start, too
             elif of.startswith(("global", "sensitivity")):
@@ -255,12 +254,15 @@ def pruner_of(arm: str) -> Pruner | None:
 
 def most_cost(plan: Plan, rounds: int) -> float:
     """What so many rounds of the width search cost at most, in uniform trainings."""
-    return least_cost(plan, rounds) + rounds * plan.doublings * plan.seeds * highest_cost(plan)
+    return _cost(plan, rounds, plan.doublings)
 
 
 def least_cost(plan: Plan, rounds: int) -> float:
     """What they cost at most where no proposal is doubled: less than that does not pay for them."""
-    measures = plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
-    scores = plan.seeds * len(plan.step_sizes) * highest_cost(plan)
-    starts = plan.seeds * (1 + plan.cost_aware_start * highest_cost(plan))
-    return rounds * (measures + scores) + starts + plan.run_off_trainings * highest_cost(plan)
+    return _cost(plan, rounds, doublings=0)
+
+
+def _cost(plan: Plan, rounds: int, doublings: int) -> float:
+    measures = rounds * plan.replicas * plan.measure_length * highest_cost(plan, plan.over)
+    proposals = rounds * plan.proposal_trainings(doublings)
+    return measures + (plan.start_trainings + proposals + plan.run_off_trainings) * highest_cost(plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,14 @@ class Candidate:
         return Slot(self.kind, self.round, replica, self.widths, self.step)
 
 
+class Proposed(NamedTuple):
+    """The proposals of a round, the phases that score them, and those that were ahead on the first half."""
+
+    candidates: list[Candidate]
+    phases: list[list[Slot]]
+    stayed: list[Candidate]
+
+
 class History:
     """The runs of a search by slot.  Later runs of a slot (retries) replace earlier, failed ones."""
 
@@ -73,7 +81,7 @@ class History:
         self.starts = [self.baseline]
         if plan.cost_aware_start and plan.cost_aware != self.baseline.widths:
             self.starts.append(Candidate(-1, 1.0, plan.cost_aware))
-        self._candidates: dict[int, list[Candidate]] = {}
+        self._known_proposals: dict[int, Proposed] = {}
         # The best of no round (the starts), of one, of two..., with its score.
         self._best: list[tuple[Score, Candidate] | None] = []
         self._finalists: dict[int, list[Candidate]] = {}
@@ -90,14 +98,10 @@ class History:
         """Whether none of these is to be trained any more."""
         return all(self.state(slot) in ("complete", "lost") for slot in slots)
 
-    def tried(self, candidate: Candidate) -> bool:
-        """Whether all trainings that score it have ended."""
-        return self.ended(candidate.slot(k) for k in range(self.plan.seeds))
-
     @property
     def begun(self) -> bool:
         """Whether it is known from where the first round starts."""
-        return all(self.tried(start) for start in self.starts)
+        return all(map(self.ended, self.start()))
 
     def last_error(self, slots: Sequence[Slot]) -> str:
         """The message of the latest failure among these slots."""
@@ -136,55 +140,102 @@ class History:
         over_wide = {v: measured[v] for v in self.plan.widths}
         return rule.proposal(over_wide, ratios, step)
 
+    def start(self) -> Iterator[list[Slot]]:
+        """The phases of the starts: both on the first half of the seeds, the better one on the others."""
+        if len(self.starts) == 1:
+            yield [self.baseline.slot(k) for k in range(self.plan.seeds)]
+        else:
+            yield self._first(self.starts)
+            yield from self._others(self._better_start)
+
+    @property
+    def _better_start(self) -> Candidate:
+        return self._ahead(self.starts, None) or self.baseline
+
     def candidates(self, round_: int) -> list[Candidate]:
-        """The proposals of a measured round in their order, as far as they are known: a line search.
+        """The proposals of a measured round in their order, as far as they are known."""
+        return self._proposed(round_).candidates
 
-        The middle one of the step sizes comes first.  While the last one is the best network so far, the next
-        longer one is tried, and beyond the longest, ``doublings`` times, one twice as long.  If the first one
-        is not the best, shorter ones are tried until one is.  While nothing is better than a start, longer
-        ones are tried then: no search ends at its start because the first step had bad luck.
+    def proposals(self, round_: int) -> list[list[Slot]]:
+        """The phases that score them, as far as they are known."""
+        return self._proposed(round_).phases
+
+    def _proposed(self, round_: int) -> Proposed:
+        if round_ not in self._known_proposals:  # asked for again by every later round
+            known = Proposed([], [], [])
+            for phase in self._propose(round_, known):
+                known.phases.append(phase)
+                if not self.ended(phase):
+                    break
+            self._known_proposals[round_] = known
+        return self._known_proposals[round_]
+
+    def stayed(self, candidate: Candidate) -> bool:
+        """Whether it is scored on all seeds, and has not left after the first half."""
+        if self.plan.first_seeds == self.plan.seeds:
+            return True
+        if candidate.round < 0:
+            return candidate == self._better_start
+        return candidate in self._proposed(candidate.round).stayed
+
+    def _propose(self, round_: int, known: Proposed) -> Iterator[list[Slot]]:
+        """The phases of a round's proposals, which are put into ``known``.
+
+        The middle one of the step sizes and the longer ones are trained on the first half of the seeds; the
+        shorter ones, where none of these is ahead of the best network so far on the same seeds.  The best one
+        that is has the others.  While the longest one is the best so far, ``doublings`` times, one twice as
+        long is tried.
         """
-        if round_ not in self._candidates:  # asked for again by every later round
-            self._candidates[round_] = list(self._propose(round_))
-        return self._candidates[round_]
-
-    def _propose(self, round_: int) -> Iterator[Candidate]:
         sizes, middle = self.plan.step_sizes, len(self.plan.step_sizes) // 2
-        doubled = [sizes[-1] * 2.0**k for k in range(1, 1 + self.plan.doublings)]
-        known = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
-        found: list[Candidate] = []
+        seen = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
+        best, longest = self.best(round_), sizes[-1]
 
-        def unseen(steps: Sequence[float]) -> Iterator[Candidate]:
+        def unseen(steps: Sequence[float]) -> list[Candidate]:
+            new: list[Candidate] = []
             for step in steps:
-                new = Candidate(round_, step, self.plan.at_budget(self.relative(round_, step)))
-                if all(new.widths != c.widths for c in (*known, *found)):
-                    found.append(new)
-                    yield new
+                c = Candidate(round_, step, self.plan.at_budget(self.relative(round_, step)))
+                if all(c.widths != other.widths for other in (*seen, *known.candidates, *new)):
+                    new.append(c)
+            known.candidates.extend(new)
+            return new
 
-        for new in unseen([*sizes[middle:], *doubled]):
-            yield new
-            if not self.tried(new):
-                return
-            if not self._last_is_best(round_, found):
+        for steps in (sizes[middle:], sizes[:middle]):
+            new = unseen(steps)
+            yield from filter(None, [self._first(new)])
+            if (ahead := self._ahead(new, best)) is not None:
                 break
-        if len(found) > 1 or (found and self._last_is_best(round_, found)):
-            return
-        for new in unseen(sizes[:middle][::-1]):
-            yield new
-            if not self.tried(new) or self._last_is_best(round_, found):
+        doublings = self.plan.doublings
+        while ahead is not None:
+            known.stayed.append(ahead)
+            yield from self._others(ahead)
+            if ahead.step < longest or not doublings or not self._better(ahead, best):
                 return
-        if self.best(round_) not in self.starts:
-            return
-        for new in unseen([*sizes[middle + 1 :], *doubled]):
-            yield new
-            if not self.tried(new) or (new.step >= sizes[-1] and not self._last_is_best(round_, found)):
-                return
+            best, longest, doublings = ahead, 2 * longest, doublings - 1
+            new = unseen([longest])
+            yield from filter(None, [self._first(new)])
+            ahead = self._ahead(new, best)
 
-    def _last_is_best(self, round_: int, found: Sequence[Candidate]) -> bool:
-        """Whether the last of these proposals beats the others and the best before this round."""
-        score, best = self.score(found[-1]), self.best(round_)
-        others = [self.score(c) for c in (*found[:-1], *([best] if best is not None else []))]
-        return score is not None and all(other is None or score < other for other in others)
+    def _first(self, candidates: Sequence[Candidate]) -> list[Slot]:
+        """Seed by seed, so that what is known at any moment is known of all."""
+        return [c.slot(k) for k in range(self.plan.first_seeds) for c in candidates]
+
+    def _others(self, candidate: Candidate) -> Iterator[list[Slot]]:
+        if others := [candidate.slot(k) for k in range(self.plan.first_seeds, self.plan.seeds)]:
+            yield others
+
+    def _ahead(self, candidates: Sequence[Candidate], rival: Candidate | None) -> Candidate | None:
+        """The best of these on the first half of the seeds, if it is better there than the rival."""
+        first = self.plan.first_seeds
+        scores = [(score, i) for i, c in enumerate(candidates) if (score := self.score_of(c, first))]
+        limit = None if rival is None else self.score_of(rival, first)
+        if not scores or (limit is not None and min(scores)[0] >= limit):
+            return None
+        return candidates[min(scores)[1]]
+
+    def _better(self, candidate: Candidate, rival: Candidate | None) -> bool:
+        score = self.score_of(candidate, self.plan.seeds)
+        limit = None if rival is None else self.score_of(rival, self.plan.seeds)
+        return score is not None and (limit is None or score < limit)
 
     def losses(self, candidate: Candidate, seeds: int) -> dict[int, float]:
         """Seed (replica) -> validation loss, of the trainings with the first ``seeds`` seeds."""
@@ -197,9 +248,16 @@ class History:
     def score(self, candidate: Candidate, more_seeds: int = 0) -> Score | None:
         """What candidates are compared by: lost runs first, then mean loss.  ``None`` if none completed.
 
-        ``more_seeds``: than those that every candidate is trained on.
+        ``more_seeds``: than those of a score.  What has left counts as lost on the seeds that it lacks.
         """
-        seeds = self.plan.seeds + more_seeds
+        plan = self.plan
+        if self.stayed(candidate):
+            return self.score_of(candidate, plan.seeds + more_seeds)
+        left = self.score_of(candidate, plan.first_seeds)
+        return left and (left[0] + plan.seeds + more_seeds - plan.first_seeds, left[1])
+
+    def score_of(self, candidate: Candidate, seeds: int) -> Score | None:
+        """The same on the first ``seeds`` seeds."""
         losses = list(self.losses(candidate, seeds).values())
         return (seeds - len(losses), float(np.mean(losses))) if losses else None
 
@@ -230,11 +288,12 @@ class History:
         The best of many candidates on a few seeds is often one that was lucky there: a network in which now
         and then a training fails.  So the best so far is trained on the seeds of the run-off, until the best
         one is one that has been, or ``FINALISTS`` have.  One that stays ahead on them needs no rival beside
-        it.  None where the run-off would choose from one, or the plan has none.
+        it, and what has left is none.  None where the run-off would choose from one, or the plan has none.
         """
         if rounds in self._finalists:  # asked for by the phases, the run-off and what is recommended
             return self._finalists[rounds]
-        known = [entry for r in range(-1, rounds) for entry in self.scored(r)]
+        scored = [entry for r in range(-1, rounds) for entry in self.scored(r)]
+        known = [(score, c) for score, c in scored if self.stayed(c)]
         found: list[Candidate] = []
         while self.plan.final_seeds and len(known) > 1 and len(found) < FINALISTS:
             i = min(range(len(known)), key=lambda i: known[i][0])

@@ -146,6 +146,11 @@ class Plan(Settings):
         return replace(self, rounds=max(self.rounds, rounds), at_least=rounds)
 
     @property
+    def first_seeds(self) -> int:
+        """The first half of the seeds of a score: what is behind on them has no others."""
+        return -(-self.seeds // 2)
+
+    @property
     def selecting(self) -> range:
         """The seeds that the search goes by: of every candidate, and of those in the run-off."""
         return range(self.seeds + self.final_seeds)
@@ -161,16 +166,21 @@ class Plan(Settings):
         return FINALISTS * self.final_seeds
 
     @property
-    def proposals(self) -> int:
-        """How many proposals a round has at most."""
-        return len(self.step_sizes) + self.doublings
+    def start_trainings(self) -> int:
+        """Trainings that score the starts: of the worse one, the first half."""
+        return self.seeds + self.cost_aware_start * self.first_seeds
+
+    def proposal_trainings(self, doublings: int) -> int:
+        """Trainings that score a round's proposals with so many doublings, at most: see ``History``."""
+        others = self.seeds - self.first_seeds
+        return (len(self.step_sizes) + doublings) * self.first_seeds + (1 + doublings) * others
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
-        scores = (self.rounds * self.proposals + self.cost_aware_start) * self.seeds
+        scores = self.rounds * self.proposal_trainings(self.doublings) + self.run_off_trainings
         return {
             "measure": self.rounds * self.replicas,
-            "score": scores + self.run_off_trainings,
+            "score": scores + self.start_trainings - self.seeds,
             "baseline": self.seeds + self.report_seeds,
             "report": self.report_seeds,
         }

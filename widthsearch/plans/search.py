@@ -70,9 +70,10 @@ def _phases(history: History) -> Iterator[list[Slot] | Done | Failed]:
 def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None, str]]:
     """The phases of the rounds; returns how many were made and why no more, ``None`` if the search failed."""
     plan = history.plan
-    # Seed by seed, so that what is known at any moment is known of all.
-    start = [c.slot(k) for k in range(plan.seeds) for c in history.starts]
-    yield start
+    start: list[Slot] = []
+    for phase in history.start():
+        start += phase
+        yield phase
     if all(history.score(c) is None for c in history.starts):
         return None, f"no training at the start came to its end: {history.last_error(start)}"
     because = None
@@ -84,8 +85,7 @@ def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None,
         if not history.prune_ratios(round_):
             return None, f"every measure of round {1 + round_} failed: {history.last_error(measure)}"
         candidates = history.candidates(round_)
-        for candidate in candidates:
-            yield [candidate.slot(k) for k in range(plan.seeds)]
+        yield from history.proposals(round_)
         if candidates and all(history.score(c) is None for c in candidates):
             lost = [c.slot(k) for c in candidates for k in range(plan.seeds)]
             return None, f"every score of round {1 + round_} failed: {history.last_error(lost)}"

@@ -126,9 +126,9 @@ class Settings:
     """How thoroughly to search, and by what."""
 
     rounds: int = setting(3, WHOLE, "Rounds at most.")
-    replicas: int = setting(4, WHOLE, "Gated trainings per round at most: fewer where they agree.")
+    replicas: int = setting(2, WHOLE, "Gated trainings per round at most: fewer where they agree.")
     pruner: Pruner = setting("l0", one_of(*MEASURES), "What measures prune ratios: l0 (gates), l1 or taylor.")
-    seeds: int = setting(4, WHOLE, "Plain trainings per proposal.")
+    seeds: int = setting(4, WHOLE, "Plain trainings per proposal; what is behind on half of them has left.")
     final_seeds: int = setting(4, WHOLE_OR_ZERO, "More of them for the best at the end; 0 for no run-off.")
     report_seeds: int = setting(8, INTERVAL, "Fresh seeds for the verdict.")
     over: float = setting(4.0, OVER, "Cost of the over-wide network, in budgets.")
@@ -136,7 +136,7 @@ class Settings:
     step_sizes: Sequence[float] = setting(
         (0.15, 0.3, 0.6),
         STEPS,
-        "How far proposals go, the middle one first: std. dev. of the change in log width.",
+        "How far proposals go, the middle one and longer first: std. dev. of the change in log width.",
     )
     doublings: int = setting(1, WHOLE_OR_ZERO, "How often the longest is doubled while it is the best.")
     cost_aware_start: bool = setting(True, SWITCH, "Whether cost-aware widths may be the start too.")
