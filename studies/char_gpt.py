@@ -110,7 +110,6 @@ study = Study(
         epochs=2, batch_size=32, lr=1e-2, optimizer="adamw", weight_decay=0.1, loss=loss, metric=guessed
     ),
     rounds=2,
-    replicas=2,
     seeds=2,
     report_seeds=6,
 )

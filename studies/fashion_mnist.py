@@ -90,7 +90,6 @@ study = Study(
     budget=Budget(macs="1/8x", params="1/8x"),
     recipe=Recipe(epochs=5, batch_size=128, lr=0.1),
     rounds=3,
-    replicas=3,
     seeds=3,
 )
 reduced = replace(study, data=reduced_data)

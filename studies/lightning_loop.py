@@ -82,7 +82,6 @@ study = Study(
     steps=STEPS,
     evaluate=evaluate,
     rounds=2,
-    replicas=3,
     seeds=3,
     report_seeds=16,
 )

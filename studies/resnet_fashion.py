@@ -66,7 +66,6 @@ study = Study(
     budget=Budget(macs="0.25x", params="0.25x"),
     recipe=Recipe(epochs=4, batch_size=128, lr=0.1),
     rounds=2,
-    replicas=2,
     seeds=2,
     report_seeds=8,
 )

@@ -74,7 +74,7 @@ study = Study(
     doublings=0,
 )
 '''
-TRIALS = 12  # 2 measures, 2 scores, 2 of each start, and 2 more of each network for the report
+TRIALS = 11  # 3 of both starts, 2 measures, 2 scores, and 2 more of each network for the report
 
 Edit = tuple[str, str]
 

@@ -329,7 +329,7 @@ def test_whatever_a_training_raises_is_a_failed_trial(tmp_path: Path, error: str
 
 
 def test_what_was_given_up_is_tried_again_by_resume(finished: Finished, tmp_path: Path) -> None:
-    """A full GPU after five trainings: one measure is lost, and all scores; later a fresh seed is."""
+    """A full GPU after four trainings: one measure is lost, and all scores; later a fresh seed is."""
     broken = tmp_path / "broken"
     failing = custom_loss(
         f"""
@@ -342,13 +342,13 @@ def test_what_was_given_up_is_tried_again_by_resume(finished: Finished, tmp_path
                 raise RuntimeError("CUDA out of memory")
         """
     )
-    interrupt(write_study(tmp_path, *failing), 5)
+    interrupt(write_study(tmp_path, *failing), 4)
     broken.write_text("all")
     assert_refused(command("resume"), "every score of round 1 failed", "CUDA out of memory")
     given_up = len(trials())
     result = command("resume")
-    assert "trying 3 given-up trainings again" in result.out and "CUDA out of memory" in result.out
-    assert len(trials()) == given_up + 3 * 3  # as often as at first
+    assert "trying 2 given-up trainings again" in result.out and "CUDA out of memory" in result.out
+    assert len(trials()) == given_up + 2 * 3  # as often as at first
     broken.write_text("last")
     assert command("resume").code == 0
     assert parse_strictly(command("show", "--json").out)["gain"] is None
@@ -367,7 +367,7 @@ def test_a_failed_study_stays_failed_and_resume_says_why(tmp_path: Path) -> None
     before = len(trials())
     result = command("resume", "tiny")
     assert_refused(result, "training loss is nan")
-    assert "trying 4 given-up trainings again" in result.out
+    assert "trying 3 given-up trainings again" in result.out
     assert len(trials()) == 2 * before
     assert "failed" in command("list").out
     shown = parse_strictly(command("show", "--json").out)

@@ -101,18 +101,19 @@ def test_loss_against_cost_has_every_candidate_and_ends_at_the_search_cost(whole
     scored += [start["val_loss"] for start in whole.summary["starting_networks"][1:]]
     assert sorted(plain(found["scored"]["y"])) == pytest.approx(sorted(loss["mean"] for loss in scored))
     errors = sorted(plain(found["scored"]["error_y"]["array"]))
-    assert errors == pytest.approx(sorted(loss["se"] for loss in scored))
+    assert errors == pytest.approx(sorted(loss["se"] or 0.0 for loss in scored))
     best = found["best so far"]
     assert best["x"] == sorted(best["x"])
     assert best["y"] == sorted(best["y"], reverse=True)
-    assert min(best["y"]) == pytest.approx(min(loss["mean"] for loss in scored))
+    stayed = [loss["mean"] for loss in scored if loss["n"] == 2]  # what left after one seed is not the best
+    assert min(best["y"]) == pytest.approx(min(stayed))
     # Its last point is the last score of the search: nothing of the verdict is counted.
     assert best["x"][-1] == pytest.approx(whole.summary["cost"]["in_uniform_trainings"])
     base = found["uniform"]
     own = [
         r.val_loss for r in whole.rows if r.kind == "baseline" and r.replica < 2 and r.val_loss is not None
     ]
-    assert plain(base["y"]) == pytest.approx([sum(own) / 2])
+    assert plain(base["y"]) == pytest.approx([sum(own) / len(own)])
 
 
 def test_seeds_are_paired_and_their_means_are_the_summarys(whole: Shown) -> None:
@@ -184,7 +185,7 @@ def test_fifty_variables_and_three_hundred_trials(tmp_path: Path) -> None:
         "rounds": 12,
         "replicas": 10,
         "seeds": 17,
-        "report_seeds": 25,
+        "report_seeds": 40,
         "tolerance": 0.0,
         "patience": 99,
     }

@@ -321,9 +321,9 @@ def test_checkpoints_go_where_they_are_told_and_away_at_the_end(tmp_path: Path) 
     where = tmp_path / "some" / "where"
     file = write_study(tmp_path)
     with clean_process():
-        launch(str(file), here(Quiet(3), checkpoints=str(where)))
+        launch(str(file), here(Quiet(1), checkpoints=str(where)))
     (folder,) = where.iterdir()
-    assert trials()[3].user_attrs["checkpoint"] == "score-start-1-1.ckpt"
+    assert trials()[1].user_attrs["checkpoint"] == "score-start-0-1.ckpt"
     assert command("resume").code == 0
     assert not folder.exists()
     for bad in ("s3://key:secret@bucket/x", "nosuch://bucket/x", "/dev/null/x"):

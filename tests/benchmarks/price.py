@@ -1,6 +1,6 @@
 """What whole searches recommend, and what they cost: searches with random numbers of their own, as `launch` makes them.
 
-    python tests/benchmarks/price.py studies/digits_mlp.py --searches 12 -o price.json
+    python tests/benchmarks/price.py studies/digits_mlp.py --searches 12 --set seeds=6 -o price.json
 
 What each recommends, and both starts, are trained on ``--seeds`` fresh seeds, which all searches share.  Prints the
 mean loss over the searches, their worst, their cost in uniform trainings (the verdict's are not counted), and the
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainings import FIRST_SEED, begin, load, losses_of, parser_of, run, train
+from trainings import FIRST_SEED, add_changes, begin, changes_of, load, losses_of, parser_of, run, train
 
 from widthsearch.driver.prepare import prepare
 from widthsearch.plans.arm import ArmSearch
@@ -27,9 +27,9 @@ from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
 
 
-def search(file: str, budget: str | None, repeat: int) -> dict[str, Any]:
+def search(file: str, budget: str | None, changes: dict[str, Any], repeat: int) -> dict[str, Any]:
     """One search until its verdict: what it recommends, after how many rounds, for how much."""
-    found = load(file, budget)
+    found = load(file, budget, **changes)
     plan = prepare(found).plan.repeated(repeat)
     runner, runs, spent = (
         TrialRunner(found.study, SearchPlan(plan)),
@@ -55,16 +55,17 @@ def interval(values: Any) -> str:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--budget")
+    add_changes(parser)
     parser.add_argument("--searches", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_args()
-    plan = prepare(load(args.study, args.budget)).plan
+    given = (args.study, args.budget, changes_of(args.set))
+    plan = prepare(load(args.study, args.budget, **given[2])).plan
     starts = {"uniform": plan.baseline, "cost-aware": plan.cost_aware}
-    with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget)) as pool:
+    with get_context("spawn").Pool(args.workers, begin, given) as pool:
         searches = []
-        for found in pool.imap(partial(search, args.study, args.budget), range(args.searches)):
+        for found in pool.imap(partial(search, *given), range(args.searches)):
             searches.append(found)
             cost = sum(found["spent"].values())
             print(

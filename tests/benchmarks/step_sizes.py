@@ -9,13 +9,11 @@ changes a field of the study.  It is what the defaults of the rule were chosen b
 
 from __future__ import annotations
 
-import ast
 from multiprocessing import get_context
 from statistics import median
-from typing import Any
 
 import numpy as np
-from trainings import begin, gain_of, load, losses_of, parser_of, train
+from trainings import add_changes, begin, changes_of, gain_of, load, losses_of, parser_of, train
 
 from widthsearch.driver.prepare import prepare
 from widthsearch.maths import rule
@@ -23,22 +21,14 @@ from widthsearch.plans.plan import Slot
 from widthsearch.plans.words import joined
 
 
-def value_of(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    parser.add_argument("--budget")
+    add_changes(parser)
     parser.add_argument("--steps", type=float, nargs="+", default=[0.15, 0.3, 0.6, 1.2])
     parser.add_argument("--start", choices=("uniform", "cost-aware"), default="uniform")
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
-    changes = {k: value_of(v) for k, v in (pair.split("=", 1) for pair in args.set)}
+    changes = changes_of(args.set)
     plan = prepare(load(args.study, args.budget, **changes)).plan
     start = plan.cost_aware if args.start == "cost-aware" else plan.baseline
     over_wide = plan.over_wide(start if args.start == "cost-aware" else plan.widths)

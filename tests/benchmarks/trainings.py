@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,24 @@ def load(file: str, budget: str | None = None, **changes: Any) -> StudyFile:
     if budget is not None:
         changes["budget"] = Budget.parse(budget)
     return load_study(file).with_changes(**changes)
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """``--budget``, and ``--set FIELD=VALUE`` for other fields of the study."""
+    parser.add_argument("--budget")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+
+
+def changes_of(pairs: list[str]) -> dict[str, Any]:
+    """What ``--set`` says."""
+
+    def value_of(text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+    return {k: value_of(v) for k, v in (pair.split("=", 1) for pair in pairs)}
 
 
 def begin(file: str, budget: str | None = None, changes: dict[str, Any] | None = None) -> None:

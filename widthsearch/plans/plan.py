@@ -26,7 +26,7 @@ StudyKind = Literal["search", "comparison", "probe", "pruners"]
 Key = tuple[str, int, int, float]  # kind, round, replica, step
 
 #: Of a plan's JSON; a database of another one is refused.
-FORMAT = 2
+FORMAT = 3
 #: How many candidates come into the run-off at most, from which the recommended one is chosen.
 FINALISTS = 3
 #: How many workers may die under one training run (the machine's fault, or out of memory every time).
