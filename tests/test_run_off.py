@@ -75,6 +75,29 @@ def test_one_that_stays_ahead_needs_no_rival_and_three_are_on_trial_at_most(fall
     assert (step.round, step.step) == (best.round, best.step)
 
 
+@pytest.mark.parametrize(
+    "start, on_trial, recommended",  # its losses by seed, where the proposal has .6 on all
+    [
+        ((0.9, 0.9, 0.1, 0.1, 0.1), False, 0),  # the proposal is better by .3 on both seeds: shown
+        ((1.5, 0.61, 0.1, 0.1, 0.1), True, -1),  # better on both, but not shown to be
+        ((1.5, 0.61, 0.6, 0.6, 0.6), True, 0),
+    ],
+)
+def test_the_start_is_on_trial_where_a_proposal_is_not_shown_to_be_better(start, on_trial, recommended):
+    def run(slot):
+        trained = unbalanced(slot, lambda r: 0.6)
+        if slot.kind == "measure" or slot.round >= 0 or slot.replica >= 5:
+            return trained
+        return replace(trained, value=start[slot.replica])
+
+    plan = replace(RUN_OFF, rounds=1)
+    step, _, finished = simulate(plan, run=run)
+    rounds = [c.round for c in History(plan, finished).finalists(1)]
+    assert rounds == ([0, -1] if on_trial else [0])
+    assert step.round == recommended
+    assert len(rounds) * plan.final_seeds <= plan.run_off_trainings
+
+
 def test_a_lost_training_counts_before_any_loss():
     def run(slot):
         if (slot.round, slot.step, slot.replica) == (0, 0.5, 3):

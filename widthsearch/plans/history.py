@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from widthsearch.maths import rule
+from widthsearch.maths.intervals import paired_gain
 from widthsearch.plans.plan import FINALISTS, WORKER_DEATHS, Key, Kind, Plan, Run, Slot
 
 #: Open: to be started (again).  Lost: failed, or took workers with it, more often than allowed.
@@ -287,24 +288,32 @@ class History:
 
         The best of many candidates on a few seeds is often one that was lucky there: a network in which now
         and then a training fails.  So the best so far is trained on the seeds of the run-off, until the best
-        one is one that has been, or ``FINALISTS`` have.  One that stays ahead on them needs no rival beside
-        it, and what has left is none.  None where the run-off would choose from one, or the plan has none.
+        one is one that has been, or all but one of ``FINALISTS`` have.  One that stays ahead on them needs no
+        rival beside it, and what has left is none.  The last place is the start's, which cost nothing to
+        find: it is on trial too where a proposal is not shown to be better on the seeds of the scores.  None
+        where the run-off would choose from one, or the plan has none.
         """
         if rounds in self._finalists:  # asked for by the phases, the run-off and what is recommended
             return self._finalists[rounds]
         scored = [entry for r in range(-1, rounds) for entry in self.scored(r)]
         known = [(score, c) for score, c in scored if self.stayed(c)]
         found: list[Candidate] = []
-        while self.plan.final_seeds and len(known) > 1 and len(found) < FINALISTS:
+        over = not self.plan.final_seeds or len(known) < 2
+        while not over and len(found) < FINALISTS - 1:
             i = min(range(len(known)), key=lambda i: known[i][0])
             best = known[i][1]
             if best in found:
                 break
             found.append(best)
             score = self.score(best, self.plan.final_seeds)
-            if score is None or not self.ended(self._final(best)):
-                break
-            known[i] = (score, best)
+            over = score is None or not self.ended(self._final(best))
+            known[i] = (score or known[i][0], best)
+        start = self.best(0)
+        if found and not over and start is not None and start not in found:
+            best = min(known, key=lambda entry: entry[0])[1]
+            gain = paired_gain(*(self.losses(c, self.plan.seeds) for c in (start, best)))
+            if gain is None or gain["ci95"][0] <= 0:
+                found.append(start)
         return self._finalists.setdefault(rounds, found)
 
     def _final(self, candidate: Candidate) -> list[Slot]:
