@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.usefixtures("working_folder"), pytest.mark.slow]
 
 # Two ways to many trials: many rounds, and few rounds whose verdict is trained on many fresh seeds.
 SHAPES = {
-    "many rounds": {"rounds": 100, "replicas": 10, "seeds": 10, "report_seeds": 8},
+    "many rounds": {"rounds": 300, "replicas": 10, "seeds": 10, "report_seeds": 8},
     "many seeds": {"rounds": 2, "replicas": 16, "seeds": 16, "report_seeds": 500},
 }
 

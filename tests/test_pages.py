@@ -160,7 +160,7 @@ def test_notes_are_written_once_and_follow_the_study(tiny: Path) -> None:
     study = load("tiny", Database.open(url))
     annotate(study, url)
     first = get_note(study)
-    assert first.startswith("# Not decided yet: interrupted after 3 of at most 12 trainings")
+    assert first.startswith("# Not decided yet: interrupted after 3 of at most 11 trainings")
     attributes = study._storage.get_study_system_attrs(study._study_id)
     notes = [k for k in attributes if k.endswith(":note_ver") and k != "dashboard:note_ver"]
     assert len(notes) == 3
