@@ -206,6 +206,21 @@ def test_proposals_meet_the_best_so_far_on_the_same_seeds(start, proposal, train
     assert step.round == found
 
 
+def test_where_the_best_of_the_first_half_is_no_better_on_all_the_next_one_that_was_ahead_has_its_seeds():
+    losses = {0.2: (0.8, 1.5), 0.4: (0.9, 0.9), 0.8: (1.2, 0.1)}
+
+    def run(slot):
+        if slot.kind == "measure":
+            return pretend(slot)
+        own = losses[slot.step][slot.replica % 2] if slot.round >= 0 else 1.0
+        return replace(pretend(slot), value=own)
+
+    step, asked, _ = simulate(LINE, run=run)
+    scored = [(s.step, s.replica) for s in asked if s.kind == "score"]
+    assert scored == [(0.2, 0), (0.4, 0), (0.2, 1), (0.4, 1), (0.8, 0)]
+    assert (step.round, step.step) == (0, 0.4)
+
+
 def test_of_two_starts_the_worse_one_has_the_first_half_of_the_seeds():
     plan = replace(PLAN, cost_aware_start=True, widths={"a": 60, "b": 20}, seeds=5)
     for better in (0.0, 1.0):

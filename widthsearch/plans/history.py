@@ -151,7 +151,7 @@ class History:
 
     @property
     def _better_start(self) -> Candidate:
-        return self._ahead(self.starts, None) or self.baseline
+        return next(iter(self._ahead(self.starts, None)), self.baseline)
 
     def candidates(self, round_: int) -> list[Candidate]:
         """The proposals of a measured round in their order, as far as they are known."""
@@ -184,8 +184,8 @@ class History:
 
         The middle one of the step sizes and the longer ones are trained on the first half of the seeds; the
         shorter ones, where none of these is ahead of the best network so far on the same seeds.  The best one
-        that is has the others.  While the longest one is the best so far, ``doublings`` times, one twice as
-        long is tried.
+        that is has the others; if it is no better on all, the next one that was ahead.  While the longest one
+        is the best so far, ``doublings`` times, one twice as long is tried.
         """
         sizes, middle = self.plan.step_sizes, len(self.plan.step_sizes) // 2
         seen = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
@@ -203,15 +203,18 @@ class History:
         for steps in (sizes[middle:], sizes[:middle]):
             new = unseen(steps)
             yield from filter(None, [self._first(new)])
-            if (ahead := self._ahead(new, best)) is not None:
+            if ahead := self._ahead(new, best):
                 break
         doublings = self.plan.doublings
-        while ahead is not None:
-            known.stayed.append(ahead)
-            yield from self._others(ahead)
-            if ahead.step < longest or not doublings or not self._better(ahead, best):
+        while ahead:
+            chosen, *ahead = ahead
+            known.stayed.append(chosen)
+            yield from self._others(chosen)
+            if not self._better(chosen, best):
+                continue
+            if chosen.step < longest or not doublings:
                 return
-            best, longest, doublings = ahead, 2 * longest, doublings - 1
+            best, longest, doublings = chosen, 2 * longest, doublings - 1
             new = unseen([longest])
             yield from filter(None, [self._first(new)])
             ahead = self._ahead(new, best)
@@ -224,14 +227,12 @@ class History:
         if others := [candidate.slot(k) for k in range(self.plan.first_seeds, self.plan.seeds)]:
             yield others
 
-    def _ahead(self, candidates: Sequence[Candidate], rival: Candidate | None) -> Candidate | None:
-        """The best of these on the first half of the seeds, if it is better there than the rival."""
+    def _ahead(self, candidates: Sequence[Candidate], rival: Candidate | None) -> list[Candidate]:
+        """Those that are better than the rival on the first half of the seeds, the best one first."""
         first = self.plan.first_seeds
         scores = [(score, i) for i, c in enumerate(candidates) if (score := self.score_of(c, first))]
         limit = None if rival is None else self.score_of(rival, first)
-        if not scores or (limit is not None and min(scores)[0] >= limit):
-            return None
-        return candidates[min(scores)[1]]
+        return [candidates[i] for score, i in sorted(scores) if limit is None or score < limit]
 
     def _better(self, candidate: Candidate, rival: Candidate | None) -> bool:
         score = self.score_of(candidate, self.plan.seeds)

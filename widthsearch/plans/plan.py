@@ -172,8 +172,9 @@ class Plan(Settings):
 
     def proposal_trainings(self, doublings: int) -> int:
         """Trainings that score a round's proposals with so many doublings, at most: see ``History``."""
-        others = self.seeds - self.first_seeds
-        return (len(self.step_sizes) + doublings) * self.first_seeds + (1 + doublings) * others
+        steps, others = len(self.step_sizes), self.seeds - self.first_seeds
+        longer = steps - steps // 2  # all of them may be ahead, one after the other
+        return (steps + doublings) * self.first_seeds + (longer + doublings) * others
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""

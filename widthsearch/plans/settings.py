@@ -151,7 +151,7 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(Settings)}
 
 
-#: What `--effort` sets: about 5 uniform trainings, what the study says (67 at most by default), 157 at most.
+#: What `--effort` sets: about 5 uniform trainings, what the study says (73 at most by default), 169 at most.
 EFFORTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "rounds": 1,
