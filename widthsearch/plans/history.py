@@ -143,15 +143,15 @@ class History:
 
     def start(self) -> Iterator[list[Slot]]:
         """The phases of the starts: both on the first half of the seeds, the better one on the others."""
+        first, seeds = self.plan.first_seeds, self.plan.seeds
         if len(self.starts) == 1:
-            yield [self.baseline.slot(k) for k in range(self.plan.seeds)]
-        else:
-            yield self._first(self.starts)
-            yield from self._others(self._better_start)
+            first = seeds
+        yield from self._phase(self.starts, range(first))
+        yield from self._phase([self._better_start], range(first, seeds))
 
     @property
     def _better_start(self) -> Candidate:
-        return next(iter(self._ahead(self.starts, None)), self.baseline)
+        return next(iter(self._ahead(self.starts, None, self.plan.first_seeds)), self.baseline)
 
     def candidates(self, round_: int) -> list[Candidate]:
         """The proposals of a measured round in their order, as far as they are known."""
@@ -190,6 +190,7 @@ class History:
         sizes, middle = self.plan.step_sizes, len(self.plan.step_sizes) // 2
         seen = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
         best, longest = self.best(round_), sizes[-1]
+        first, seeds = self.plan.first_seeds, self.plan.seeds
 
         def unseen(steps: Sequence[float]) -> list[Candidate]:
             new: list[Candidate] = []
@@ -202,42 +203,33 @@ class History:
 
         for steps in (sizes[middle:], sizes[:middle]):
             new = unseen(steps)
-            yield from filter(None, [self._first(new)])
-            if ahead := self._ahead(new, best):
+            yield from self._phase(new, range(first))
+            if ahead := self._ahead(new, best, first):
                 break
         doublings = self.plan.doublings
         while ahead:
             chosen, *ahead = ahead
             known.stayed.append(chosen)
-            yield from self._others(chosen)
-            if not self._better(chosen, best):
+            yield from self._phase([chosen], range(first, seeds))
+            if not self._ahead([chosen], best, seeds):
                 continue
             if chosen.step < longest or not doublings:
                 return
             best, longest, doublings = chosen, 2 * longest, doublings - 1
             new = unseen([longest])
-            yield from filter(None, [self._first(new)])
-            ahead = self._ahead(new, best)
+            yield from self._phase(new, range(first))
+            ahead = self._ahead(new, best, first)
 
-    def _first(self, candidates: Sequence[Candidate]) -> list[Slot]:
-        """Seed by seed, so that what is known at any moment is known of all."""
-        return [c.slot(k) for k in range(self.plan.first_seeds) for c in candidates]
+    def _phase(self, candidates: Sequence[Candidate], seeds: range) -> Iterator[list[Slot]]:
+        """Seed by seed, so that what is known at any moment is known of all; no phase without trainings."""
+        if slots := [c.slot(k) for k in seeds for c in candidates]:
+            yield slots
 
-    def _others(self, candidate: Candidate) -> Iterator[list[Slot]]:
-        if others := [candidate.slot(k) for k in range(self.plan.first_seeds, self.plan.seeds)]:
-            yield others
-
-    def _ahead(self, candidates: Sequence[Candidate], rival: Candidate | None) -> list[Candidate]:
-        """Those that are better than the rival on the first half of the seeds, the best one first."""
-        first = self.plan.first_seeds
-        scores = [(score, i) for i, c in enumerate(candidates) if (score := self.score_of(c, first))]
-        limit = None if rival is None else self.score_of(rival, first)
+    def _ahead(self, candidates: Sequence[Candidate], rival: Candidate | None, seeds: int) -> list[Candidate]:
+        """Those that are better than the rival on the first ``seeds`` seeds, the best one first."""
+        scores = [(score, i) for i, c in enumerate(candidates) if (score := self.score_of(c, seeds))]
+        limit = None if rival is None else self.score_of(rival, seeds)
         return [candidates[i] for score, i in sorted(scores) if limit is None or score < limit]
-
-    def _better(self, candidate: Candidate, rival: Candidate | None) -> bool:
-        score = self.score_of(candidate, self.plan.seeds)
-        limit = None if rival is None else self.score_of(rival, self.plan.seeds)
-        return score is not None and (limit is None or score < limit)
 
     def losses(self, candidate: Candidate, seeds: int) -> dict[int, float]:
         """Seed (replica) -> validation loss, of the trainings with the first ``seeds`` seeds."""
