@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainings import FIRST_SEED, add_changes, begin, changes_of, load, losses_of, parser_of, run, train
+from trainings import FIRST_SEED, add_changes, begin, load, losses_of, parser_of, run, train
 
 from widthsearch.driver.prepare import prepare
 from widthsearch.plans.arm import ArmSearch
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("-o", "--output", required=True)
     args = parser.parse_args()
-    given = (args.study, args.budget, changes_of(args.set))
+    given = (args.study, args.budget, dict(args.set))
     plan = prepare(load(args.study, args.budget, **given[2])).plan
     starts = {"uniform": plan.baseline, "cost-aware": plan.cost_aware}
     with get_context("spawn").Pool(args.workers, begin, given) as pool:

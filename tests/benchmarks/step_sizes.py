@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from statistics import median
 
 import numpy as np
-from trainings import add_changes, begin, changes_of, gain_of, load, losses_of, parser_of, train
+from trainings import add_changes, begin, gain_of, load, losses_of, parser_of, train
 
 from widthsearch.driver.prepare import prepare
 from widthsearch.maths import rule
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--start", choices=("uniform", "cost-aware"), default="uniform")
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
-    changes = changes_of(args.set)
+    changes = dict(args.set)
     plan = prepare(load(args.study, args.budget, **changes)).plan
     start = plan.cost_aware if args.start == "cost-aware" else plan.baseline
     over_wide = plan.over_wide(start if args.start == "cost-aware" else plan.widths)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from widthsearch import Budget
+from widthsearch.cli.options import setting_of
 from widthsearch.driver.prepare import prepare
 from widthsearch.errors import TrainingError
 from widthsearch.plans.plan import Plan, Run, Slot
@@ -38,21 +38,9 @@ def load(file: str, budget: str | None = None, **changes: Any) -> StudyFile:
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
-    """``--budget``, and ``--set FIELD=VALUE`` for other fields of the study."""
+    """``--budget``, and ``--set FIELD=VALUE``, as the command line has it, for other fields of the study."""
     parser.add_argument("--budget")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-
-
-def changes_of(pairs: list[str]) -> dict[str, Any]:
-    """What ``--set`` says."""
-
-    def value_of(text: str) -> Any:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
-
-    return {k: value_of(v) for k, v in (pair.split("=", 1) for pair in pairs)}
+    parser.add_argument("--set", action="append", default=[], type=setting_of, metavar="FIELD=VALUE")
 
 
 def begin(file: str, budget: str | None = None, changes: dict[str, Any] | None = None) -> None:

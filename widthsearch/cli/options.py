@@ -153,7 +153,7 @@ def spread(verb: str) -> Callable[[Command], Command]:
             if settings:
                 values = {name: given.pop(name) for name in settings}
                 values = {name: value for name, value in values.items() if value is not None}
-                given["changes"] = values | dict(map(_setting, given.pop("set_") or ()))
+                given["changes"] = values | dict(map(setting_of, given.pop("set_") or ()))
             command(**given)
 
         wrapper.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # Typer reads it
@@ -195,7 +195,7 @@ _SET = inspect.Parameter(
 )
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting_of(text: str) -> tuple[str, Any]:
     """``lr=0.05`` as a name and a value: a Python literal, else a text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
