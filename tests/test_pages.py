@@ -47,7 +47,7 @@ def opened(url: str, folder: Path) -> tuple[str, list[str], list[str]]:
             "--disable-gpu",
             "--disable-background-networking",
             "--disable-component-update",
-            "--virtual-time-budget=30000",
+            "--virtual-time-budget=20000",  # ms: less than a served page waits until it loads itself again
             "--enable-logging=stderr",
             f"--user-data-dir={folder / 'profile'}",
             f"--log-net-log={log}",
