@@ -44,9 +44,9 @@ def fill(study: optuna.Study, many: int, units: float = 1.0) -> None:
     runs: list[Run] = []
     made: list[FrozenTrial] = []
     for slot, _ in zip(slots_in_order(plan, runs), range(many), strict=False):
-        # Every proposal is better than the starts.
-        level = 0.7 if slot.round >= 0 and slot.kind != "measure" else 1.0
-        value, outcome = level + noise.gauss(0, 0.1), outcome_of(plan, slot, noise, units)
+        # The proposals of each round are better than those before, so that it is long until none is new.
+        level = 0.7 * 0.97**slot.round if slot.round >= 0 and slot.kind != "measure" else 1.0
+        value, outcome = level + noise.gauss(0, 0.01), outcome_of(plan, slot, noise, units)
         attributes = {
             records.ROUND: slot.round,
             records.REPLICA: slot.replica,
@@ -122,6 +122,7 @@ def outcome_of(plan: Plan, slot: Slot, noise: random.Random, units: float = 1.0)
 
 
 def shares(many: int, round_: int) -> Sequence[float]:
-    """What part of each layer is pruned: 0.2 to 0.7, rising along the network in one round, falling in the next."""
+    """What part of each layer is pruned: 0.2 to 0.7, rising along the network from a layer that moves by round."""
     rising = [0.2 + 0.5 * k / max(1, many - 1) for k in range(many)]
-    return rising[::-1] if round_ % 2 else rising
+    first = round_ % many
+    return rising[first:] + rising[:first]

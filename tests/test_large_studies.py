@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 import sqlalchemy
-from commands import Quiet, clean_process, command, here, interrupt, trials, write_study
+from commands import MODEL, Quiet, clean_process, command, here, interrupt, trials, write_study
 from optuna.trial import TrialState
 from played import fill, outcome_of
 
@@ -35,9 +35,13 @@ pytestmark = [pytest.mark.usefixtures("working_folder"), pytest.mark.slow]
 
 # Two ways to many trials: many rounds, and few rounds whose verdict is trained on many fresh seeds.
 SHAPES = {
-    "many rounds": {"rounds": 300, "replicas": 10, "seeds": 10, "report_seeds": 8},
+    "many rounds": {"rounds": 100, "replicas": 10, "seeds": 10, "report_seeds": 8},
     "many seeds": {"rounds": 2, "replicas": 16, "seeds": 16, "report_seeds": 500},
 }
+
+# In a network of two layers there are soon no widths that no round has proposed.
+_HIDDEN = ", ".join(f"nn.Linear({8 if k == 0 else 40}, 40), nn.ReLU()" for k in range(4))
+FOUR = f"return nn.Sequential({_HIDDEN}, nn.Linear(40, 3))"
 
 DISAGREEING = 4.0  # units: so that all replicas of a measure are made
 
@@ -93,7 +97,7 @@ class Large(NamedTuple):
 def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Large:
     """An interrupted study with hundreds of finished trials, and more to do; and one with a tenth of them."""
     folder = tmp_path_factory.mktemp("large")
-    file = write_study(folder)
+    file = write_study(folder, (MODEL, FOUR))
     found = Large({many: folder / f"{many}.db" for many in (FEW, MANY)})
     for many in found.files:
         # Neither balance nor patience ends the search before its last round.

@@ -184,7 +184,7 @@ def test_fifty_variables_and_three_hundred_trials(tmp_path: Path) -> None:
     changes = {
         "rounds": 12,
         "replicas": 10,
-        "seeds": 17,
+        "seeds": 15,
         "report_seeds": 40,
         "tolerance": 0.0,
         "patience": 99,
