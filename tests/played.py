@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,30 +73,23 @@ def slots_in_order(plan: Plan, runs: list[Run]) -> Iterator[Slot]:
 
     ``next_step`` would give the same (test_large_studies.py compares them), but not in a second.
     """
-    yield from as_known(plan, runs, lambda history: history.start())
+    yield from History(plan, runs).start()
     for round_ in range(plan.rounds):
         for k in range(0, plan.replicas, PAIR):
             if not History(plan, runs).measured(round_):
                 pair = range(k, min(k + PAIR, plan.replicas))
                 over_wide = History(plan, runs).over_wide(round_)
                 yield from (Slot("measure", round_, i, over_wide) for i in pair)
-        yield from as_known(plan, runs, lambda history, r=round_: history.proposals(r))
+        for given in itertools.count():  # each phase says whether there is another one
+            phases = History(plan, runs).proposals(round_)
+            if given == len(phases):
+                break
+            yield from phases[given]
     best = History(plan, runs).best(plan.rounds)
     assert best is not None
     for k in range(plan.seeds, plan.seeds + plan.report_seeds):
         yield Slot("report", best.round, k, best.widths, best.step)
         yield Slot("baseline", -1, k, plan.baseline)
-
-
-def as_known(
-    plan: Plan, runs: list[Run], phases: Callable[[History], Iterable[list[Slot]]]
-) -> Iterator[Slot]:
-    """The slots of these phases, of which each says whether there is another one."""
-    for given in itertools.count():
-        phase = next(itertools.islice(phases(History(plan, runs)), given, None), None)
-        if phase is None:
-            return
-        yield from phase
 
 
 def outcome_of(plan: Plan, slot: Slot, noise: random.Random, units: float = 1.0) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_two_samplers_that_see_the_same_trials_propose_the_same():
 
 def test_it_says_so_when_the_next_widths_are_not_known_yet():
     study = planned_study()
-    for _ in range(PLAN.seeds):  # the baseline, which the measures wait for
+    for _ in range(PLAN.first_seeds):  # of the baseline, which the measures wait for
         slot = next_step(PLAN, runs_of(study.trials))
         label(study.ask(), slot)
     with pytest.raises(RuntimeError, match="still run"):

@@ -23,6 +23,8 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Else a local Ray begins with a process per CPU in which no training ever runs.
+    "RAY_prestart_worker_first_driver": "0",
     # Tune's own log files, tables and snapshots are not wanted: the database has it all.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "600",

@@ -102,7 +102,7 @@ class History:
     @property
     def begun(self) -> bool:
         """Whether it is known from where the first round starts."""
-        return all(map(self.ended, self.start()))
+        return self.ended(self.start())
 
     def last_error(self, slots: Sequence[Slot]) -> str:
         """The message of the latest failure among these slots."""
@@ -141,13 +141,9 @@ class History:
         over_wide = {v: measured[v] for v in self.plan.widths}
         return rule.proposal(over_wide, ratios, step)
 
-    def start(self) -> Iterator[list[Slot]]:
-        """The phases of the starts: both on the first half of the seeds, the better one on the others."""
-        first, seeds = self.plan.first_seeds, self.plan.seeds
-        if len(self.starts) == 1:
-            first = seeds
-        yield from self._phase(self.starts, range(first))
-        yield from self._phase([self._better_start], range(first, seeds))
+    def start(self) -> list[Slot]:
+        """The trainings of both starts on the first half of the seeds: the better one stays."""
+        return self._trainings(self.starts, range(self.plan.first_seeds))
 
     @property
     def _better_start(self) -> Candidate:
@@ -182,48 +178,37 @@ class History:
     def _propose(self, round_: int, known: Proposed) -> Iterator[list[Slot]]:
         """The phases of a round's proposals, which are put into ``known``.
 
-        The middle one of the step sizes and the longer ones are trained on the first half of the seeds; the
-        shorter ones, where none of these is ahead of the best network so far on the same seeds.  The best one
-        that is has the others; if it is no better on all, the next one that was ahead.  While the longest one
-        is the best so far, ``doublings`` times, one twice as long is tried.
+        All step sizes are trained on the first half of the seeds.  The best one that is ahead of the best
+        network so far on the same seeds has the others (and so has a start that nothing was ahead of before);
+        if it is no better on all, the next one that was ahead.  While the longest one is the best so far,
+        ``doublings`` times, one twice as long is tried.
         """
-        sizes, middle = self.plan.step_sizes, len(self.plan.step_sizes) // 2
+        steps, doublings = self.plan.step_sizes, self.plan.doublings
+        first, seeds = range(self.plan.first_seeds), range(self.plan.first_seeds, self.plan.seeds)
         seen = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
-        best, longest = self.best(round_), sizes[-1]
-        first, seeds = self.plan.first_seeds, self.plan.seeds
-
-        def unseen(steps: Sequence[float]) -> list[Candidate]:
+        best = self.best(round_)
+        met = best is None or best.round >= 0 or any(self._proposed(r).stayed for r in range(round_))
+        while steps:
             new: list[Candidate] = []
             for step in steps:
                 c = Candidate(round_, step, self.plan.at_budget(self.relative(round_, step)))
                 if all(c.widths != other.widths for other in (*seen, *known.candidates, *new)):
                     new.append(c)
             known.candidates.extend(new)
-            return new
+            yield self._trainings(new, first)
+            longest, steps = steps[-1], ()
+            for chosen in self._ahead(new, best, len(first)):
+                known.stayed.append(chosen)
+                yield self._trainings([chosen] if met or best is None else [best, chosen], seeds)
+                met = True
+                if self._ahead([chosen], best, self.plan.seeds):
+                    if chosen.step == longest and doublings:
+                        best, steps, doublings = chosen, (2 * longest,), doublings - 1
+                    break
 
-        for steps in (sizes[middle:], sizes[:middle]):
-            new = unseen(steps)
-            yield from self._phase(new, range(first))
-            if ahead := self._ahead(new, best, first):
-                break
-        doublings = self.plan.doublings
-        while ahead:
-            chosen, *ahead = ahead
-            known.stayed.append(chosen)
-            yield from self._phase([chosen], range(first, seeds))
-            if not self._ahead([chosen], best, seeds):
-                continue
-            if chosen.step < longest or not doublings:
-                return
-            best, longest, doublings = chosen, 2 * longest, doublings - 1
-            new = unseen([longest])
-            yield from self._phase(new, range(first))
-            ahead = self._ahead(new, best, first)
-
-    def _phase(self, candidates: Sequence[Candidate], seeds: range) -> Iterator[list[Slot]]:
-        """Seed by seed, so that what is known at any moment is known of all; no phase without trainings."""
-        if slots := [c.slot(k) for k in seeds for c in candidates]:
-            yield slots
+    def _trainings(self, candidates: Sequence[Candidate], seeds: range) -> list[Slot]:
+        """Seed by seed, so that what is known at any moment is known of all."""
+        return [c.slot(k) for k in seeds for c in candidates]
 
     def _ahead(self, candidates: Sequence[Candidate], rival: Candidate | None, seeds: int) -> list[Candidate]:
         """Those that are better than the rival on the first ``seeds`` seeds, the best one first."""

@@ -167,14 +167,12 @@ class Plan(Settings):
 
     @property
     def start_trainings(self) -> int:
-        """Trainings that score the starts: of the worse one, the first half."""
+        """Trainings that score the starts, at most: of the worse one, the first half."""
         return self.seeds + self.cost_aware_start * self.first_seeds
 
     def proposal_trainings(self, doublings: int) -> int:
         """Trainings that score a round's proposals with so many doublings, at most: see ``History``."""
-        steps, others = len(self.step_sizes), self.seeds - self.first_seeds
-        longer = steps - steps // 2  # all of them may be ahead, one after the other
-        return (steps + doublings) * self.first_seeds + (longer + doublings) * others
+        return (len(self.step_sizes) + doublings) * self.seeds
 
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""

@@ -70,10 +70,8 @@ def _phases(history: History) -> Iterator[list[Slot] | Done | Failed]:
 def rounds_of(history: History) -> Generator[list[Slot], None, tuple[int | None, str]]:
     """The phases of the rounds; returns how many were made and why no more, ``None`` if the search failed."""
     plan = history.plan
-    start: list[Slot] = []
-    for phase in history.start():
-        start += phase
-        yield phase
+    start = history.start()
+    yield start
     if all(history.score(c) is None for c in history.starts):
         return None, f"no training at the start came to its end: {history.last_error(start)}"
     because = None

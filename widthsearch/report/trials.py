@@ -189,11 +189,13 @@ class Scored:
 def scored_candidates(summary: SearchSummary, trials: Iterable[Trial]) -> list[Scored]:
     """The baseline and all proposals that have a loss, in the order in which they were first known.
 
-    The cost is that of all searching trials up to the candidate's last, in the order of their numbers.  Those
-    of the run-off come once more, on all of their seeds.
+    The cost is that of all searching trials up to the candidate's last, in the order of their numbers; of a
+    start up to the first half of its seeds, after which the search goes on from there.  Those of the run-off
+    come once more, on all of their seeds.
     """
     selecting = range(summary["selection_seeds"])
     first = selecting[: len(selecting) - summary["run_off_seeds"]]
+    half = -(-len(first) // 2)
     so_far, price = 0, None
     losses: dict[tuple[Source, bool], list[float]] = {}
     last: dict[tuple[Source, bool], tuple[int, Trial]] = {}
@@ -207,7 +209,8 @@ def scored_candidates(summary: SearchSummary, trials: Iterable[Trial]) -> list[S
             run_off = t.replica not in first
             before = losses.get((t.source, False), []) if run_off else []
             losses.setdefault((t.source, run_off), list(before)).append(t.val_loss)
-            last[t.source, run_off] = (so_far, t)
+            if run_off or t.round >= 0 or t.replica < half or (t.source, run_off) not in last:
+                last[t.source, run_off] = (so_far, t)
     found = []
     for (source, run_off), (cost, t) in sorted(last.items(), key=lambda item: item[1][0]):
         stats = mean_se(losses[source, run_off])

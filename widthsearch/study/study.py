@@ -71,13 +71,12 @@ class Study(Settings, Fields):
     pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same. With the
     ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the place of gates
     (``l0``), a measure trains the same network and cuts it to the same budget by their ranks. It takes
-    ``measure_length`` of the recipe's epochs (an own training loop is always run whole). For the score, up to
-    ``seeds`` plain trainings are made of each of several proposals in that direction: of those at the middle
-    one of ``step_sizes`` and longer ones the first half of the seeds, of the shorter ones where all of these
-    are behind the best network so far there; of the best one that is ahead (and the next one, if that is no
-    better on all of them) the others. While the best is the longest, one twice as long is tried,
-    ``doublings`` times at most. (A step size is the standard deviation of the change in log width: at 0.6 a
-    typical width changes by a factor of 1.8.) The next round starts from the best network so far, the first
+    ``measure_length`` of the recipe's epochs (an own training loop is always run whole). For the score,
+    proposals are made in that direction, as far as ``step_sizes``, and up to ``seeds`` plain trainings of each:
+    of all the first half of the seeds; of the best one that is ahead of the best network so far there (and the
+    next one, if that is no better on all of them) the others. While the best is the longest, one twice as long
+    is tried, ``doublings`` times at most. (A step size is the standard deviation of the change in log width:
+    at 0.6 a typical width changes by a factor of 1.8.) The next round starts from the best network so far, the first
     one from the model scaled uniformly to the budget; with ``cost_aware_start`` from the widths that the cost
     alone suggests (``maths/cost_aware.py``), where these score better. The search stops early when the layers
     are balanced (spread of the prune ratios below ``tolerance`` or explained by replica noise) or when
