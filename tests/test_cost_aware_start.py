@@ -70,7 +70,7 @@ def test_all_that_shows_a_search_knows_of_cost_aware_widths(study: Path) -> None
     assert sum(trace.name.startswith("better than uniform") for trace in result.plot_seeds().data) == 2
     rows = result.to_frame()
     starts = rows[(rows["network"] == "cost-aware widths") & (rows["kind"] == "score")]
-    assert len(starts) == 2 and starts["round"].isna().all()
+    assert len(starts) == 1 and starts["round"].isna().all()
     assert set(rows[rows["kind"] == "measure"]["round"]) == {1}
     assert set(rows[rows["kind"] == "baseline"]["network"]) == {"uniform widths"}
     assert command("report", "-o", "r.html").code == 0

@@ -40,7 +40,7 @@ def test_verbose_says_what_is_handed_out_and_why(tiny: Path):
     told = re.compile("trial (\\d+): complete, loss")
     assert [int(m[1]) for line in lines if (m := told.search(line))] == list(range(TRIALS))
     # The over-wide network, under its budget; the price and cost of each measure; the end.
-    over_wide = "-".join(map(str, trials()[4].params.values()))
+    over_wide = "-".join(map(str, trials()[2].params.values()))
     assert f"phase: round 1 measure 0; budget {{'params': 193}}, widths {over_wide} cost" in result.err
     gates = re.findall(
         r"gates: price ([\d.]+) at the end, expected cost ([\d.]+) times its params", result.err
