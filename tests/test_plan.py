@@ -10,7 +10,7 @@ from widthsearch.errors import UsageError
 from widthsearch.maths.cost import Cost, Polynomial
 from widthsearch.plans.history import History
 from widthsearch.plans.plan import WORKER_DEATHS, Done, Failed, Plan, Run, Slot, Wait
-from widthsearch.plans.search import next_step
+from widthsearch.plans.search import SearchPlan, next_step
 from widthsearch.plans.settings import EFFORTS, settings_of_effort
 
 # A chain 10 -> a -> b -> 5 without biases: forms 1, 10, a, b, 5 and three products.
@@ -264,6 +264,26 @@ def test_what_is_lost_on_the_first_half_of_the_seeds_is_behind():
         step, asked, _ = simulate(LINE, run=lambda slot, lost=lost: run(slot, lost))
         assert {s.step for s in asked if s.kind == "score"} == tried
         assert step.step == found
+
+
+@pytest.mark.parametrize("better", [0.1, 2.0], ids=["found", "start"])
+def test_how_many_trainings_are_left_is_known_once_the_verdict_has_begun(better):
+    def run(slot):
+        return (
+            pretend(slot)
+            if slot.kind == "measure"
+            else replace(pretend(slot), value=better ** (slot.round >= 0))
+        )
+
+    plan = SearchPlan(PLAN)
+    _, asked, _ = simulate(run=run)
+    begun = [(slot.kind, slot.replica) for slot in asked]
+    first = next(k for k, slot in enumerate(asked) if slot.kind != "measure" and slot.replica in PLAN.fresh)
+    assert plan.expected_after(begun[:first]) == plan.expected()
+    for k in range(first + 1, len(asked) + 1):
+        assert plan.expected_after(begun[:k]) == {
+            kind: sum(of == kind for of, _ in begun) for kind in plan.expected()
+        }
 
 
 def test_a_failed_run_is_retried_with_the_same_seed_and_then_given_up():

@@ -341,6 +341,10 @@ class StudyPlan(ABC):
     def expected(self) -> dict[str, int]:
         """Trials per kind, at most."""
 
+    def expected_after(self, begun: Iterable[tuple[str, int]]) -> dict[str, int]:
+        """The same once these have ended or run, each by its kind and replica."""
+        return self.expected()
+
     def together(self, slot: Slot, runs: Iterable[Run]) -> Together:
         """What is trained with the slot that comes next after these runs."""
         return Together([slot], [slot])

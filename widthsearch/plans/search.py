@@ -6,6 +6,7 @@ one fixed order; how many workers there are never changes it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -158,6 +159,15 @@ class SearchPlan(StudyPlan):
     def expected(self) -> dict[str, int]:
         """Trials per kind if the search uses all of its rounds."""
         return self.plan.expected()
+
+    def expected_after(self, begun: Iterable[tuple[str, int]]) -> dict[str, int]:
+        """The same; once the verdict has begun it is known, since all that selects has ended."""
+        begun, fresh = list(begun), self.plan.fresh
+        verdict = {kind for kind, replica in begun if kind != "measure" and replica in fresh}
+        if not verdict:
+            return self.expected()
+        selected = Counter(kind for kind, replica in begun if kind == "measure" or replica not in fresh)
+        return {k: selected[k] + (k in {*verdict, "baseline"}) * len(fresh) for k in self.expected()}
 
     def gain_so_far(self, runs: Iterable[Run]) -> float | None:
         """Baseline loss minus that of the best network so far, on the seeds that select."""

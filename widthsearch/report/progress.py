@@ -11,10 +11,11 @@ from widthsearch.report.types import Progress, Status
 
 def progress_of(plan: StudyPlan, status: Status, trials: Sequence[Trial]) -> Progress:
     """From the trials alone; only a study that is driven has any that run."""
-    expected, seconds = plan.expected(), dict[str, list[float]]()
-    for trial in completed(trials):
+    done, seconds = completed(trials), dict[str, list[float]]()
+    for trial in done:
         seconds.setdefault(trial.kind, []).append(trial.seconds or 0.0)
-    running = [str(t) for t in trials if t.state == "RUNNING"] if status == "running" else []
+    live = [t for t in trials if t.state == "RUNNING"] if status == "running" else []
+    expected, running = plan.expected_after((t.kind, t.replica) for t in [*done, *live]), list(map(str, live))
     left = seconds_left(expected, seconds, max(1, len(running)))
     return {
         "done": sum(map(len, seconds.values())),

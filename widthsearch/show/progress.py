@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from widthsearch.database.records import KIND, SECONDS, forgiven_in, runs_of
+from widthsearch.database.records import KIND, REPLICA, SECONDS, forgiven_in, runs_of
 from widthsearch.errors import UsageError
 from widthsearch.plans.plan import LABELS, Slot, StudyPlan
 from widthsearch.report.progress import seconds_left
@@ -42,7 +42,7 @@ class Tracker:
         self.plan, self.study = plan, study
         self.start = time.monotonic()
         self.running: dict[int, tuple[Slot, float]] = {}  # and since when
-        self.done: dict[str, int] = defaultdict(int)
+        self.done: list[tuple[str, int]] = []  # kinds and replicas
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.round, self.failures = 0, 0
         self.gain: float | None = None
@@ -50,10 +50,10 @@ class Tracker:
             self.board.begin(study)
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             if KIND in trial.user_attrs:
-                self._count(trial.user_attrs[KIND], trial.user_attrs)
+                self._count(trial.user_attrs[KIND], trial.user_attrs[REPLICA], trial.user_attrs)
         self.say(f"{study.study_name}: {plan.headline()}")
-        if total := sum(self.done.values()):
-            self.say(f"going on after {total} finished trials")
+        if self.done:
+            self.say(f"going on after {len(self.done)} finished trials")
 
     def say(self, text: str) -> None:
         """Print one line; :class:`UsageError` where that cannot be: the search stops, and can be resumed."""
@@ -94,14 +94,14 @@ class Tracker:
 
     def _note(self, number: int, slot: Slot, outcome: Mapping[str, Any]) -> None:
         self.running.pop(number, None)
-        self._count(slot.kind, outcome)
+        self._count(slot.kind, slot.replica, outcome)
         if slot.kind == "score":
             self.gain = self._gain()
         if self.board is not None:
             self.board.add(number, slot.kind, slot.branch and slot.branch.arm, outcome)
 
-    def _count(self, kind: str, outcome: Mapping[str, Any]) -> None:
-        self.done[kind] += 1
+    def _count(self, kind: str, replica: int, outcome: Mapping[str, Any]) -> None:
+        self.done.append((kind, replica))
         self.seconds[kind].append(outcome[SECONDS])
 
     def stalled(self) -> list[str]:
@@ -118,12 +118,17 @@ class Tracker:
 
     def state(self) -> str:
         """One phrase: how far, best gain so far, time left."""
-        parts = [f"{sum(self.done.values())} of at most {sum(self.plan.expected().values())}"]
+        expected = self._expected()
+        parts = [f"{len(self.done)} of at most {sum(expected.values())}"]
         if self.gain is not None:
             parts.append(f"best gain so far {self.gain:+.4f}")
-        if (left := seconds_left(self.plan.expected(), self.seconds, self.workers)) is not None:
+        if (left := seconds_left(expected, self.seconds, self.workers)) is not None:
             parts.append(f"at most {duration(left)} left")
         return ", ".join(parts)
+
+    def _expected(self) -> dict[str, int]:
+        running = ((slot.kind, slot.replica) for slot, _ in self.running.values())
+        return self.plan.expected_after([*self.done, *running])
 
     def _gain(self) -> float | None:
         """Best round against the baseline, on the seeds that select (optimistic; the verdict is not)."""
@@ -153,14 +158,14 @@ class LiveTracker(Tracker):
 
     def render(self) -> Group:
         """The panel."""
-        expected = self.plan.expected()
+        expected, done = self._expected(), Counter(kind for kind, _ in self.done)
         grid = Table.grid(padding=(0, 2))
         for kind, label in LABELS.items():
             if kind not in expected:
                 continue
-            bar = ProgressBar(total=expected[kind], completed=self.done[kind], width=30)
-            grid.add_row(label, bar, f"{self.done[kind]} / {expected[kind]}")
-        idle = "ending" if sum(self.done.values()) else "starting workers"
+            bar = ProgressBar(total=expected[kind], completed=done[kind], width=30)
+            grid.add_row(label, bar, f"{done[kind]} / {expected[kind]}")
+        idle = "ending" if self.done else "starting workers"
         running = ", ".join(str(s) for s, _ in self.running.values()) or idle
         elapsed = duration(time.monotonic() - self.start)
         failures = f", {self.failures} failed" if self.failures else ""
