@@ -31,7 +31,7 @@ from widthsearch.plans.kinds import read_plan
 pytestmark = pytest.mark.usefixtures("working_folder")
 
 NAME = "tiny-compare"
-OPTIONS = ("--budgets", "1/4,1/2", "--repeats", "2", "--cost", "20")
+OPTIONS = ("--budgets", "1/4,1/2", "--repeats", "2", "--cost", "18")
 EVERY = [*(arm for arm in ARMS if arm != "gp"), "random*2"]
 
 
@@ -166,7 +166,7 @@ def test_an_interrupted_comparison_is_shown_and_resumed_to_the_same_end(whole, s
             question=Question(
                 "compare",
                 lambda s, plan: make_comparison(
-                    s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=20
+                    s, plan, arms=EVERY, shares=("1/4", "1/2"), repeats=2, cost=18
                 ),
             ),
         )

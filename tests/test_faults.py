@@ -37,7 +37,7 @@ from widthsearch.database.records import studies_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 
-EPOCHS = 1000  # one to two seconds
+EPOCHS = 600  # about a second
 LONG = (RECIPE, f"recipe=Recipe(epochs={EPOCHS}, batch_size=32, lr=0.1)")
 # Ten trials although these trainings recommend the uniform widths, which are trained but once.
 SEARCH = (setting("seed=3"), ("report_seeds=2", "report_seeds=4"))

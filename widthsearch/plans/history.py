@@ -183,12 +183,12 @@ class History:
         if it is no better on all, the next one that was ahead.  While the longest one is the best so far,
         ``doublings`` times, one twice as long is tried.
         """
-        steps, doublings = self.plan.step_sizes, self.plan.doublings
         first, seeds = range(self.plan.first_seeds), range(self.plan.first_seeds, self.plan.seeds)
         seen = [*self.starts, *(c for r in range(round_) for c in self.candidates(r))]
-        best = self.best(round_)
-        met = best is None or best.round >= 0 or any(self._proposed(r).stayed for r in range(round_))
-        while steps:
+        best, steps = self.best(round_), self.plan.step_sizes
+        met = any(self._proposed(r).stayed for r in range(round_))
+        late = [best] if best is not None and best.round < 0 and not met else []
+        for _ in range(1 + self.plan.doublings):
             new: list[Candidate] = []
             for step in steps:
                 c = Candidate(round_, step, self.plan.at_budget(self.relative(round_, step)))
@@ -196,15 +196,17 @@ class History:
                     new.append(c)
             known.candidates.extend(new)
             yield self._trainings(new, first)
-            longest, steps = steps[-1], ()
+            better = None
             for chosen in self._ahead(new, best, len(first)):
                 known.stayed.append(chosen)
-                yield self._trainings([chosen] if met or best is None else [best, chosen], seeds)
-                met = True
+                yield self._trainings([*late, chosen], seeds)
+                late = []
                 if self._ahead([chosen], best, self.plan.seeds):
-                    if chosen.step == longest and doublings:
-                        best, steps, doublings = chosen, (2 * longest,), doublings - 1
+                    better = chosen
                     break
+            if better is None or better.step < steps[-1]:
+                return
+            best, steps = better, (2 * steps[-1],)
 
     def _trainings(self, candidates: Sequence[Candidate], seeds: range) -> list[Slot]:
         """Seed by seed, so that what is known at any moment is known of all."""
