@@ -284,6 +284,8 @@ def test_how_many_trainings_are_left_is_known_once_the_verdict_has_begun(better)
         assert plan.expected_after(begun[:k]) == {
             kind: sum(of == kind for of, _ in begun) for kind in plan.expected()
         }
+    more = SearchPlan(PLAN.going_on(9))  # after the verdict
+    assert more.expected_after(begun) == more.expected()
 
 
 def test_a_failed_run_is_retried_with_the_same_seed_and_then_given_up():

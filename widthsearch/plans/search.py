@@ -161,10 +161,13 @@ class SearchPlan(StudyPlan):
         return self.plan.expected()
 
     def expected_after(self, begun: Iterable[tuple[str, int]]) -> dict[str, int]:
-        """The same; once the verdict has begun it is known, since all that selects has ended."""
+        """The same; once the verdict has begun it is known, since all that selects has ended.
+
+        (Unless more rounds were asked for after a verdict.)
+        """
         begun, fresh = list(begun), self.plan.fresh
         verdict = {kind for kind, replica in begun if kind != "measure" and replica in fresh}
-        if not verdict:
+        if not verdict or self.plan.at_least:
             return self.expected()
         selected = Counter(kind for kind, replica in begun if kind == "measure" or replica not in fresh)
         return {k: selected[k] + (k in {*verdict, "baseline"}) * len(fresh) for k in self.expected()}
