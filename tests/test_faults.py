@@ -222,7 +222,7 @@ def written(folder: Path) -> set[tuple[str, int]]:
 def test_kills_in_the_run_off_and_among_the_fresh_seeds(tmp_path: Path) -> None:
     """Seed 2 is that of the run-off, seeds 3 and 4 are fresh."""
     file, url = (
-        write_study(tmp_path, LONG, ("final_seeds=0", "final_seeds=1")),
+        write_study(tmp_path, LONG, ("final_seeds=0", "final_seeds=1"), setting("seed=5")),  # has a run-off
         f"sqlite:///{tmp_path}/killed.db",
     )
     at_home = f"sqlite:///{tmp_path}/undisturbed.db"
