@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("working_folder")]
 
 EPOCHS = 600  # about a second
 LONG = (RECIPE, f"recipe=Recipe(epochs={EPOCHS}, batch_size=32, lr=0.1)")
-# Ten trials although these trainings recommend the uniform widths, which are trained but once.
+# More than ten trials although these trainings recommend the uniform widths, which are trained but once.
 SEARCH = (setting("seed=3"), ("report_seeds=2", "report_seeds=4"))
 BRIEF = (RECIPE, "recipe=Recipe(epochs=50, batch_size=32, lr=0.1)")
 LONGER = (RECIPE, f"recipe=Recipe(epochs={4 * EPOCHS}, batch_size=32, lr=0.1)")

@@ -18,7 +18,7 @@ def progress_of(plan: StudyPlan, status: Status, trials: Sequence[Trial]) -> Pro
     expected, running = plan.expected_after((t.kind, t.replica) for t in [*done, *live]), list(map(str, live))
     left = seconds_left(expected, seconds, max(1, len(running)))
     return {
-        "done": sum(map(len, seconds.values())),
+        "done": len(done),
         "at_most": sum(expected.values()),
         "running": running,
         "seconds_left": left if status == "running" else None,

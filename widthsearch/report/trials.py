@@ -190,13 +190,12 @@ def scored_candidates(summary: SearchSummary, trials: Iterable[Trial]) -> list[S
     """The baseline and all proposals that have a loss, in the order in which they were first known.
 
     The cost is that of all searching trials up to the candidate's last, in the order of their numbers; of a
-    start up to the first half of its seeds, after which the search goes on from there.  Those of the run-off
-    come once more, on all of their seeds.
+    start up to its last before the first measure: the search goes on from there.  Those of the run-off come
+    once more, on all of their seeds.
     """
     selecting = range(summary["selection_seeds"])
     first = selecting[: len(selecting) - summary["run_off_seeds"]]
-    half = -(-len(first) // 2)
-    so_far, price = 0, None
+    so_far, price, measured = 0, None, False
     losses: dict[tuple[Source, bool], list[float]] = {}
     last: dict[tuple[Source, bool], tuple[int, Trial]] = {}
     for t in completed(trials):
@@ -205,11 +204,12 @@ def scored_candidates(summary: SearchSummary, trials: Iterable[Trial]) -> list[S
         if t.kind == "report" or (t.kind != "measure" and t.replica not in selecting):
             continue
         so_far += t.training_macs or 0
+        measured = measured or t.kind == "measure"
         if t.kind != "measure" and t.val_loss is not None:
             run_off = t.replica not in first
             before = losses.get((t.source, False), []) if run_off else []
             losses.setdefault((t.source, run_off), list(before)).append(t.val_loss)
-            if run_off or t.round >= 0 or t.replica < half or (t.source, run_off) not in last:
+            if run_off or t.round >= 0 or not measured or (t.source, run_off) not in last:
                 last[t.source, run_off] = (so_far, t)
     found = []
     for (source, run_off), (cost, t) in sorted(last.items(), key=lambda item: item[1][0]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,13 +158,14 @@ class LiveTracker(Tracker):
 
     def render(self) -> Group:
         """The panel."""
-        expected, done = self._expected(), Counter(kind for kind, _ in self.done)
+        expected = self._expected()
         grid = Table.grid(padding=(0, 2))
         for kind, label in LABELS.items():
             if kind not in expected:
                 continue
-            bar = ProgressBar(total=expected[kind], completed=done[kind], width=30)
-            grid.add_row(label, bar, f"{done[kind]} / {expected[kind]}")
+            done = len(self.seconds[kind])
+            bar = ProgressBar(total=expected[kind], completed=done, width=30)
+            grid.add_row(label, bar, f"{done} / {expected[kind]}")
         idle = "ending" if self.done else "starting workers"
         running = ", ".join(str(s) for s, _ in self.running.values()) or idle
         elapsed = duration(time.monotonic() - self.start)

@@ -66,24 +66,24 @@ _PATTERNS = Check(
 class Study(Settings, Fields):
     """A width search: the user's network, data, budget and recipe; the settings say how thorough it is.
 
-    ``rounds`` at most, each a measure and a score. The measure, ``replicas`` gated trainings at ``over``
+    ``rounds`` at most, each a measure and a score.  The measure, ``replicas`` gated trainings at ``over``
     times the budget, says in which direction to change the widths; under the ``pressure`` of ``cost`` a gate
-    pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same. With the
+    pays what its unit adds to the scarcest resource, under that of ``neurons`` all pay the same.  With the
     ``pruner`` ``l1`` (a group lasso on units) or ``taylor`` (first-order scores) in the place of gates
-    (``l0``), a measure trains the same network and cuts it to the same budget by their ranks. It takes
-    ``measure_length`` of the recipe's epochs (an own training loop is always run whole). For the score,
+    (``l0``), a measure trains the same network and cuts it to the same budget by their ranks.  It takes
+    ``measure_length`` of the recipe's epochs (an own training loop is always run whole).  For the score,
     proposals are made in that direction, as far as ``step_sizes``, and up to ``seeds`` plain trainings of
     each: of all the first half of the seeds; of the best one that is ahead of the best network so far there
-    (and the next one, if that is no better on all of them) the others. While the best is the longest, one
-    twice as long is tried, ``doublings`` times at most. (A step size is the standard deviation of the change
-    in log width: at 0.6 a typical width changes by a factor of 1.8.) The next round starts from the best
-    network so far, the first one from the model scaled uniformly to the budget; with ``cost_aware_start``
-    from the widths that the cost alone suggests (``maths/cost_aware.py``), where these score better. The
-    search stops early when the layers are balanced (spread of the prune ratios below ``tolerance`` or
-    explained by replica noise) or when ``patience`` rounds brought no better score. Then the run-off: the
-    best network is trained on ``final_seeds`` more seeds (0: no run-off), and if another one is better then,
-    that one too, three at most; the best of them is recommended. The verdict trains recommendation and
-    uniform baseline on ``report_seeds`` fresh seeds each.
+    (and the next one, if that is no better on all of them) the others.  While the best is the longest, one
+    twice as long is tried, ``doublings`` times at most.  (A step size is the standard deviation of the
+    change in log width: at 0.6 a typical width changes by a factor of 1.8.)  The next round starts from the
+    best network so far, the first one from the model scaled uniformly to the budget; with
+    ``cost_aware_start`` from the widths that the cost alone suggests (``maths/cost_aware.py``), where these
+    score better.  The search stops early when the layers are balanced (spread of the prune ratios below
+    ``tolerance`` or explained by replica noise) or when ``patience`` rounds brought no better score.  Then
+    the run-off: the best network is trained on ``final_seeds`` more seeds (0: no run-off), and if another
+    one is better then, that one too, three at most; the best of them is recommended.  The verdict trains
+    recommendation and uniform baseline on ``report_seeds`` fresh seeds each.
 
     ``search``: patterns (``["layer3.*"]``) of the width variables to search, default all; ``fix``: of those
     that keep their width.  ``minimum`` and ``multiple_of`` hold for every variable, or are mappings from
