@@ -239,6 +239,44 @@ def test_the_better_start_has_its_other_seeds_with_the_first_proposal_that_is_ah
     assert plan.start_trainings == 8
 
 
+@pytest.mark.parametrize(
+    "uniform, rounds, because",
+    [
+        (0.52, 2, "no better score for 2 rounds"),  # 4 % behind: both starts are measured
+        (0.53, 1, "no better score for 1 round"),  # 6 %
+        (None, 1, "no better score for 1 round"),  # not known
+    ],
+)
+def test_where_nothing_is_better_the_other_start_is_measured_if_it_is_about_as_good(uniform, rounds, because):
+    plan = replace(PLAN, cost_aware_start=True, widths={"a": 60, "b": 20}, patience=1)
+
+    def run(slot):
+        if slot.kind == "measure":
+            return pretend(slot)
+        loss = 0.6 if slot.round >= 0 else 0.5 if slot.step else uniform
+        state = "complete" if loss else "failed"
+        return replace(pretend(slot), value=loss, state=state, error="" if loss else "loss is nan")
+
+    step, asked, finished = simulate(plan, run=run)
+    history = History(plan, finished)
+    assert [history.source(r) for r in range(rounds)] == history.starts[::-1][:rounds]
+    wide = list({s.round: s.widths for s in asked if s.kind == "measure"}.values())
+    assert wide == [plan.over_wide(plan.cost_aware), plan.over_wide(plan.widths)][:rounds]
+    assert (step.because, step.round, step.step) == (because, -1, 1.0)
+
+
+def test_what_is_found_from_the_other_start_must_be_better_than_the_better_one():
+    plan = replace(PLAN, cost_aware_start=True, widths={"a": 60, "b": 20}, patience=1)
+    for found, round_ in ((0.51, -1), (0.49, 1)):
+
+        def run(slot, found=found):
+            start = 0.5 if slot.step else 0.52
+            loss = start if slot.round < 0 else found if slot.round == 1 else 0.6
+            return pretend(slot) if slot.kind == "measure" else replace(pretend(slot), value=loss)
+
+        assert simulate(plan, run=run)[0].round == round_
+
+
 def test_what_is_lost_on_the_first_half_of_the_seeds_is_behind():
     def run(slot, lost):
         r = pretend(slot)

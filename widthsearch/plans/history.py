@@ -19,6 +19,8 @@ Score = tuple[int, float]  # lost runs, mean loss
 PAIR = 2
 #: They do if damping leaves so much of the step (see ``maths/rule.py``).
 AGREED = 0.9
+#: A start is about as good as the better one if its loss is higher by no more than this share of it.
+ABOUT = 0.05
 
 
 def state_of(runs: Sequence[Run], retries: int) -> State:
@@ -319,10 +321,27 @@ class History:
         pairs = base.keys() & own.keys()
         return float(np.mean([base[k] - own[k] for k in pairs])) if pairs else None
 
-    def over_wide(self, round_: int) -> dict[str, int]:
-        """The over-wide widths that the round measures: of the best network so far."""
+    def source(self, round_: int) -> Candidate:
+        """The network that a round measures, over-wide: the best so far.
+
+        Where nothing is better than a start after the first round, the other start, if that is about as good:
+        from one of them the direction may be far too long, and right from the other.
+        """
         best = self.best(round_) or self.baseline
-        return self.plan.over_wide(self.relative(best.round, best.step))
+        others = self.starts if round_ == 1 and best.round < 0 else []
+        return next((c for c in others if c != best and self._about_as_good(c, best)), best)
+
+    def _about_as_good(self, start: Candidate, best: Candidate) -> bool:
+        """Whether it is, on the seeds that both starts have."""
+        own, of_best = (self.score_of(c, self.plan.first_seeds) for c in (start, best))
+        if own is None or of_best is None:
+            return False
+        return own[0] <= of_best[0] and own[1] - of_best[1] <= ABOUT * abs(of_best[1])
+
+    def over_wide(self, round_: int) -> dict[str, int]:
+        """The over-wide widths that the round measures."""
+        of = self.source(round_)
+        return self.plan.over_wide(self.relative(of.round, of.step))
 
     def stop_reason(self, round_: int) -> str | None:
         """Why the search ends after this scored round, or ``None`` if it goes on."""
@@ -331,8 +350,8 @@ class History:
             return None
         if rule.balanced(self.prune_ratios(round_), tolerance=self.plan.tolerance):
             return "balanced: no difference between layers is shown"
-        if best is not None and round_ - best.round >= self.plan.patience:
-            n = self.plan.patience
+        n = 0 if best is None else round_ - best.round
+        if n >= self.plan.patience and self.source(round_ + 1) == best:
             return f"no better score for {n} round{'' if n == 1 else 's'}"
         if round_ + 1 >= self.plan.rounds:
             return f"round limit ({self.plan.rounds}) reached"

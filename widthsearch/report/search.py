@@ -21,6 +21,7 @@ from widthsearch.maths.intervals import Gain, paired_gain
 from widthsearch.plans.history import Candidate, History
 from widthsearch.plans.plan import Done, Failed, Plan, StudyPlan
 from widthsearch.plans.search import SearchPlan, step_after
+from widthsearch.plans.words import candidate_name
 from widthsearch.report.decision import search_decision
 from widthsearch.report.progress import progress_of
 from widthsearch.report.shares import pruned_extremes, removed, side_costs
@@ -235,7 +236,7 @@ def _rounds(plan: Plan, history: History, trials: BySource) -> list[Round]:
         ratios = history.prune_ratios(r)
         if not ratios:
             break
-        over_wide = history.complete("measure", r)[0].widths
+        over_wide, source = history.complete("measure", r)[0].widths, history.source(r)
         merged = rule.merge(ratios)
         candidates = history.candidates(r) if history.measured(r) else []
         steps: list[Proposal] = [
@@ -251,6 +252,7 @@ def _rounds(plan: Plan, history: History, trials: BySource) -> list[Round]:
         rounds.append(
             {
                 "round": r,
+                "measured_from": candidate_name(source.round, source.step),
                 "over_wide": {v: over_wide[v] for v in plan.widths},
                 "kept": {v: round(over_wide[v] * (1 - merged[v]), 2) for v in plan.widths},
                 "prune_ratio": {v: float(np.mean([p[v] for p in ratios])) for v in plan.widths},

@@ -167,6 +167,7 @@ class Round(TypedDict):
     """
 
     round: int
+    measured_from: str
     over_wide: Widths
     kept: dict[str, float]
     prune_ratio: dict[str, float]

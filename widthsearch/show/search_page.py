@@ -34,6 +34,7 @@ from widthsearch.show.formats import (
 )
 
 _CELLS = 10  # of a bar
+_STARTS = (candidate_name(-1, 0.0), candidate_name(-1, 1.0))
 
 
 def search_page(s: SearchSummary) -> Group:
@@ -169,7 +170,10 @@ def round_table(s: SearchSummary) -> Table:
         style = "bold" if start["start"] == s["started_from"] else ""
         found.add_row("" if i else "start", "", "", start["start"], *_scored(start, style))
     for r in s["rounds"]:
-        head = [str(1 + r["round"]), f"{r['spread']:.3f}", "not shown" if r["balanced"] else "yes"]
+        name = str(1 + r["round"])
+        if r["round"] and r["measured_from"] in _STARTS:  # where nothing was better, mostly the other one
+            name += f", from {r['measured_from']}"
+        head = [name, f"{r['spread']:.3f}", "not shown" if r["balanced"] else "yes"]
         if not r["steps"]:
             found.add_row(*head, "-", "-", "-", "nothing new" if r["balanced"] else "being measured")
         for step in r["steps"]:

@@ -79,7 +79,8 @@ class Study(Settings, Fields):
     change in log width: at 0.6 a typical width changes by a factor of 1.8.)  The next round starts from the
     best network so far, the first one from the model scaled uniformly to the budget; with
     ``cost_aware_start`` from the widths that the cost alone suggests (``maths/cost_aware.py``), where these
-    score better.  The search stops early when the layers are balanced (spread of the prune ratios below
+    score better (and from the other of the two, if that is about as good, where nothing better was found from
+    the first).  The search stops early when the layers are balanced (spread of the prune ratios below
     ``tolerance`` or explained by replica noise) or when ``patience`` rounds brought no better score.  Then
     the run-off: the best network is trained on ``final_seeds`` more seeds (0: no run-off), and if another
     one is better then, that one too, three at most; the best of them is recommended.  The verdict trains
