@@ -3,15 +3,17 @@
     python tests/benchmarks/given_widths.py studies/mnist1d_conv.py uniform cost-aware 8-6-9-7-8-11-45 --seeds 16
     python tests/benchmarks/given_widths.py studies/lenet5_mnist.py:reduced 4-10-70 4-9-147 --budget macs=1/16x,params=1/16x
 
-Prints the mean and median loss of each, and the gain over the first one, paired by seed, with its standard error.
+Prints of each its cost, its mean and median loss, the accuracy on test data, if there are any (else on validation
+data), and the gain in loss over the first one, paired by seed, with standard errors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 
 import numpy as np
-from trainings import FIRST_SEED, begin, gain_of, load, losses_of, parser_of, train, widths_of
+from trainings import FIRST_SEED, Losses, begin, gain_of, load, losses_of, parser_of, train, widths_of
 
 from widthsearch.driver.prepare import prepare
 from widthsearch.plans.plan import Plan, Slot
@@ -22,11 +24,22 @@ def network(plan: Plan, name: str) -> dict[str, int]:
     """``uniform``, ``constant``, ``cost-aware``, or the widths themselves, which must fit the budget."""
     known = {"uniform": plan.baseline, "constant": plan.constant, "cost-aware": plan.cost_aware}
     if name in known:
-        return known[name]()
+        return dict(known[name])
     widths = widths_of(plan, name)
     if not plan.constraints().allow(widths):
         raise SystemExit(f"{name} costs {plan.cost.at(widths)}, more than {plan.budget}")
     return widths
+
+
+def said(cost: Mapping[str, float]) -> str:
+    """``9,743,487 MACs, 579,013 params``."""
+    return ", ".join(f"{of:,} {'MACs' if name == 'macs' else name}" for name, of in cost.items())
+
+
+def mean(values: Sequence[float] | Losses, digits: int) -> str:
+    """With its standard error; failed trainings do not count."""
+    error = np.nanstd(values, ddof=1) / np.count_nonzero(~np.isnan(values)) ** 0.5
+    return f"{np.nanmean(values):.{digits}f} ± {error:.{digits}f}"
 
 
 def main() -> None:
@@ -41,12 +54,14 @@ def main() -> None:
     with get_context("spawn").Pool(args.workers, begin, (args.study, args.budget)) as pool:
         for name, widths in networks.items():
             slots = [Slot("report", -1, FIRST_SEED + k, widths) for k in range(args.seeds)]
-            losses = losses_of(pool.map(train, slots, 1))
+            outcomes = pool.map(train, slots, 1)
+            losses = losses_of(outcomes)
             first = losses if first is None else first
+            good = [100 * a for o in outcomes if (a := o.get("test_accuracy", o.get("accuracy"))) is not None]
             print(
-                f"{name:12} {joined(widths):40} {np.nanmean(losses):.4f}"
-                f" ± {np.nanstd(losses, ddof=1) / len(losses) ** 0.5:.4f}  median {np.nanmedian(losses):.4f}"
-                f"  {gain_of(first, losses)}",
+                f"{name:12} {joined(widths):40} {said(plan.cost.at(widths))}  {mean(losses, 4)}"
+                f"  median {np.nanmedian(losses):.4f}  {gain_of(first, losses)}"
+                + (f"  accuracy {mean(good, 2)} %" if good else ""),
                 flush=True,
             )
 
