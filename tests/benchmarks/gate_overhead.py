@@ -60,7 +60,7 @@ def stepper(
     def step() -> None:
         loss = loss_of(net(x), y)
         net.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -70,6 +70,7 @@ def study(name: str, gated: bool) -> Step:
     found = load_study(str(TESTS.parent / "studies" / f"{name}.py")).study
     data = found.data()
     space = build_space(found, data)
+    assert isinstance(data[0], tuple)  # tensors
     x, y = (t[:128] for t in data[0])
     return stepper(space, make_plan(found, space).budget, found.recipe, x, y, gated)
 

@@ -88,10 +88,12 @@ class Surrogate:
         self.b = np.exp(minimize(penalty, start, method="L-BFGS-B").x[1:])
 
     def __call__(self, networks: Sequence[Mapping[str, int]]) -> Array:
-        return self._features(networks) @ self.b
+        found: Array = self._features(networks) @ self.b
+        return found
 
     def _features(self, networks: Sequence[Mapping[str, int]]) -> Array:
-        return self.uniform / np.array([list(widths.values()) for widths in networks])
+        ratios: Array = self.uniform / np.array([list(widths.values()) for widths in networks])
+        return ratios
 
 
 def lowest(model: Quadratic | Surrogate, plan: Plan, rounds: int = 8, many: int = 1500) -> dict[str, int]:
@@ -134,10 +136,11 @@ def main() -> None:
     comparison, runs = plan_of(study), runs_of(study.get_trials(deepcopy=False))
     assert isinstance(comparison, Comparison)
     plan = replace(comparison.plan, budget=dict(comparison.budgets[0]))
-    own = [r for r in runs if r.value is not None and r.branch is not None and r.branch.budget == 0]
+    own = [r for r in runs if r.branch is not None and r.branch.budget == 0]
     plain = [r for r in own if r.key[0] not in ("measure", "pruned")]  # those are over-wide
-    model = Quadratic([r.widths for r in plain], [r.value for r in plain])
-    print(f"{len(plain)} trainings, R2 {model.r2:.2f}")
+    points = [(r.widths, r.value) for r in plain if r.value is not None]
+    model = Quadratic([widths for widths, _ in points], [loss for _, loss in points])
+    print(f"{len(points)} trainings, R2 {model.r2:.2f}")
 
     bottom = lowest(model, plan)
     networks: list[tuple[str, Mapping[str, int]]] = [

@@ -21,7 +21,7 @@ from trainings import FIRST_SEED, add_changes, begin, load, losses_of, parser_of
 from widthsearch.driver.prepare import prepare
 from widthsearch.plans.arm import ArmSearch
 from widthsearch.plans.history import History
-from widthsearch.plans.plan import Branch, Slot
+from widthsearch.plans.plan import Branch, Run, Slot
 from widthsearch.plans.search import SearchPlan, next_step
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
@@ -31,11 +31,9 @@ def search(file: str, budget: str | None, changes: dict[str, Any], repeat: int) 
     """One search until its verdict: what it recommends, after how many rounds, for how much."""
     found = load(file, budget, **changes)
     plan = prepare(found).plan.repeated(repeat)
-    runner, runs, spent = (
-        TrialRunner(found.study, SearchPlan(plan)),
-        [],
-        dict.fromkeys(("measure", "plain"), 0.0),
-    )
+    runner = TrialRunner(found.study, SearchPlan(plan))
+    runs: list[Run] = []
+    spent = dict.fromkeys(("measure", "plain"), 0.0)
     price = ArmSearch(Branch(0, repeat, "grow-shrink"), plan, 0.0).cost_of
     while isinstance(slot := next_step(plan, runs), Slot):
         if slot.kind != "measure" and slot.replica in plan.fresh:

@@ -23,7 +23,7 @@ from widthsearch.driver.prepare import prepare
 from widthsearch.maths import rule
 from widthsearch.plans.arm import ArmSearch
 from widthsearch.plans.history import History
-from widthsearch.plans.plan import Branch, Plan, Slot
+from widthsearch.plans.plan import Branch, Plan, Run, Slot
 from widthsearch.plans.search import SearchPlan, next_step
 from widthsearch.plans.words import joined
 from widthsearch.training.trial import TrialRunner
@@ -35,7 +35,8 @@ def search(file: str, budget: str | None, rounds: int, repeat: int) -> dict[str,
     """One search with random numbers of its own: what it would recommend after no, one, two... rounds."""
     found = load(file, budget)
     plan = prepare(found).plan.repeated(repeat).going_on(rounds)
-    runner, runs = TrialRunner(found.study, SearchPlan(plan)), []
+    runner = TrialRunner(found.study, SearchPlan(plan))
+    runs: list[Run] = []
     spent = dict.fromkeys(range(-1, rounds), 0.0)
     price = ArmSearch(Branch(0, repeat, "grow-shrink"), plan, 0.0).cost_of
     while isinstance(slot := next_step(plan, runs), Slot):

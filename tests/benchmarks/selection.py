@@ -73,7 +73,8 @@ def print_table(losses: Losses) -> None:
             pick(
                 f"mean of 4, then {more} more for {top}", SEEDS * len(own) + top * more, own[last], all_seeds
             )
-        means, on_trial = few.copy(), []
+        means = few.copy()
+        on_trial: list[int] = []
         while len(on_trial) < 3 and means.argmin() not in on_trial:
             on_trial.append(int(means.argmin()))
             means[on_trial[-1]] = drawn[on_trial[-1], : 2 * SEEDS].mean()

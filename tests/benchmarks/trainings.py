@@ -19,6 +19,8 @@ from widthsearch.training.trial import TrialRunner
 
 FIRST_SEED = 100  # no search has trained with these
 
+runner: TrialRunner  # of this process
+
 Losses = NDArray[np.float64]  # by seed; NaN where a training failed
 
 

@@ -31,6 +31,7 @@ from widthsearch.training.trial import TrialRunner
 
 WAYS = ("from scratch", "twice the epochs", "pruned")
 Losses = dict[int, float]  # by seed
+study_file: str  # of this process
 
 
 def begin(file: str) -> None:
@@ -80,7 +81,7 @@ def main() -> None:
                 found = pool.map(train, [(tuple(widths.values()), way, k) for k in seeds], 1)
                 losses = {k: loss for k, loss in zip(seeds, found, strict=True) if loss is not None}
                 reference = reference or losses
-                row = {"widths": widths, "way": way, "loss": mean_se(list(losses.values()))}
+                row: dict[str, Any] = {"widths": widths, "way": way, "loss": mean_se(list(losses.values()))}
                 row["gain"] = paired_gain(reference, losses) if rows else None
                 rows.append(row)
                 print(line_of(row), flush=True)
