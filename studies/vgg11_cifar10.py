@@ -9,7 +9,7 @@ which only the final report reads.  The data: ``studies/fetch.py`` (npm's ``tfjs
 the recipe for a GPU: 300 epochs, crops and mirrored images.  ``reduced`` is a smaller question, which one CPU
 core answers: half the widths, 10,000 images as they are, 8 epochs.  ``small`` is the same on images of half
 the side, without the last pooling: every convolution costs a quarter, so that networks of several times the
-MACs can be trained too (the published widths at equal parameters, see ``README.md``).
+MACs can be trained too (the published widths at equal parameters, see ``RESULTS.md``).
 """
 
 from __future__ import annotations
