@@ -9,15 +9,14 @@ data), and the gain in loss over the first one, paired by seed, with standard er
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 
 import numpy as np
-from trainings import FIRST_SEED, Losses, begin, gain_of, load, losses_of, parser_of, train, widths_of
+from trainings import FIRST_SEED, begin, gain_of, interval, load, losses_of, parser_of, train, widths_of
 
 from widthsearch.driver.prepare import prepare
 from widthsearch.plans.plan import Plan, Slot
-from widthsearch.plans.words import joined
+from widthsearch.plans.words import amounts, joined
 
 
 def network(plan: Plan, name: str) -> dict[str, int]:
@@ -29,17 +28,6 @@ def network(plan: Plan, name: str) -> dict[str, int]:
     if not plan.constraints().allow(widths):
         raise SystemExit(f"{name} costs {plan.cost.at(widths)}, more than {plan.budget}")
     return widths
-
-
-def said(cost: Mapping[str, float]) -> str:
-    """``9,743,487 MACs, 579,013 params``."""
-    return ", ".join(f"{of:,} {'MACs' if name == 'macs' else name}" for name, of in cost.items())
-
-
-def mean(values: Sequence[float] | Losses, digits: int) -> str:
-    """With its standard error; failed trainings do not count."""
-    error = np.nanstd(values, ddof=1) / np.count_nonzero(~np.isnan(values)) ** 0.5
-    return f"{np.nanmean(values):.{digits}f} ± {error:.{digits}f}"
 
 
 def main() -> None:
@@ -59,9 +47,9 @@ def main() -> None:
             first = losses if first is None else first
             good = [100 * a for o in outcomes if (a := o.get("test_accuracy", o.get("accuracy"))) is not None]
             print(
-                f"{name:12} {joined(widths):40} {said(plan.cost.at(widths))}  {mean(losses, 4)}"
+                f"{name:12} {joined(widths):40} {amounts(plan.cost.at(widths))}  {interval(losses[~np.isnan(losses)])}"
                 f"  median {np.nanmedian(losses):.4f}  {gain_of(first, losses)}"
-                + (f"  accuracy {mean(good, 2)} %" if good else ""),
+                + (f"  accuracy {interval(good, 2)} %" if good else ""),
                 flush=True,
             )
 

@@ -136,11 +136,10 @@ def main() -> None:
     comparison, runs = plan_of(study), runs_of(study.get_trials(deepcopy=False))
     assert isinstance(comparison, Comparison)
     plan = replace(comparison.plan, budget=dict(comparison.budgets[0]))
-    own = [r for r in runs if r.branch is not None and r.branch.budget == 0]
+    own = [r for r in runs if r.value is not None and r.branch is not None and r.branch.budget == 0]
     plain = [r for r in own if r.key[0] not in ("measure", "pruned")]  # those are over-wide
-    points = [(r.widths, r.value) for r in plain if r.value is not None]
-    model = Quadratic([widths for widths, _ in points], [loss for _, loss in points])
-    print(f"{len(points)} trainings, R2 {model.r2:.2f}")
+    model = Quadratic([r.widths for r in plain], [r.value for r in plain if r.value is not None])
+    print(f"{len(plain)} trainings, R2 {model.r2:.2f}")
 
     bottom = lowest(model, plan)
     networks: list[tuple[str, Mapping[str, int]]] = [

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainings import FIRST_SEED, add_changes, begin, load, losses_of, parser_of, run, train
+from trainings import FIRST_SEED, add_changes, begin, interval, load, losses_of, parser_of, run, train
 
 from widthsearch.driver.prepare import prepare
 from widthsearch.plans.arm import ArmSearch
@@ -44,11 +44,6 @@ def search(file: str, budget: str | None, changes: dict[str, Any], repeat: int) 
     assert best is not None
     rounds = 1 + max(r.key[1] for r in runs)
     return {"widths": dict(best.widths), "round": best.round, "rounds": rounds, "spent": spent}
-
-
-def interval(values: Any) -> str:
-    """Mean and standard error."""
-    return f"{np.mean(values):.4f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.4f}"
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from widthsearch import Budget
 from widthsearch.cli.options import setting_of
@@ -77,6 +77,12 @@ def losses_of(outcomes: list[dict[str, Any]]) -> Losses:
 def widths_of(plan: Plan, text: str) -> dict[str, int]:
     """``8-6-9-7-8-11-45`` by variable."""
     return dict(zip(plan.widths, map(int, text.split("-")), strict=True))
+
+
+def interval(values: ArrayLike, digits: int = 4) -> str:
+    """Mean and standard error."""
+    of = np.asarray(values)
+    return f"{of.mean():.{digits}f} ± {of.std(ddof=1) / len(of) ** 0.5:.{digits}f}"
 
 
 def gain_of(reference: Losses, losses: Losses) -> str:
