@@ -24,6 +24,7 @@ from widthsearch.driver.prepare import make_plan
 from widthsearch.errors import CheckpointError, TrainingError
 from widthsearch.plans.plan import Plan, Slot
 from widthsearch.plans.search import SearchPlan
+from widthsearch.training.batches import steps_per_epoch
 from widthsearch.training.checkpoint import Checkpoint
 from widthsearch.training.trial import TrialRunner, build_space
 
@@ -341,10 +342,10 @@ def test_a_measure_takes_its_share_of_the_epochs_and_says_what_it_cost() -> None
     whole = Study(
         model=network, data=tensors, budget=Budget(params="0.5x", macs="any"), recipe=RECIPES["one-cycle"][1]
     )
-    for share, epochs in ((1, 5), (0.5, 2), (0.01, 1)):
-        study = replace(whole, measure_length=share, recipe=replace(whole.recipe, epochs=5))
-        plan = plan_for(study)
-        assert plan.measure_length == epochs / 5
+    epochs, steps = 5, 5 * steps_per_epoch(tensors()[0], whole.recipe)
+    for share in (1, 0.5, 0.3, 0.01):  # parts of an epoch, too, but one step at least
+        study = replace(whole, measure_length=share, recipe=replace(whole.recipe, epochs=epochs))
+        assert plan_for(study).measure_length == share
         outcomes = {kind: runner(study, None).run(slot_of(kind, study)) for kind in ("measure", "score")}
         samples = {kind: o["training_macs"] / (3 * o["macs"]) for kind, o in outcomes.items()}
-        assert samples["measure"] / samples["score"] == epochs / 5
+        assert samples["measure"] / samples["score"] == max(1, round(share * steps)) / steps

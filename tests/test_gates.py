@@ -20,7 +20,7 @@ from widthsearch.study.recipe import Recipe
 from widthsearch.training.controller import BudgetController, cut
 from widthsearch.training.device_gates import DeviceController, DeviceGates
 from widthsearch.training.gates import START, Gates, expected, open_probability, sample
-from widthsearch.training.recipe_loop import evaluate, train
+from widthsearch.training.recipe_loop import CLOSING, evaluate, train
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -324,12 +324,11 @@ def test_a_measure_ends_at_the_budget_and_still_classifies(pressure, kinds):
     space = trace(model, digits[0][:2])
     budget = {r: c / 4 for r, c in space.cost(space.widths).items()}
     recipe = Recipe(epochs=20, batch_size=64, lr=0.1)
-    gates, controller = of_kinds(
-        kinds, space, budget, recipe.epochs * (len(y) // recipe.batch_size), pressure
-    )
+    steps = recipe.epochs * (len(y) // recipe.batch_size)
+    gates, controller = of_kinds(kinds, space, budget, round(CLOSING * steps), pressure)
     with gates.attached(controller.step):
         train(model, digits, recipe, seed=0)
-    assert controller.taken == recipe.epochs * (len(y) // recipe.batch_size)
+    assert controller.taken == steps
 
     units = [part.sum() for part in split(open_probability(gates.log_alpha), list(space.widths.values()))]
     cost = space.cost(dict(zip(space.widths, units, strict=True)))

@@ -99,7 +99,7 @@ def test_the_gates_of_each_replica_move_as_alone() -> None:
             space = trace(network(), tensors()[0][0][:2])
             gates, budget = Gates(space), {r: c / 16 for r, c in space.cost.at(space.widths).items()}
             given = (gates.log_alpha, space.widths, space.cost, budget)
-            members.append((space, gates, BudgetController(*given, steps=550)))
+            members.append((space, gates, BudgetController(*given, steps=330)))
         if together:
             gated = [(gates, controller) for _, gates, controller in members]
             train_pack(Pack([space.model for space, *_ in members], (1, 2), members[0][0], gated), loop)

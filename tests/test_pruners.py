@@ -271,7 +271,7 @@ def parts_of(study, **options):
 def test_group_l1_ends_with_exact_zeros_near_the_budget(norm):
     _, space, loop = parts_of(study_of(lambda: network(norm), recipe=Recipe(epochs=8, batch_size=16, lr=0.1)))
     limits = {r: c / 4 for r, c in space.cost(space.widths).items()}
-    l1 = GroupL1(space, space.cost, limits, steps=loop.steps, pressure="cost")
+    l1 = GroupL1(space, space.cost, limits, steps=loop.closing, pressure="cost")
     loop.fit(space.model, 0, after_step=l1.after_step)
     assert l1.price.taken == loop.steps
     scores = l1.scores()

@@ -23,7 +23,7 @@ from widthsearch.study.study import Data, Study, settings_of
 from widthsearch.training.device import device_of
 from widthsearch.training.pack import why_alone
 from widthsearch.training.targets import check_targets
-from widthsearch.training.trial import build_space, measure_epochs
+from widthsearch.training.trial import build_space
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Pl
             latency = asdict(fitted)
         seed["latency"] = latency["seed"]
     settings = study.settings() | {
-        "measure_length": measure_epochs(study) / study.recipe.epochs,
+        "measure_length": 1.0 if study.train is not None else study.measure_length,
         "step_sizes": tuple(sorted({float(step) for step in study.step_sizes})),
     }
     plan = Plan(

@@ -57,8 +57,8 @@ class Branch(NamedTuple):
 class Plan(Settings):
     """Everything about a search that its next step depends on, apart from its trials: settings and network.
 
-    Of the settings that a study gives, ``measure_length`` is here the share of the epochs that are trained (a
-    whole number of them), and ``step_sizes`` are in rising order.
+    Of the settings that a study gives, ``measure_length`` is here the share of the epochs that are trained (1
+    in an own training loop), and ``step_sizes`` are in rising order.
     """
 
     widths: dict[str, int]  # of the seed network, in order of execution

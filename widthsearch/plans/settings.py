@@ -132,7 +132,7 @@ class Settings:
     final_seeds: int = setting(4, WHOLE_OR_ZERO, "More of them for the best at the end; 0 for no run-off.")
     report_seeds: int = setting(8, INTERVAL, "Fresh seeds for the verdict.")
     over: float = setting(4.0, OVER, "Cost of the over-wide network, in budgets.")
-    measure_length: float = setting(0.5, SHARE, "Of a measure, as a share of the recipe's epochs.")
+    measure_length: float = setting(0.3, SHARE, "Of a measure, as a share of the recipe's epochs.")
     step_sizes: Sequence[float] = setting(
         (0.3, 0.6), STEPS, "How far proposals go: standard deviation of the change in log width."
     )

@@ -49,6 +49,13 @@ def batches(
         yield from _loaded(source, recipe, order, recipe.num_workers, sampler)
 
 
+def batches_of_epoch(
+    split: Split, recipe: Recipe, order: torch.Generator, epoch: int, steps: int
+) -> Iterator[tuple[Any, Any]]:
+    """Shuffled batches of an epoch (from 0): all of them, or what is left of so many optimizer steps."""
+    return islice(batches(split, recipe, order), steps - epoch * steps_per_epoch(split, recipe))
+
+
 def steps_per_epoch(split: Split, recipe: Recipe) -> int:
     """Optimizer steps of an epoch."""
     return recipe.steps_per_epoch or max(1, size_of(split) // recipe.batch_size)

@@ -35,15 +35,14 @@ def per_unit(cost: Cost, resource: str, units: NDArray[np.float64], pressure: st
 class Price:
     """The price of open units, set so that their cost follows a target: nobody tunes a lambda.
 
-    The target falls geometrically from the over-wide cost to the budget over the first ``DESCENT`` of the
-    ``steps``; the price is a PI controller on ``log(cost / target)``, of the resource that is most over its
-    target, and never negative.  ``counts``: the widths at the start, (V,).
+    The target falls geometrically from the over-wide cost to the budget over the first ``steps`` of the
+    training, and stays there; the price is a PI controller on ``log(cost / target)``, of the resource that is
+    most over its target, and never negative.  ``counts``: the widths at the start, (V,).
     """
 
     PROPORTIONAL = 3.0
-    INTEGRAL = 0.06  # per step of a run of REFERENCE_STEPS
-    REFERENCE_STEPS = 550
-    DESCENT = 0.6
+    INTEGRAL = 0.06  # per step where the target falls for REFERENCE_STEPS
+    REFERENCE_STEPS = 330
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class Price:
 
     def _most_over(self, units: NDArray[np.float64]) -> tuple[str, float]:
         """The resource that is most over its target, and ``log(cost / target)``."""
-        descent = min(1.0, self.taken / (self.DESCENT * self.steps))
+        descent = min(1.0, self.taken / self.steps)
         cost = self.cost.values(units)
         errors = {}
         for resource, limit in self.budget.items():
@@ -108,7 +107,7 @@ class BudgetController:
     half open.
     """
 
-    LEARNING_RATE = 0.05  # per step of a run of Price.REFERENCE_STEPS: a gate must get from +2 below -2
+    LEARNING_RATE = 0.05  # per step of Price.REFERENCE_STEPS: a gate must get from +2 below -2
     BETAS, EPSILON = (0.9, 0.999), 1e-8
 
     def __init__(

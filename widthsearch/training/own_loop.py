@@ -21,7 +21,7 @@ from widthsearch.training.checkpoint import (
     Stateful,
 )
 from widthsearch.training.distributed import RandomStates, of_first, world
-from widthsearch.training.recipe_loop import Evaluation, seed_everything
+from widthsearch.training.recipe_loop import CLOSING, Evaluation, seed_everything
 
 STEPS_MAY_DIFFER = 0.1  # optimizer steps made, against those announced: the gates' schedule needs no more
 
@@ -110,6 +110,7 @@ class OwnLoop:
         if study.train is None or study.steps is None:
             raise ValueError("the study has no training loop of its own")
         self.steps = study.steps
+        self.closing = round(CLOSING * study.steps)  # a loop that makes fewer steps closes them all the same
         self._train, self._evaluate = study.train, study.evaluate
         self.splits = dict(zip(SPLITS, data, strict=False))
         self._reporter: Reporter | None = None

@@ -7,7 +7,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from widthsearch.study.data import SPLITS
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split
 from widthsearch.training.averaging import MovingAverage
-from widthsearch.training.batches import batches, samples_per_step, steps_per_epoch
+from widthsearch.training.batches import batches, batches_of_epoch, samples_per_step, steps_per_epoch
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
 from widthsearch.training.device import autocast, device_of, set_exactness
 from widthsearch.training.losses import loss_function, metric_function, share_counted
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 #: Samples of an evaluation at once, in batches of the training: without gradients they need less memory.
 EVALUATION_BATCHES, EVALUATION_BATCH = 8, 1024
+
+#: The share of a training in which gates close that is to be of use itself; in the rest it settles.
+CLOSING = 0.6
 
 #: What a pruner does to the weights after each step of the optimizer, given its learning rate.
 AfterStep = Callable[[float], None]
@@ -60,7 +63,10 @@ def seed_everything(seed: int) -> None:
 
 
 class RecipeLoop:
-    """Trains and evaluates networks of one study by its recipe, on its data."""
+    """Trains and evaluates networks of one study by its recipe, on its data.
+
+    ``steps``: optimizer steps of a training; ``closing``: those in which its gates close, if it has some.
+    """
 
     def __init__(self, recipe: Recipe, data: Data) -> None:
         self.recipe, self.device = recipe, device_of(recipe)
@@ -70,21 +76,24 @@ class RecipeLoop:
             name: moved(split, self.device) if isinstance(split, tuple) else split
             for name, split in zip(SPLITS, data, strict=False)
         }
+        self._set_length(recipe.epochs, CLOSING)
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of a training."""
-        return self.recipe.epochs * steps_per_epoch(self.splits["train"], self.recipe)
+    def _set_length(self, epochs: float, closing: float) -> None:
+        self.steps = max(1, round(epochs * steps_per_epoch(self.splits["train"], self.recipe)))
+        self.closing = max(1, round(closing * self.steps))
 
     @property
     def samples(self) -> int:
         """Samples that a training sees."""
         return self.steps * samples_per_step(self.splits["train"], self.recipe)
 
-    def of_epochs(self, epochs: int) -> RecipeLoop:
-        """The same loop on the same data, with a schedule of so many epochs."""
+    def of_epochs(self, epochs: float, closing: float = CLOSING) -> RecipeLoop:
+        """The same loop on the same data, with a schedule of so many epochs, the last one maybe in part.
+
+        ``closing``: the share of its steps in which gates close.
+        """
         other = copy.copy(self)
-        other.recipe = replace(self.recipe, epochs=epochs)
+        other._set_length(epochs, closing)
         return other
 
     def fit(
@@ -96,7 +105,15 @@ class RecipeLoop:
     ) -> int:
         """Train ``net`` in place, from its checkpoint if it has one; returns how many samples it has seen."""
         split, net = self.splits["train"], net.to(self.device)
-        train(net, split, self.recipe, seed=seed, checkpoint=checkpoint, after_step=after_step)
+        train(
+            net,
+            split,
+            self.recipe,
+            seed=seed,
+            steps=self.steps,
+            checkpoint=checkpoint,
+            after_step=after_step,
+        )
         return self.samples
 
     def evaluate(self, net: nn.Module, split: str) -> Evaluation:
@@ -110,10 +127,13 @@ def train(
     recipe: Recipe,
     *,
     seed: int,
+    steps: int | None = None,
     checkpoint: Checkpoint | None = None,
     after_step: AfterStep | None = None,
 ) -> None:
-    """Train ``net`` in place, and its gates, if any are attached to it.
+    """Train ``net`` in place and its gates, if any are attached to it, for so many optimizer steps.
+
+    (By default those of the recipe's epochs.)
 
     With a ``checkpoint`` it goes on from there, as if it had never stopped, and keeps it up to date.
 
@@ -122,7 +142,9 @@ def train(
     """
     device = device_of(recipe)
     optimizer = make_optimizer(list(net.parameters()), recipe)
-    schedule = make_schedule(optimizer, recipe, recipe.epochs * steps_per_epoch(split, recipe))
+    per_epoch = steps_per_epoch(split, recipe)
+    steps = recipe.epochs * per_epoch if steps is None else steps
+    schedule, epochs = make_schedule(optimizer, recipe, steps), -(-steps // per_epoch)
     loss_of = loss_function(recipe, training=True)
     order = torch.Generator().manual_seed(seed)
     loss = torch.zeros(())
@@ -138,8 +160,8 @@ def train(
         parts["average"] = average
     net.train()
     done = checkpoint.restore(parts) if checkpoint is not None else 0
-    for epoch in range(done, recipe.epochs):
-        for x, y in batches(split, recipe, order):
+    for epoch in range(done, epochs):
+        for x, y in batches_of_epoch(split, recipe, order, epoch, steps):
             x, y = (moved(part, device, pinned=recipe.pin_memory) for part in (x, y))
             with autocast(recipe, device):
                 loss = loss_of(call(net, x), y)
@@ -156,8 +178,8 @@ def train(
                 average.step()
         # Once an epoch is enough: a loss that became NaN stays NaN.
         if not math.isfinite(loss.item()):
-            raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {recipe.epochs}")
-        log.debug("epoch %d of %d: training loss %.4g", epoch + 1, recipe.epochs, loss.item())
+            raise TrainingError(f"training loss is {loss.item()} after epoch {epoch + 1} of {epochs}")
+        log.debug("epoch %d of %d: training loss %.4g", epoch + 1, epochs, loss.item())
         if checkpoint is not None:
             checkpoint.save(epoch + 1, parts)
     if average is not None:

@@ -64,12 +64,6 @@ def build_space(study: Study, data: Data) -> WidthSpace:
     return space.without(fixed_by(study.search, study.fix, space.modules))
 
 
-def measure_epochs(study: Study) -> int:
-    """Of a measure: a share of the recipe's, at least one.  (An own training loop is run as it is.)"""
-    epochs = study.recipe.epochs
-    return epochs if study.train is not None else max(1, round(study.measure_length * epochs))
-
-
 class TrialRunner:
     """Runs the trials of one study in this process: loads the data and traces the model once.
 
@@ -103,7 +97,9 @@ class TrialRunner:
             self.loop = self.measure_loop = OwnLoop(study, data)
         else:
             loop = RecipeLoop(study.recipe, data)
-            self.loop, self.measure_loop = loop, loop.of_epochs(measure_epochs(study))
+            # A measure ends when its gates have closed: after that hardly any changes sides.
+            epochs = study.measure_length * study.recipe.epochs
+            self.loop, self.measure_loop = loop, loop.of_epochs(epochs, closing=1.0)
 
     def close(self) -> None:
         """Nothing is left running."""

@@ -26,7 +26,7 @@ from widthsearch.training.pruners.group_l1 import GroupL1
 from widthsearch.training.pruners.groups import Groups
 from widthsearch.training.pruners.saliency import fisher_diagonal, obd, taylor
 from widthsearch.training.pruners.sensitivity import sensitivity
-from widthsearch.training.recipe_loop import RecipeLoop, moved
+from widthsearch.training.recipe_loop import CLOSING, RecipeLoop, moved
 
 #: Batches of the training split that derivatives are taken on.  (They are not counted as trained on.)
 SCORING_BATCHES = 16
@@ -65,7 +65,7 @@ def gated(
 
 def gates_on(space: WidthSpace, loop: RecipeLoop | OwnLoop, aim: Aim) -> tuple[Gates, BudgetController]:
     """Where the network is trained, if that is known: an own loop moves it later, to wherever it likes."""
-    aimed: Any = {"budget": aim.budget, "steps": loop.steps, "pressure": aim.pressure}
+    aimed: Any = {"budget": aim.budget, "steps": loop.closing, "pressure": aim.pressure}
     if isinstance(loop, RecipeLoop) and loop.device.type == "cuda":
         space.model.to(loop.device)
         on_device = DeviceGates(space)
@@ -93,7 +93,9 @@ def train_under(
         raise ValueError(f"{pruner} cannot prune in an own training loop")
     if pruner == "l1":
         space.model.to(loop.device)
-        l1 = GroupL1(space, aim.cost, aim.budget, steps=loop.steps, pressure=aim.pressure)
+        # Groups lag behind their target: they need the rest of the steps.
+        closing = round(CLOSING * loop.steps)
+        l1 = GroupL1(space, aim.cost, aim.budget, steps=closing, pressure=aim.pressure)
         if checkpoint is not None:
             checkpoint.parts.update(l1=l1)
         samples = loop.fit(space.model, seed, checkpoint, l1.after_step)
