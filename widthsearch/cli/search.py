@@ -43,7 +43,7 @@ def launch(
     effort: Annotated[
         str | None,
         typer.Option(
-            help="quick (one measure, one proposal, one seed: about 5 uniform trainings and the verdict's), "
+            help="quick (one measure, one proposal, one seed: about 4 uniform trainings and the verdict's), "
             "normal (as the study says) or thorough; other options go before it.",
             show_default=False,
         ),

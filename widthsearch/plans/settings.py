@@ -149,7 +149,7 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(Settings)}
 
 
-#: What `--effort` sets: about 5 uniform trainings, what the study says (66 at most by default), 153 at most.
+#: What `--effort` sets: about 4 uniform trainings, what the study says (62 at most by default), 135 at most.
 EFFORTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "rounds": 1,
