@@ -94,7 +94,7 @@ class Killed(BaseException):
 def study(request: pytest.FixtureRequest) -> Study:
     data, recipe = RECIPES[request.param]
     return Study(
-        model=network, data=data, budget=Budget(params="0.5x", macs="any"), recipe=recipe, measure_length=1
+        model=network, data=data, budget=Budget(params="0.5x", macs="any"), recipe=recipe, measure_length=0.9
     )
 
 
