@@ -73,7 +73,9 @@ study = Study(
     recipe=Recipe(epochs=8, batch_size=64, lr=0.1),
     rounds=1,
     replicas=2,
+    measure_length=1,
     seeds=1,
+    final_seeds=0,
     report_seeds=2,
     step_sizes=[0.6],
     doublings=0,
@@ -94,3 +96,4 @@ def test_a_layer_inflated_20_times_is_pruned_most_and_comes_back():
     assert uniform["2"] > 5 * uniform["0"]  # it does start far off
     assert max(only["prune_ratio"], key=only["prune_ratio"].get) == "2"
     assert only["proposal"]["2"] < 0.6 * uniform["2"]
+    assert found["candidate"]["widths"] == only["proposal"]

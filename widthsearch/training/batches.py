@@ -56,6 +56,11 @@ def batches_of_epoch(
     return islice(batches(split, recipe, order), steps - epoch * steps_per_epoch(split, recipe))
 
 
+def epochs_of(split: Split, recipe: Recipe, steps: int) -> int:
+    """In how many epochs so many optimizer steps are made, the last one maybe in part."""
+    return -(-steps // steps_per_epoch(split, recipe))
+
+
 def steps_per_epoch(split: Split, recipe: Recipe) -> int:
     """Optimizer steps of an epoch."""
     return recipe.steps_per_epoch or max(1, size_of(split) // recipe.batch_size)

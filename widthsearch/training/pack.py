@@ -27,7 +27,7 @@ from widthsearch.study.data import size_of
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Split
 from widthsearch.training.averaging import MovingAverage
-from widthsearch.training.batches import batches_of_epoch, steps_per_epoch
+from widthsearch.training.batches import batches_of_epoch, epochs_of
 from widthsearch.training.checkpoint import Checkpoint, GeneratorState, NetworkState, Stateful
 from widthsearch.training.controller import BudgetController, Price
 from widthsearch.training.device import autocast
@@ -84,7 +84,7 @@ def train_pack(pack: Pack, loop: RecipeLoop, checkpoint: Checkpoint | None = Non
     done = checkpoint.restore(parts) if checkpoint is not None else 0
     losses = torch.zeros(len(pack.nets))
     with _step_of(pack, stacked, loss_function(recipe, training=True)) as forward:
-        for epoch in range(done, -(-loop.steps // steps_per_epoch(split, recipe))):
+        for epoch in range(done, epochs_of(split, recipe, loop.steps)):
             of_each = (batches_of_epoch(split, recipe, order, epoch, loop.steps) for order in orders)
             for batch in zip(*of_each, strict=True):
                 x, y = (moved(_stack(part), device) for part in zip(*batch, strict=True))

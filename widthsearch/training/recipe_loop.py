@@ -22,7 +22,13 @@ from widthsearch.study.data import SPLITS
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.study import Data, Split
 from widthsearch.training.averaging import MovingAverage
-from widthsearch.training.batches import batches, batches_of_epoch, samples_per_step, steps_per_epoch
+from widthsearch.training.batches import (
+    batches,
+    batches_of_epoch,
+    epochs_of,
+    samples_per_step,
+    steps_per_epoch,
+)
 from widthsearch.training.checkpoint import Checkpoint, NetworkState, RandomState, Stateful
 from widthsearch.training.device import autocast, device_of, set_exactness
 from widthsearch.training.losses import loss_function, metric_function, share_counted
@@ -131,9 +137,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     after_step: AfterStep | None = None,
 ) -> None:
-    """Train ``net`` in place and its gates, if any are attached to it, for so many optimizer steps.
-
-    (By default those of the recipe's epochs.)
+    """Train ``net`` in place, and its gates, if any are attached to it; ``steps``: default the recipe's.
 
     With a ``checkpoint`` it goes on from there, as if it had never stopped, and keeps it up to date.
 
@@ -142,9 +146,9 @@ def train(
     """
     device = device_of(recipe)
     optimizer = make_optimizer(list(net.parameters()), recipe)
-    per_epoch = steps_per_epoch(split, recipe)
-    steps = recipe.epochs * per_epoch if steps is None else steps
-    schedule, epochs = make_schedule(optimizer, recipe, steps), -(-steps // per_epoch)
+    if steps is None:
+        steps = recipe.epochs * steps_per_epoch(split, recipe)
+    schedule, epochs = make_schedule(optimizer, recipe, steps), epochs_of(split, recipe, steps)
     loss_of = loss_function(recipe, training=True)
     order = torch.Generator().manual_seed(seed)
     loss = torch.zeros(())
@@ -153,11 +157,9 @@ def train(
         "optimizer": optimizer,
         "random": RandomState(device, order),
     }
-    if schedule is not None:
-        parts["schedule"] = schedule
     average = MovingAverage(net, recipe.ema) if recipe.ema else None
-    if average is not None:
-        parts["average"] = average
+    optional = {"schedule": schedule, "average": average}
+    parts |= {name: part for name, part in optional.items() if part is not None}
     net.train()
     done = checkpoint.restore(parts) if checkpoint is not None else 0
     for epoch in range(done, epochs):
