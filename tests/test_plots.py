@@ -15,7 +15,7 @@ from widthsearch.database.connection import Database
 from widthsearch.database.records import load
 from widthsearch.report.search import summarise
 from widthsearch.report.trials import Trial, trials_of
-from widthsearch.report.types import SearchSummary
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.search_figures import (
     _spread_out,
     loss_figure,

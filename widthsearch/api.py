@@ -21,7 +21,8 @@ from widthsearch.driver.names import check_new
 from widthsearch.errors import UsageError
 from widthsearch.report.summary import name_of, summary_of_name
 from widthsearch.report.trials import trials_of
-from widthsearch.report.types import SearchSummary, Summary
+from widthsearch.report.types.kinds import Summary
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show import search_figures as figures
 from widthsearch.show.drawing import drawn
 from widthsearch.show.page import report_page, summary_html

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import optuna
 
     from widthsearch.database.connection import Database
-    from widthsearch.report.types import Summary
+    from widthsearch.report.types.kinds import Summary
 
 WATCH_SECONDS = 2.0
 

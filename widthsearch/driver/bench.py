@@ -13,7 +13,8 @@ from widthsearch.driver.resume import study_of
 from widthsearch.errors import UsageError
 from widthsearch.report.listings import Bench, BenchNetwork
 from widthsearch.report.summary import summary_of
-from widthsearch.report.types import Network, SearchSummary, network_of
+from widthsearch.report.types.common import Network, network_of
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.formats import found_name
 from widthsearch.show.pages import search_only
 from widthsearch.speed.bench import bench, hardware

@@ -16,7 +16,7 @@ from widthsearch.driver.prepare import make_plan, why_alone_in
 from widthsearch.errors import UsageError
 from widthsearch.plans.plan import Plan
 from widthsearch.report.listings import WidthsFound
-from widthsearch.report.types import network_of
+from widthsearch.report.types.common import network_of
 from widthsearch.space import WidthSpace, trace
 from widthsearch.study.budget import Budget
 from widthsearch.study.data import load_data

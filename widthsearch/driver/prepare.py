@@ -11,7 +11,7 @@ from widthsearch.maths.cost import RESOURCES, Cost
 from widthsearch.plans.plan import Plan
 from widthsearch.plans.words import alone_lines, as_typed, not_run_lines
 from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
-from widthsearch.report.types import network_of
+from widthsearch.report.types.common import network_of
 from widthsearch.space import WidthSpace
 from widthsearch.speed.calibrate import latency_cost
 from widthsearch.study.budget import ANY, Budget

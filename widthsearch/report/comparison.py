@@ -17,14 +17,14 @@ from widthsearch.report.decision import comparison_decision
 from widthsearch.report.progress import progress_of
 from widthsearch.report.search import head, limits, plan_as, status_of, tail
 from widthsearch.report.trials import Measured, Trial, completed, read, spent
-from widthsearch.report.types import (
+from widthsearch.report.types.common import network_of
+from widthsearch.report.types.kinds import (
     ArmFound,
     ComparisonSummary,
     Course,
     CoursePoint,
     OneOfMany,
     UnderBudget,
-    network_of,
 )
 
 UNIFORM, OURS = "uniform", "grow-shrink"

@@ -8,21 +8,9 @@ from collections.abc import Sequence
 from widthsearch.maths.holm import LEVEL
 from widthsearch.maths.intervals import Gain
 from widthsearch.plans.words import amounts, counted, joined
-from widthsearch.report.types import (
-    Answer,
-    ArmFound,
-    Decision,
-    Findings,
-    Limits,
-    OneOfMany,
-    Progress,
-    SearchSummary,
-    StartFound,
-    Status,
-    UnderBudget,
-    Widths,
-    Winner,
-)
+from widthsearch.report.types.common import Answer, Decision, Limits, Progress, Status, Widths
+from widthsearch.report.types.kinds import ArmFound, OneOfMany, StartFound, UnderBudget, Winner
+from widthsearch.report.types.search import Findings, SearchSummary
 
 MOST_WIDTHS = 20  # that are said in a sentence
 _MOST_DECIMALS = 12

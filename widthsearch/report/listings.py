@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from widthsearch.report.types import Network, NotSearched
+from widthsearch.report.types.common import Network, NotSearched
 
 
 class Variable(TypedDict):

@@ -14,16 +14,9 @@ from widthsearch.report.decision import probe_decision
 from widthsearch.report.progress import progress_of
 from widthsearch.report.search import BASELINE, head, limits, plan_as, status_of, summarise_search, tail
 from widthsearch.report.trials import Trial, by_seed, by_source, read, spent
-from widthsearch.report.types import (
-    Apart,
-    CameBack,
-    Findings,
-    Found,
-    ProbeSummary,
-    Spreads,
-    StartFound,
-    network_of,
-)
+from widthsearch.report.types.common import Found, network_of
+from widthsearch.report.types.kinds import Apart, CameBack, ProbeSummary, Spreads, StartFound
+from widthsearch.report.types.search import Findings
 
 
 def summarise_probe(study: optuna.Study, url: str) -> ProbeSummary:

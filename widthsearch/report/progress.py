@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from widthsearch.plans.plan import StudyPlan
 from widthsearch.report.trials import Trial, completed
-from widthsearch.report.types import Progress, Status
+from widthsearch.report.types.common import Progress, Status
 
 
 def progress_of(plan: StudyPlan, status: Status, trials: Sequence[Trial]) -> Progress:

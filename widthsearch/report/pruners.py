@@ -14,7 +14,8 @@ from widthsearch.report.decision import pruners_decision
 from widthsearch.report.progress import progress_of
 from widthsearch.report.search import head, plan_as, status_of, tail
 from widthsearch.report.trials import completed, read, spent
-from widthsearch.report.types import Level, LevelFound, PrunersSummary, Quality, Share, Winner, network_of
+from widthsearch.report.types.common import network_of
+from widthsearch.report.types.kinds import Level, LevelFound, PrunersSummary, Quality, Share, Winner
 
 #: What is said of every network of a run, as shares of the over-wide one.
 SHARES: tuple[Share, ...] = get_args(Share)

@@ -36,24 +36,19 @@ from widthsearch.report.trials import (
     read,
     spent,
 )
-from widthsearch.report.types import (
+from widthsearch.report.types.common import (
     Decision,
     Ended,
-    Finalist,
-    Findings,
     Found,
     Head,
     Limits,
     Network,
     Progress,
-    Proposal,
-    Round,
-    SearchCost,
-    SearchSummary,
     Status,
     Trained,
     network_of,
 )
+from widthsearch.report.types.search import Finalist, Findings, Proposal, Round, SearchCost, SearchSummary
 
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference shown", "worse"
 NOTHING_BETTER = "nothing better found"  # on the seeds that select, the baseline scored best

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from widthsearch.plans.words import UNITS
-from widthsearch.report.types import Findings, Network, Pruned, Removed, Round, SideCost
+from widthsearch.report.types.common import Network
+from widthsearch.report.types.search import Findings, Pruned, Removed, Round, SideCost
 
 COST_AWARE = "the cost-aware widths have"
 TOLERATED = 1.1  # of the uniform network's cost: beyond, a person should hear of it

@@ -18,7 +18,8 @@ from widthsearch.report.decision import family_decision
 from widthsearch.report.probe import summarise_probe
 from widthsearch.report.pruners import summarise_pruners
 from widthsearch.report.search import summarise
-from widthsearch.report.types import FamilySummary, Status, StudySummary, Summary
+from widthsearch.report.types.common import Status
+from widthsearch.report.types.kinds import FamilySummary, StudySummary, Summary
 
 #: How the summary of each kind of study is made.
 SUMMARISE: dict[StudyKind, Callable[[optuna.Study, str], StudySummary]] = {

@@ -13,7 +13,9 @@ from widthsearch.database import records
 from widthsearch.maths.intervals import Stats, mean_se
 from widthsearch.plans.plan import Branch, Kind, Run, Slot
 from widthsearch.plans.words import candidate_name
-from widthsearch.report.types import Level, SearchSummary, Spent
+from widthsearch.report.types.common import Spent
+from widthsearch.report.types.kinds import Level
+from widthsearch.report.types.search import SearchSummary
 
 Source = tuple[str, int, float]  # kind, round, step
 BySource = Mapping[Source, Sequence["Trial"]]

@@ -28,7 +28,7 @@ from widthsearch.database.checks import reading
 from widthsearch.database.connection import Database, reason
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.report.summary import finite
-from widthsearch.report.types import Summary
+from widthsearch.report.types.kinds import Summary
 from widthsearch.serve.pages import UNREAD, list_page, login_page, message_page
 from widthsearch.serve.studies import Studies
 from widthsearch.show.browser import POLICY

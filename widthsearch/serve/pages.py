@@ -10,7 +10,7 @@ from html import escape
 from urllib.parse import quote
 
 from widthsearch.errors import UsageError
-from widthsearch.report.types import Summary
+from widthsearch.report.types.kinds import Summary
 from widthsearch.show.formats import age, duration
 from widthsearch.show.pages import KINDS
 

@@ -17,7 +17,7 @@ from widthsearch.database.records import IDENTITY, STUDIES, Family, family_in, l
 from widthsearch.errors import UsageError
 from widthsearch.report.search import status_by
 from widthsearch.report.summary import family_summary, summary_of
-from widthsearch.report.types import StudySummary, Summary
+from widthsearch.report.types.kinds import StudySummary, Summary
 
 #: The database is asked at most so often.
 PAUSE_SECONDS = 2.0

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from widthsearch.plans.words import amounts, counted, joined
 from widthsearch.report.decision import significant
-from widthsearch.report.types import ArmFound, ComparisonSummary, OneOfMany
+from widthsearch.report.types.kinds import ArmFound, ComparisonSummary, OneOfMany
 from widthsearch.show.console import Line, Name, table
 from widthsearch.show.formats import count, interval, median, metric_form, opening, plus_minus, spent
 from widthsearch.show.style import COLOURS, GREY, layout

@@ -16,7 +16,7 @@ import optuna
 from widthsearch.database.records import modules_of, plan_of
 from widthsearch.maths.cost import Cost
 from widthsearch.plans.words import counted
-from widthsearch.report.types import SearchSummary
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.canvas import DARK, GREY, LIGHT, Canvas
 from widthsearch.show.networks import Network, networks_of
 from widthsearch.show.style import BLUE, GREEN, colour_of, shortened

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from widthsearch.plans.words import amounts, joined
-from widthsearch.report.types import FamilySummary, SearchSummary, Trained
+from widthsearch.report.types.common import Trained
+from widthsearch.report.types.kinds import FamilySummary
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.console import Line, Name, table
 from widthsearch.show.formats import (
     count,

@@ -11,7 +11,9 @@ from widthsearch.maths.intervals import Gain, Stats
 from widthsearch.plans.words import amounts, candidate_name
 from widthsearch.report.listings import WidthsFound
 from widthsearch.report.summary import name_of
-from widthsearch.report.types import Found, Network, SearchSummary, Spent, StudySummary, Summary
+from widthsearch.report.types.common import Found, Network, Spent
+from widthsearch.report.types.kinds import StudySummary, Summary
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.console import Line
 
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from widthsearch.report.types import Network as Measured
-from widthsearch.report.types import SearchSummary
+from widthsearch.report.types.common import Network as Measured
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.formats import found_name, title
 from widthsearch.show.style import colour_of
 from widthsearch.show.ties import Tie

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from widthsearch.plans.words import amounts
 from widthsearch.report.summary import summary_of
 from widthsearch.report.trials import Trial, trials_of
-from widthsearch.report.types import StudySummary
+from widthsearch.report.types.kinds import StudySummary
 from widthsearch.show.console import table
 from widthsearch.show.markup import markdown_of
 from widthsearch.show.pages import KINDS, figure_of, page_of

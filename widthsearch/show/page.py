@@ -14,7 +14,8 @@ from widthsearch.plans.words import counted
 from widthsearch.report.repeat import Repeat, repeat_of
 from widthsearch.report.summary import name_of
 from widthsearch.report.trials import Trial, trials_of
-from widthsearch.report.types import FamilySummary, SearchSummary, Summary
+from widthsearch.report.types.kinds import FamilySummary, Summary
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.browser import BAR_STYLE, POLICY, SCRIPT, STYLE, packed_plotly
 from widthsearch.show.drawing import drawn
 from widthsearch.show.formats import opening, reason, title

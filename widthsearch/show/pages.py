@@ -9,7 +9,8 @@ from rich.console import Group
 
 from widthsearch.errors import UsageError
 from widthsearch.report.summary import name_of
-from widthsearch.report.types import SearchSummary, Summary
+from widthsearch.report.types.kinds import Summary
+from widthsearch.report.types.search import SearchSummary
 from widthsearch.show.comparison import comparison_figure, comparison_page
 from widthsearch.show.family import family_figure, family_page
 from widthsearch.show.probe import probe_figure, probe_page

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from widthsearch.plans.words import amounts, counted, joined
 from widthsearch.report.probe import end_of
-from widthsearch.report.types import Apart, ProbeSummary, StartFound
+from widthsearch.report.types.kinds import Apart, ProbeSummary, StartFound
 from widthsearch.show.console import Line, Name, table
 from widthsearch.show.formats import count, interval, opening, plus_minus, spent
 from widthsearch.show.style import COLOURS, GREY, layout, nothing_yet

@@ -11,7 +11,7 @@ from rich.table import Table
 from widthsearch.maths.intervals import Stats
 from widthsearch.plans.words import joined
 from widthsearch.report.pruners import SHARES
-from widthsearch.report.types import LevelFound, OverWide, PrunersSummary, Quality, Share, Winner
+from widthsearch.report.types.kinds import LevelFound, OverWide, PrunersSummary, Quality, Share, Winner
 from widthsearch.show.console import Line, table
 from widthsearch.show.formats import count, metric_form, opening, plus_minus, size, spent
 from widthsearch.show.style import COLOURS, layout

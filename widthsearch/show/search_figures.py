@@ -14,7 +14,7 @@ from typing import Any
 from widthsearch.maths.intervals import mean_se, paired_gain
 from widthsearch.plans.words import candidate_name
 from widthsearch.report.trials import Scored, Trial, paired_losses, scored_candidates
-from widthsearch.report.types import Round, SearchSummary
+from widthsearch.report.types.search import Round, SearchSummary
 from widthsearch.show.formats import interval, title
 from widthsearch.show.style import (
     BLUE,

@@ -13,15 +13,8 @@ from widthsearch.maths.latency import Fitted
 from widthsearch.plans.words import candidate_name, joined
 from widthsearch.report.decision import MOST_WIDTHS
 from widthsearch.report.shares import pruned_line, removed_line, side_cost_lines
-from widthsearch.report.types import (
-    Finalist,
-    Proposal,
-    Round,
-    SearchSummary,
-    StartingNetwork,
-    Trained,
-    Widths,
-)
+from widthsearch.report.types.common import Trained, Widths
+from widthsearch.report.types.search import Finalist, Proposal, Round, SearchSummary, StartingNetwork
 from widthsearch.show.console import Bar, Line, Name, table
 from widthsearch.show.formats import (
     count,

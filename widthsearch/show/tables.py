@@ -14,7 +14,8 @@ from widthsearch.plans.words import alone_lines, amounts, counted, joined, not_r
 from widthsearch.report.listings import WidthsFound
 from widthsearch.report.shares import COST_AWARE, side_cost_lines, side_costs
 from widthsearch.report.trials import Trial
-from widthsearch.report.types import Network, StudySummary
+from widthsearch.report.types.common import Network
+from widthsearch.report.types.kinds import StudySummary
 from widthsearch.show.console import Bar, Line, Name, table
 from widthsearch.show.formats import age, interval, metric_form, shorten, size, status
 from widthsearch.show.pages import KINDS

@@ -1,0 +1,1 @@
+"""What studies found, as typed objects: ``show --json`` prints them."""
