@@ -125,7 +125,9 @@ def test_a_database_that_goes_away_stops_its_driver(
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["symlink", "locks removed", "folder"])
 def test_a_second_driver_by_another_way_is_refused_and_the_first_goes_on(way: str, tmp_path: Path) -> None:
-    process, log = begun(tmp_path, "launch", write_study(tmp_path, LONG))
+    process, log = begun(tmp_path, "launch", write_study(tmp_path, LONG, STUBBORN))
+    Path("hang").touch()  # a training that lasts until all is tried
+    wait_until(Path("hanging").exists)
     url = "sqlite:///link.db"
     if way == "symlink":
         Path("link.db").symlink_to("widthsearch.db")
@@ -139,6 +141,7 @@ def test_a_second_driver_by_another_way_is_refused_and_the_first_goes_on(way: st
     assert_refused(command("resume", "tiny", "--storage", url), f"process {process.pid}")
     assert "running" in command("show", "tiny", "--storage", url).out
     n = log.read_text().count("loss")
+    Path("hang").unlink()
     wait_until(lambda: log.read_text().count("loss") > n)
     assert len(list(Path().glob("*.lock"))) == 1  # put back
     process.send_signal(signal.SIGINT)
