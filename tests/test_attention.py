@@ -132,3 +132,39 @@ def test_what_only_trying_rejects_is_told_even_if_the_rest_of_it_is_kept() -> No
     assert list(space.widths.values()) == [12, 8]
     assert [f.name for f in space.frozen] == ["v"]
     assert "another width does not run" in space.frozen[0].reason
+
+
+class Padded(nn.Module):
+    """Tokens, of which 0 is padding that torch's own encoder leaves out."""
+
+    def __init__(self, width: int = 24, heads: int = 4, **options: Any) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, heads, 32, batch_first=True)
+        self.embed, self.out = nn.Embedding(20, width, padding_idx=0), nn.Linear(width, 2)
+        self.encoder = nn.TransformerEncoder(layer, 2, **options)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(self.encoder(self.embed(x), src_key_padding_mask=x == 0)[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("model", "nested"),
+    [
+        (Padded(), {2: True, 3: False}),
+        (Padded(18, 3), {2: True, 3: False}),
+        (Padded(enable_nested_tensor=False), {2: False, 3: False}),
+    ],
+)
+def test_torchs_encoder_leaves_padding_out_at_even_and_odd_numbers_of_heads(
+    model: Padded, nested: dict[int, bool]
+) -> None:
+    tokens = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    space = trace(model.eval(), tokens)
+    for heads, expected in nested.items():
+        keep = {name: np.arange(width) < (heads if name == "embed" else 8) for name, width in space.widths.items()}
+        for copied in (space.resize({**space.widths, "embed": heads}), space.compact(keep)):
+            assert copied.encoder.use_nested_tensor is expected
+            plain = copied.eval()(tokens)  # with gradients torch does not take its fast path
+            with torch.no_grad():
+                assert torch.allclose(copied(tokens), plain, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,9 @@ def synchronise_attributes(
             module.embed_dim = int(module.out_proj.weight.shape[1])
             module.num_heads = variables.size(heads, widths)
             module.head_dim = module.embed_dim // module.num_heads
+    for name, module in modules.items():
+        if isinstance(module, nn.TransformerEncoder):
+            _synchronise_encoder(module, original.get_submodule(name))
     for name, units in trace.scales.items():
         for attribute, value in list(vars(modules[name]).items()):
             if is_scale(value, len(units)):
@@ -111,6 +115,23 @@ def synchronise_attributes(
             module.num_channels = variables.size(channels, widths)
             if trace.by_groups[name]:
                 module.num_groups = module.num_channels // inside
+
+
+def _synchronise_encoder(copied: nn.TransformerEncoder, original: nn.Module) -> None:
+    """``use_nested_tensor``, which torch decides when it makes an encoder: an odd number of heads has none.
+
+    What a user has set by hand stays.
+    """
+    if len(copied.layers) and original.use_nested_tensor == _nested(original):
+        copied.use_nested_tensor = _nested(copied)
+
+
+def _nested(encoder: nn.Module) -> bool:
+    """What torch's own constructor says: that of an encoder of no such layers, so that nothing is copied."""
+    first, asked = encoder.layers[0], encoder.enable_nested_tensor  # type: ignore[index]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would say why not
+        return bool(nn.TransformerEncoder(first, 0, enable_nested_tensor=asked).use_nested_tensor)  # type: ignore[arg-type]
 
 
 def _stated(value: Any, path: Sequence[Any], size: int) -> Any:
