@@ -168,3 +168,37 @@ def test_torchs_encoder_leaves_padding_out_at_even_and_odd_numbers_of_heads(
             plain = copied.eval()(tokens)  # with gradients torch does not take its fast path
             with torch.no_grad():
                 assert torch.allclose(copied(tokens), plain, atol=1e-5)
+
+
+class Alone(nn.Module):
+    """Torch's own module without a residual, which would tie what it makes to what it reads."""
+
+    def __init__(self, out: nn.Module, **options: Any) -> None:
+        super().__init__()
+        self.embed, self.other, self.out = nn.Linear(6, 24), nn.Linear(6, 16), out
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True, **options)
+
+    def forward(self, x: Tensor) -> Any:
+        q = self.embed(x)
+        k = self.other(x) if self.attention.kdim == self.other.out_features else q
+        return self.out(self.attention(q, k, k, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 16, "vdim": 16}])
+def test_torchs_own_module_makes_what_can_be_typed(options: dict[str, Any]) -> None:
+    space = space_of(Alone(nn.Linear(24, 3), **options))
+    assert space.widths["embed"] == 4
+    assert "attention.out_proj" not in space.widths
+    assert_exact(space)
+    found = space.resize({**space.widths, "embed": 3}).attention
+    typed = nn.MultiheadAttention(
+        found.embed_dim, found.num_heads, kdim=found.kdim, vdim=found.vdim, batch_first=True
+    )
+    typed.load_state_dict(found.state_dict())
+
+
+def test_an_output_of_torchs_own_module_that_cannot_follow_keeps_its_heads() -> None:
+    space = space_of(Alone(nn.Identity()))
+    assert "embed" not in space.widths
+    (reason,) = (f.reason for f in space.frozen if f.name == "embed")
+    assert reason.startswith("attention: nn.MultiheadAttention reads and makes embed_dim units")
