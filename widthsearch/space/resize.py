@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from widthsearch.space.attributes import parts_of, with_parts
 from widthsearch.space.copies import copy_with, empty_copy, named_tensors
-from widthsearch.space.recorder import Trace, is_scale
+from widthsearch.space.recorder import Trace
 from widthsearch.space.variables import Variables
 
 #: Sizes that torch's layers state, and the tensor and dimension that has each; of several the last one.
@@ -96,10 +96,9 @@ def synchronise_attributes(
     for name, module in modules.items():
         if isinstance(module, nn.TransformerEncoder):
             _synchronise_encoder(module, original.get_submodule(name))
-    for name, units in trace.scales.items():
-        for attribute, value in list(vars(modules[name]).items()):
-            if is_scale(value, len(units)):
-                setattr(modules[name], attribute, variables.size(units, widths) ** -0.5)
+    for (name, path), (units, power) in trace.scales.items():
+        holds, size = modules[name].__dict__, variables.size(units, widths)
+        holds[path[0]] = _stated(holds[path[0]], path[1:], size if power == 1 else size**power)
     for (name, path), (dim, ratio) in trace.stated.items():
         size = math.prod(variables.size(factor, widths) for factor in dim)
         holds = modules[name].__dict__
@@ -134,7 +133,7 @@ def _nested(encoder: nn.Module) -> bool:
         return bool(nn.TransformerEncoder(first, 0, enable_nested_tensor=asked).use_nested_tensor)  # type: ignore[arg-type]
 
 
-def _stated(value: Any, path: Sequence[Any], size: int) -> Any:
+def _stated(value: Any, path: Sequence[Any], size: float) -> Any:
     """The value, or a copy of it where it holds another size at this path."""
     if not path:
         return size

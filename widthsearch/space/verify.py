@@ -126,7 +126,9 @@ def _of_one_width(model: nn.Module, trace: Trace, variables: Variables) -> list[
         single = all(sum(map(bool, form[0])) == 1 and not form[1] for form in forms)
         if single and math.gcd(*(variables.width[v] for v in names)) > 1:
             return [Change(names)]
-        reason = f"{place}: nn.MultiheadAttention reads and makes embed_dim units, and one of them cannot follow"
+        reason = (
+            f"{place}: nn.MultiheadAttention reads and makes embed_dim units, and one of them cannot follow"
+        )
         return [Change((v,), reason) for v in names]
     return []
 
