@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from widthsearch.space.labels import Dim
-from widthsearch.space.marks import Factor, Stated
+from widthsearch.space.marks import Factor, Stated, places_of, plain
 from widthsearch.space.recorder import Applied, Label, Place, Recorder
 
 Arguments = tuple[Any, ...]
@@ -68,16 +68,16 @@ def read_factors(recorder: Recorder, name: str, args: Arguments, kwargs: Mapping
 
 
 def _note_elsewhere(recorder: Recorder, given: list[Any]) -> None:
-    recorder.trace.elsewhere.update(value.place for value in given if isinstance(value, Factor))
+    recorder.trace.elsewhere.update(
+        place for value in given if isinstance(value, Factor) for place in value.places
+    )
 
 
 def _origins(recorder: Recorder, number: Any) -> list[tuple[Place, float]]:
-    """The attribute that a number comes from, if one can be told, and the number."""
+    """The attributes that a number comes from, where they can be told, each with the number."""
     trace = recorder.trace
-    if isinstance(number, Factor):
-        return [(number.place, float(number))]
-    if isinstance(number, Stated):
-        return [(number.place, float(int(number)))] if number.ratio == 1 else []
+    if isinstance(number, (Factor, Stated)):
+        return [(place, float(plain(number))) for place in places_of(number)]
     if isinstance(number, Tensor):
         place = recorder.numbers.get(number)
         return [] if place is None else [(place, trace.held[place])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -55,53 +57,70 @@ class Stated(int):
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         """``self.size ** 0.5``."""
-        return NotImplemented if isinstance(other, Tensor) else self._factor(pow(int(self), other, modulo))
+        return _marked(lambda a, b: pow(a, b, modulo), self, other)
 
     def __truediv__(self, other: Any) -> Any:
         """``self.size / 2``."""
-        return NotImplemented if isinstance(other, Tensor) else self._factor(int(self) / other)
+        return _marked(operator.truediv, self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
         """``1 / self.size``."""
-        return NotImplemented if isinstance(other, Tensor) else self._factor(other / int(self))
-
-    def _factor(self, value: Any) -> Any:
-        return Factor.of(value, self.place) if type(value) is float and self.ratio == 1 else value
+        return _marked(operator.truediv, other, self)
 
 
 class Factor(float):
-    """A float attribute of a module, or what is computed from one number that a module holds."""
+    """A float attribute of a module, or what is computed from numbers that modules hold."""
 
-    place: Place
+    places: tuple[Place, ...]
 
     @classmethod
-    def of(cls, value: float, place: Place) -> Factor:
-        """The same number, with its origin."""
+    def of(cls, value: float, *places: Place) -> Factor:
+        """The same number, with its origins."""
         factor = cls(value)
-        factor.place = place
+        factor.places = places
         return factor
-
-    def _kept(self, value: Any) -> Any:
-        return Factor.of(value, self.place) if type(value) is float else value
 
     def __mul__(self, other: Any) -> Any:
         """A multiple keeps the origin."""
-        return self._kept(float.__mul__(self, other))
+        return _marked(operator.mul, self, other)
 
     __rmul__ = __mul__
 
     def __neg__(self) -> Any:
         """So does the negative."""
-        return self._kept(float.__neg__(self))
+        return self * -1.0
 
     def __truediv__(self, other: Any) -> Any:
         """So does a part."""
-        return self._kept(float.__truediv__(self, other))
+        return _marked(operator.truediv, self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
         """``1 / self.scale``."""
-        return self._kept(float.__rtruediv__(self, other))
+        return _marked(operator.truediv, other, self)
 
-    def __pow__(self, other: Any, modulo: None = None) -> Any:
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
         """``self.scale ** 0.5``."""
-        return self._kept(float.__pow__(self, other))
+        return _marked(operator.pow, self, other)
+
+
+def places_of(number: Any) -> tuple[Place, ...]:
+    """The attributes that a number comes from; none for a part or multiple of a whole one."""
+    if isinstance(number, Factor):
+        return number.places
+    return (number.place,) if isinstance(number, Stated) and number.ratio == 1 else ()
+
+
+def plain(number: Any) -> Any:
+    """The same number without an origin."""
+    if isinstance(number, Factor):
+        return float(number)
+    return int(number) if isinstance(number, Stated) else number
+
+
+def _marked(compute: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    """What is computed of two numbers, one of them with an origin."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):  # which sees the origin then
+        return NotImplemented
+    value = compute(plain(a), plain(b))
+    places = dict.fromkeys((*places_of(a), *places_of(b)))
+    return Factor.of(value, *places) if type(value) is float and places else value
