@@ -38,9 +38,9 @@ def _read_attention(recorder: Recorder, args: Arguments, kwargs: Mapping[str, An
     """``F.scaled_dot_product_attention(q, k, v, scale=self.scale)``."""
     query = args[0] if args else kwargs["query"]
     _note_elsewhere(recorder, [*args, *(value for key, value in kwargs.items() if key != "scale")])
-    units = recorder.labels.flat(recorder.label(query).dims[-1])
     for place, by in _origins(recorder, kwargs.get("scale")):
-        if not isinstance(units, int):  # its masked form finds the scale by itself
+        units = recorder.labels.flat(recorder.label(query).dims[-1])
+        if not isinstance(units, int):  # no site: its masked form finds the scale by itself
             recorder.note_scale(Applied(place, recorder.trace.held[place], by), units)
 
 
