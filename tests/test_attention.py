@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,146 @@ def test_what_only_trying_rejects_is_told_even_if_the_rest_of_it_is_kept() -> No
     assert list(space.widths.values()) == [12, 8]
     assert [f.name for f in space.frozen] == ["v"]
     assert "another width does not run" in space.frozen[0].reason
+
+
+class Padded(nn.Module):
+    """Tokens, of which 0 is padding that torch's own encoder leaves out."""
+
+    def __init__(self, width: int = 24, heads: int = 4, **options: Any) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, heads, 32, batch_first=True)
+        self.embed, self.out = nn.Embedding(20, width, padding_idx=0), nn.Linear(width, 2)
+        self.encoder = nn.TransformerEncoder(layer, 2, **options)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(self.encoder(self.embed(x), src_key_padding_mask=x == 0)[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("model", "nested"),
+    [
+        (Padded(), {2: True, 3: False}),
+        (Padded(18, 3), {2: True, 3: False}),
+        (Padded(enable_nested_tensor=False), {2: False, 3: False}),
+    ],
+)
+def test_torchs_encoder_leaves_padding_out_at_even_and_odd_numbers_of_heads(
+    model: Padded, nested: dict[int, bool]
+) -> None:
+    tokens = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    space = trace(model.eval(), tokens)
+    for heads, expected in nested.items():
+        keep = {
+            name: np.arange(width) < (heads if name == "embed" else 8) for name, width in space.widths.items()
+        }
+        for copied in (space.resize({**space.widths, "embed": heads}), space.compact(keep)):
+            assert copied.encoder.use_nested_tensor is expected
+            plain = copied.eval()(tokens)  # with gradients torch does not take its fast path
+            with torch.no_grad():
+                assert torch.allclose(copied(tokens), plain, atol=1e-5)
+
+
+class Alone(nn.Module):
+    """Torch's own module without a residual, which would tie what it makes to what it reads."""
+
+    def __init__(self, out: nn.Module, **options: Any) -> None:
+        super().__init__()
+        self.embed, self.other, self.out = nn.Linear(6, 24), nn.Linear(6, 16), out
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True, **options)
+
+    def forward(self, x: Tensor) -> Any:
+        q = self.embed(x)
+        k = self.other(x) if self.attention.kdim == self.other.out_features else q
+        return self.out(self.attention(q, k, k, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 16, "vdim": 16}])
+def test_torchs_own_module_makes_what_can_be_typed(options: dict[str, Any]) -> None:
+    space = space_of(Alone(nn.Linear(24, 3), **options))
+    assert space.widths["embed"] == 4
+    assert "attention.out_proj" not in space.widths
+    assert_exact(space)
+    found = space.resize({**space.widths, "embed": 3}).attention
+    typed = nn.MultiheadAttention(
+        found.embed_dim, found.num_heads, kdim=found.kdim, vdim=found.vdim, batch_first=True
+    )
+    typed.load_state_dict(found.state_dict())
+
+
+def test_an_output_of_torchs_own_module_that_cannot_follow_keeps_its_heads() -> None:
+    space = space_of(Alone(nn.Identity()))
+    assert "embed" not in space.widths
+    (reason,) = (f.reason for f in space.frozen if f.name == "embed")
+    assert reason.startswith("attention: nn.MultiheadAttention reads and makes embed_dim units")
+
+
+class ByHand(nn.Module):
+    """One head, with a number of its own in ``logits``."""
+
+    def __init__(self, logits: Callable[[Any, Tensor, Tensor], Tensor], **numbers: Any) -> None:
+        super().__init__()
+        self.logits, self.numbers = logits, tuple(numbers)
+        for name, number in numbers.items():
+            setattr(self, name, number)
+        self.q, self.k, self.v = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(6, 12)
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(self.logits(self, self.q(x), self.k(x).mT).softmax(-1) @ self.v(x))
+
+
+@pytest.mark.parametrize(
+    ("logits", "number", "at_64"),
+    [
+        (lambda m, q, k: q @ k / math.sqrt(m.number), 16, 64),
+        (lambda m, q, k: (q / math.sqrt(m.number)) @ k, 16, 64),
+        (lambda m, q, k: (q @ k).masked_fill(k[:, :1] > 1e9, -math.inf) / m.number**0.5, 16, 64),
+        (lambda m, q, k: m.number**-0.5 * (q @ k), 16, 64),
+        (lambda m, q, k: q @ k * (1 / math.sqrt(m.number)), 16, 64),
+        (lambda m, q, k: q @ k / m.number, 4.0, 8.0),
+        (lambda m, q, k: (q * m.number) @ k, 0.25, 0.125),
+        (lambda m, q, k: (q * m.number**0.5) @ (k * m.number**0.5), 0.25, 0.125),
+        (lambda m, q, k: torch.baddbmm(q.new_zeros(1), q, k, beta=0, alpha=m.number), 0.25, 0.125),
+    ],
+)
+def test_a_number_that_scales_a_product_follows_what_it_is_summed_over(
+    logits: Callable[[Any, Tensor, Tensor], Tensor], number: float, at_64: float
+) -> None:
+    space = space_of(ByHand(logits, number=number))
+    assert space.widths == {"q": 16, "v": 12}
+    assert_exact(space)
+    assert space.resize({"q": 64, "v": 12}).number == at_64
+    assert space.at({"q": 64, "v": 12}).model.number == at_64
+    assert space.stale() == []
+
+
+def test_a_number_of_the_same_value_that_scales_no_product_stays() -> None:
+    """A share to drop of 0.25 is no scale, though 16 ** -0.5 is as much."""
+
+    def fused(m: Any, x: Tensor) -> Tensor:
+        q, k, v = m.q(x), m.k(x), m.v(x)
+        p = m.dropout if m.training else 0.0
+        return m.out(F.scaled_dot_product_attention(q, k, v, dropout_p=p, scale=m.scale))
+
+    class Fused(ByHand):
+        def forward(self, x: Tensor) -> Any:
+            return fused(self, x)
+
+    space = space_of(Fused(torch.matmul, dropout=0.25, scale=0.25, unread=0.25))
+    assert space.widths == {"q": 16, "v": 12}
+    resized = space.resize({"q": 64, "v": 12})
+    assert (resized.dropout, resized.scale, resized.unread) == (0.25, 0.125, 0.25)
+
+    by_hand = ByHand(
+        lambda m, q, k: F.dropout(q @ k * m.scale, m.dropout, m.training), scale=0.25, dropout=0.25
+    )
+    resized = space_of(by_hand).resize({"q": 64, "v": 12})
+    assert (resized.dropout, resized.scale) == (0.25, 0.125)
+
+
+def test_a_number_that_scales_a_product_and_something_else_stays() -> None:
+    both = ByHand(lambda m, q, k: F.dropout(q @ k * m.number, m.number, m.training), number=0.25)
+    space = space_of(both)
+    assert space.resize({"q": 64, "v": 12}).number == 0.25
+    assert [line.partition(" does")[0] for line in space.stale()] == ["ByHand.number = 0.25 = 16 ** -0.5"]

@@ -97,6 +97,7 @@ def describe(
         ],
         "frozen": [{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         "not_run": list(space.idle),
+        "stale": space.stale(),
         "alone": None,
         "macs": network["macs"],
         "params": network["params"],

@@ -70,7 +70,13 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
         frozen=[{"name": f.name, "width": f.width, "reason": f.reason} for f in space.frozen],
         modules=space.makers,
         code=text_of(next(iter(file.files.values()), b"")),
-        notes=(*not_run_lines(space.idle), *_untrained_lines(space, study), *side, *alone_lines(alone)),
+        notes=(
+            *not_run_lines(space.idle),
+            *space.stale(),
+            *_untrained_lines(space, study),
+            *side,
+            *alone_lines(alone),
+        ),
     )
 
 

@@ -25,6 +25,7 @@ class WidthsFound(TypedDict):
     variables: list[Variable]
     frozen: list[NotSearched]
     not_run: list[str]
+    stale: list[str]
     alone: str | None
     macs: int
     params: int

@@ -87,7 +87,7 @@ def show_widths(console: Console, d: WidthsFound) -> None:
     if d["budget"] is not None and d["uniform"] is not None:
         lines += side_cost_lines(side_costs(d["budget"], d["uniform"], d["cost_aware"]), COST_AWARE)
     lines += [d["budget_error"]] if d["budget_error"] else []
-    lines += not_run_lines(d["not_run"]) + alone_lines(d["alone"])
+    lines += not_run_lines(d["not_run"]) + d["stale"] + alone_lines(d["alone"])
     by_reason: dict[str, list[str]] = {}
     for f in d["frozen"]:
         by_reason.setdefault(f["reason"], []).append(f"{f['name']} ({f['width']})")

@@ -13,48 +13,19 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from widthsearch.space.factors import read_factors
 from widthsearch.space.labels import Dim, Report
+from widthsearch.space.marks import Factor, Stated
 from widthsearch.space.masking import FUNCTIONS as MASKED_FUNCTIONS
 from widthsearch.space.recorder import Place, Recorder, Trace
 
 Arguments = tuple[Any, ...]
-
-
-class Stated(int):
-    """An integer attribute of a module."""
-
-    place: Place
-    ratio: Fraction = Fraction(1)  # this number over the attribute: ``self.width // 2`` has 1/2
-
-    @classmethod
-    def of(cls, value: int, place: Place, ratio: Fraction = Fraction(1)) -> Stated:
-        """The same number, with its origin."""
-        stated = cls(value)
-        stated.place, stated.ratio = place, ratio
-        return stated
-
-    def __mul__(self, other: int) -> int:
-        """A whole multiple keeps the origin."""
-        product = int(self) * other
-        if type(other) is not int or other < 1:
-            return product
-        return Stated.of(product, self.place, self.ratio * other)
-
-    __rmul__ = __mul__
-
-    def __floordiv__(self, other: int) -> int:
-        """A whole part keeps the origin."""
-        part = int(self) // other
-        if type(other) is not int or other < 1 or part * other != int(self):
-            return part
-        return Stated.of(part, self.place, self.ratio / other)
 
 
 _ANY_MODULES = frozenset(vars(nn.Module()))  # the attributes that all modules have
@@ -68,33 +39,59 @@ _DEEPEST = 3  # a list in a dict in a config
 _LEAVES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, enum.Enum)
 
 
-def mark_sizes(model: nn.Module) -> dict[Place, int]:
-    """Make every whole number in the user's own modules a :class:`Stated`, in place (on a copy).
+def mark_numbers(model: nn.Module, trace: Trace) -> None:
+    """Make the numbers in the user's own modules know where they came from, in place (on a copy).
 
-    Also those in lists, dicts and objects that hold nothing but data (a config): each module gets a copy of
-    its own of these.  Returns all that were marked.
+    Every whole number becomes a :class:`Stated`, also those in lists, dicts and objects that hold nothing but
+    data (a config): each module gets a copy of its own of these.  A float attribute becomes a
+    :class:`Factor`.
     """
-    sizes: dict[Place, int] = {}
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch.nn.") and type(module) not in _STATING:
             continue  # their attributes are known: see resize.py
         for attribute, value in list(vars(module).items()):
-            if attribute not in _ANY_MODULES:
-                module.__dict__[attribute] = _marked(value, (name, (attribute,)), sizes)
-    return sizes
+            place: Place = (name, (attribute,))
+            if attribute in _ANY_MODULES:
+                continue
+            if type(value) is float:
+                trace.held[place] = value
+                module.__dict__[attribute] = Factor.of(value, place)
+            else:
+                module.__dict__[attribute] = _marked(value, place, trace)
+    trace.held.update(trace.sizes)
 
 
-def _marked(value: Any, place: Place, sizes: dict[Place, int]) -> Any:
+def _marked(value: Any, place: Place, trace: Trace) -> Any:
     if type(value) is int and value > 1:
-        sizes[place] = value
-        return Stated.of(value, place)
+        trace.sizes[place] = value
+        return Stated.of(value, place, converted=trace.converted)
     parts = parts_of(value) if len(place[1]) <= _DEEPEST else {}
-    marked = {step: _marked(part, (place[0], (*place[1], step)), sizes) for step, part in parts.items()}
+    marked = {step: _marked(part, (place[0], (*place[1], step)), trace) for step, part in parts.items()}
     changed = {step: part for step, part in marked.items() if part is not parts[step]}
     try:
         return with_parts(value, changed) if changed else value
     except Exception:  # an object of a kind of its own
         return value
+
+
+def numbers_in(model: nn.Module, runner: nn.Module, trace: Trace) -> dict[Tensor, Place]:
+    """The tensors of one value that the user's own modules hold and do not train; ``runner``: a copy."""
+    found: dict[Tensor, Place] = {}
+    copies = dict(runner.named_modules())
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn."):
+            continue
+        for attribute, value in {**vars(module), **module._buffers}.items():
+            copied = getattr(copies[name], attribute, None)
+            if isinstance(value, Tensor) and isinstance(copied, Tensor) and _is_number(value):
+                trace.held[name, (attribute,)] = float(value)
+                found[copied] = (name, (attribute,))
+    trace.tensors.update(found.values())
+    return found
+
+
+def _is_number(value: Tensor) -> bool:
+    return value.numel() == 1 and value.is_floating_point() and not value.requires_grad and not value.is_meta
 
 
 def parts_of(value: Any, depth: int = 0) -> dict[Any, Any]:
@@ -139,6 +136,18 @@ def follow_namesakes(trace: Trace) -> None:
             same = place[0] == module and place[1][-1] == path[-1] and size == trace.sizes[module, path]
             if same and isinstance(path[-1], str):
                 trace.stated.setdefault(place, known)
+
+
+def settle_scales(trace: Trace) -> None:
+    """Of the numbers that scale products, those that something else reads too stay as they are.
+
+    A whole number that is seen as a size follows that size (:data:`Trace.stated`).
+    """
+    others = trace.elsewhere.difference(trace.sizes)
+    for place in [p for p in trace.scales if p in others or p in trace.stated]:
+        del trace.scales[place]
+    for site in [s for s, place in trace.scaled.items() if place in others]:
+        del trace.scaled[site]
 
 
 @functools.lru_cache(1)  # a search of seconds in all, were it made at each run of a trace
@@ -193,6 +202,7 @@ class SizeReader(TorchFunctionMode):
             self._recorder.site = None
         if name in READERS:
             READERS[name](self._recorder, args, kwargs or {}, out)
+        read_factors(self._recorder, name, args, kwargs or {}, out)
         return out
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from widthsearch.space.copies import batch_size, call
+from widthsearch.space.labels import ids_in
 from widthsearch.space.masking import Masked
 from widthsearch.space.module_stack import ModuleStack, Site
 from widthsearch.space.recorder import Trace
@@ -71,8 +72,21 @@ def statistics_of(trace: Trace, variables: Variables) -> tuple[Statistics, ...]:
     for site, dims in trace.sites.items():
         units = {dim: variables.position[ids] for dim, ids in dims.items() if variables.among(ids)}
         if units:
-            calls.append(Statistics(site, units, site in trace.scaled))
+            calls.append(Statistics(site, units, _is_scaled(site, trace, variables)))
     return tuple(calls)
+
+
+def _is_scaled(site: Site, trace: Trace, variables: Variables) -> bool:
+    """Whether a number that follows the units of this product scales it."""
+    place = trace.scaled.get(site)
+    if place is None or place in trace.scales:
+        return place is not None
+    if place not in trace.stated:
+        return False
+    (units,), (dim, ratio) = trace.sites[site].values(), trace.stated[place]
+    ids = ids_in(dim)
+    alone = ratio == 1 and len(dim) == len(ids) == 1
+    return alone and np.array_equal(variables.position[ids[0]], variables.position[units])
 
 
 class Gating:

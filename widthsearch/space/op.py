@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from widthsearch.space.labels import Dim, Dims, Freeze, Labels, Report, constant, ids_in
+from widthsearch.space.labels import Dim, Dims, Freeze, Ids, Labels, Report, constant, ids_in
 from widthsearch.space.masking import LAYERS, PRODUCTS, READING
+from widthsearch.space.module_stack import Site
 from widthsearch.space.recorder import Recorder
 
 # The output holds values of the input in some arrangement.
@@ -44,6 +45,7 @@ class Op:
         self.keeps_values = self.name.rstrip("_") in KEEPS_VALUES and bool(self.inputs)
         self.is_view: bool = func.is_view or self.name == "_unsafe_view"  # it computes nothing
         self.gates_output = False  # its masked form scales the output by the gates
+        self.over: list[tuple[Ids, Site | None]] = []  # what its outputs are sums over, and where
 
     @functools.cached_property
     def _arguments(self) -> dict[str, Any]:
@@ -109,6 +111,7 @@ class Op:
         units = {i: ids for i in over if not isinstance(ids := self.labels.flat(dims[i]), int)}
         if not units:
             return
+        self.over += [(ids, None) for ids in units.values()]
         if self.recorder.site is None:
             for i in units:
                 self.freeze_if_used(dims[i], "computes statistics over these units")
@@ -161,6 +164,7 @@ class Op:
                 # A weight over constants that are live reads the network's input: no news for the user.
                 live = self.recorder.label(other).live
                 self.labels.unify(dim_a, dim_b, Report.NEVER if live else Report.IF_PRODUCED)
+                self.over += [(ids, None) for ids in ids_in(dim_a)]
                 return
         one, other_one = self.recorder.label(a), self.recorder.label(b)
         live, units, site = one.live and other_one.live, self.labels.flat(dim_a), self.recorder.site
@@ -171,7 +175,8 @@ class Op:
         if one.live == other_one.live and not (one.source or other_one.source):  # queries and keys
             self.labels.summed.append(units)
         self.labels.unify(dim_a, dim_b)
-        self.recorder.note_product(site, units)
+        self.over.append((units, None if self.in_layer else site))
+        self.recorder.note_product(site, units, a, b)
 
     def note_heads(self, queries: Tensor, keys: Tensor, dims: Sequence[Dim]) -> None:
         """Where two activations are multiplied for each index of these dims, the last one is the heads."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -31,6 +31,14 @@ class Reading:
     gated: bool = True  # these activations are scaled by their gates already
 
 
+class Applied(NamedTuple):
+    """A number that a module holds, by whose ``value`` (or what follows from it) a tensor is multiplied."""
+
+    place: Place
+    value: float
+    by: float
+
+
 @dataclass
 class Trace:
     """What one traced run of a model leaves behind."""
@@ -50,8 +58,15 @@ class Trace:
     sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
     by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
-    scales: dict[str, Ids] = field(default_factory=dict)  # per module, what its attention sums over
-    scaled: set[Site] = field(default_factory=set)  # where an attribute holds the scale for that number
+    scales: dict[Place, tuple[Ids, float]] = field(
+        default_factory=dict
+    )  # what scales products: as which power of how many units are summed over
+    scaled: dict[Site, Place] = field(default_factory=dict)  # the products that one of them scales
+    held: dict[Place, float] = field(default_factory=dict)  # every number that a module holds
+    tensors: set[Place] = field(default_factory=set)  # those of them in a tensor of one value
+    converted: set[Place] = field(default_factory=set)  # whole ones of them that were read as a float
+    elsewhere: set[Place] = field(default_factory=set)  # others that something reads that does not multiply
+    applied: list[tuple[Applied, list[Dim]]] = field(default_factory=list)  # with what each has units of
     heads: dict[str, Ids] = field(default_factory=dict)  # per module, the heads of its attention
     sizes: dict[Place, int] = field(default_factory=dict)  # every whole number that a module holds
     stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # those that are a dim's / ratio
@@ -67,13 +82,16 @@ class Label:
 
     ``source``: the parameter that it is a linear image of (a view, a multiple), None for other tensors.
     ``live``: it depends on the input of the network.  ``gated``: a normalisation that scales its output by
-    the gates has made it.
+    the gates has made it.  ``over``: what it is a sum over, and the product of
+    activations that made it, if one did; ``factors``: what scales it.
     """
 
     dims: Dims
     source: str | None = None
     live: bool = False
     gated: bool = False
+    over: tuple[tuple[Ids, Site | None], ...] = ()
+    factors: frozenset[Applied] = frozenset()
 
 
 class Recorder:
@@ -86,6 +104,7 @@ class Recorder:
         self.counts_macs = True
         self.site: Site | None = None  # the call of a function with a masked form that is running, if any
         self.if_used: Any = WeakTensorKeyDictionary()  # tensor -> what to freeze once it is read
+        self.numbers: Any = WeakTensorKeyDictionary()  # tensor of one value -> the attribute that it is
         self._labels: Any = WeakTensorKeyDictionary()
         self._axis_of = {id(ids): axis for axis, ids in trace.axes.items()}
 
@@ -115,17 +134,22 @@ class Recorder:
         if self.counts_macs:  # in one of the two modes
             reading.elements += activations.numel()
 
-    def note_product(self, site: Site, units: Ids) -> None:
+    def note_product(self, site: Site, units: Ids, *factors: Tensor) -> None:
         """A product of activations is summed over units; its masked form gates one dimension."""
         self.trace.sites.setdefault(site, {PRODUCTS[site.function]: units})
-        if site.function in LAYERS:
+        if site.function not in LAYERS:
+            for applied in {a for tensor in factors for a in self.label(tensor).factors}:
+                self.note_scale(applied, units, site)
+
+    def note_scale(self, applied: Applied, units: Ids, site: Site | None = None) -> None:
+        """A number scales a product over these units; one that does it for their number follows them."""
+        if applied.place in self.trace.tensors:
             return
-        module = self.modules.innermost
-        if site.function == "scaled_dot_product_attention":
-            self.trace.scales[module] = units
-        elif any(is_scale(value, len(units)) for value in vars(self.modules.modules[module]).values()):
-            self.trace.scales[module] = units
-            self.trace.scaled.add(site)
+        power = _power(applied, len(units), whole=applied.place in self.trace.sizes)
+        if power is not None:
+            self.trace.scales.setdefault(applied.place, (units, power))
+            if site is not None:
+                self.trace.scaled[site] = applied.place
 
     def note_normalised(self, channels: Factor) -> None:
         """The module at work may state this size without having a tensor of it."""
@@ -149,6 +173,13 @@ def layer_of(parameter: str) -> str:
     return owner if owner and leaf == "weight" else parameter
 
 
-def is_scale(value: object, size: int) -> bool:
-    """Whether this is the factor by which attention scales dot products of this size."""
-    return isinstance(value, float) and math.isclose(value, size**-0.5)
+def _power(applied: Applied, size: int, *, whole: bool) -> float | None:
+    """As which power of this size a number scales dot products, to a variance that is the same at all sizes.
+
+    ``whole``: it is held as a whole number, the size itself.
+    """
+    if not whole and math.isclose(applied.value, size**-0.5):
+        return -0.5
+    power = 1.0 if whole else 0.5
+    scales = math.isclose(applied.value, size**power) and math.isclose(applied.by, size**-0.5)
+    return power if scales else None

@@ -81,7 +81,7 @@ def removal_error(
 def _tell_units_apart(model: nn.Module, trace: Trace) -> None:
     """Make every unit matter: fresh weights may be all zero, or so small that attention is a mean."""
     products = (site for site, dims in trace.sites.items() if -1 in dims and site.function not in LAYERS)
-    modules = {*trace.heads, *trace.scales, *(site.module for site in products)}
+    modules = {*trace.heads, *(site.module for site in products)}
     attending = tuple(f"{module}." if module else "" for module in modules)
     for name, tensor in model.named_parameters():
         if not tensor.is_floating_point() or not tensor.numel():

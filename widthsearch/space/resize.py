@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from widthsearch.space.attributes import parts_of, with_parts
 from widthsearch.space.copies import copy_with, empty_copy, named_tensors
-from widthsearch.space.recorder import Trace, is_scale
+from widthsearch.space.recorder import Trace
 from widthsearch.space.variables import Variables
 
 #: Sizes that torch's layers state, and the tensor and dimension that has each; of several the last one.
@@ -92,10 +93,12 @@ def synchronise_attributes(
             module.embed_dim = int(module.out_proj.weight.shape[1])
             module.num_heads = variables.size(heads, widths)
             module.head_dim = module.embed_dim // module.num_heads
-    for name, units in trace.scales.items():
-        for attribute, value in list(vars(modules[name]).items()):
-            if is_scale(value, len(units)):
-                setattr(modules[name], attribute, variables.size(units, widths) ** -0.5)
+    for name, module in modules.items():
+        if isinstance(module, nn.TransformerEncoder):
+            _synchronise_encoder(module, original.get_submodule(name))
+    for (name, path), (units, power) in trace.scales.items():
+        holds, size = modules[name].__dict__, variables.size(units, widths)
+        holds[path[0]] = _stated(holds[path[0]], path[1:], size if power == 1 else size**power)
     for (name, path), (dim, ratio) in trace.stated.items():
         size = math.prod(variables.size(factor, widths) for factor in dim)
         holds = modules[name].__dict__
@@ -113,7 +116,24 @@ def synchronise_attributes(
                 module.num_groups = module.num_channels // inside
 
 
-def _stated(value: Any, path: Sequence[Any], size: int) -> Any:
+def _synchronise_encoder(copied: nn.TransformerEncoder, original: nn.Module) -> None:
+    """``use_nested_tensor``, which torch decides when it makes an encoder: an odd number of heads has none.
+
+    What a user has set by hand stays.
+    """
+    if len(copied.layers) and original.use_nested_tensor == _nested(original):
+        copied.use_nested_tensor = _nested(copied)
+
+
+def _nested(encoder: nn.Module) -> bool:
+    """What torch's own constructor says: that of an encoder of no such layers, so that nothing is copied."""
+    first, asked = encoder.layers[0], encoder.enable_nested_tensor  # type: ignore[index]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would say why not
+        return bool(nn.TransformerEncoder(first, 0, enable_nested_tensor=asked).use_nested_tensor)  # type: ignore[arg-type]
+
+
+def _stated(value: Any, path: Sequence[Any], size: float) -> Any:
     """The value, or a copy of it where it holds another size at this path."""
     if not path:
         return size

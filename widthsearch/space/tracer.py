@@ -16,13 +16,24 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
 from widthsearch.errors import UsageError
-from widthsearch.space.attributes import SizeReader, follow_namesakes, mark_sizes, nothing_cached
+from widthsearch.space.attributes import (
+    SizeReader,
+    follow_namesakes,
+    mark_numbers,
+    nothing_cached,
+    numbers_in,
+    settle_scales,
+)
 from widthsearch.space.copies import call, empty_copy, named_tensors, outputs_of, reference_kernels, to_device
-from widthsearch.space.labels import Report, constants, size_of_dim
-from widthsearch.space.module_stack import ModuleStack
-from widthsearch.space.op import Op
-from widthsearch.space.recorder import Label, Recorder, Trace
+from widthsearch.space.families import elementwise, views
+from widthsearch.space.labels import Ids, Report, constants, size_of_dim
+from widthsearch.space.module_stack import ModuleStack, Site
+from widthsearch.space.op import Op, Rule
+from widthsearch.space.recorder import Applied, Label, Recorder, Trace
 from widthsearch.space.rules import rule_for
+
+# What is scaled before these is scaled by as much behind them, but for what is added.
+SUMS = {"mul", "div", "neg", "add", "sub", "rsub", "where", "masked_fill", "addcmul"}
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,7 +86,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = dims[i] if i < len(dims) else constants(tensor.shape)
             if recorder.counts_macs and not op.is_view:
                 written.append(tuple(factor for dim in known for factor in dim))
-            recorder.set_label(tensor, Label(known, source, op.is_live, gated or op.gates_output))
+            recorder.set_label(
+                tensor, Label(known, source, op.is_live, gated or op.gates_output, *_scaling(op, rule))
+            )
 
     def _freeze_unknown(self, op: Op) -> None:
         for tensor in op.inputs:
@@ -86,6 +99,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Everything it touches is frozen now, so that its cost is a constant: torch's own figure.
             flops = count_flops(*op.args, **op.kwargs, out_val=op.out)
             self._recorder.trace.macs.append((flops // 2,))
+
+
+def _scaling(op: Op, rule: Rule | None) -> tuple[tuple[tuple[Ids, Site | None], ...], frozenset[Applied]]:
+    """What the outputs are sums over and scaled by: element by element what their inputs are."""
+    linear = op.keeps_values or op.name.rstrip("_") in SUMS or rule is views.concatenate
+    if not linear and rule is not elementwise.pointwise:
+        return tuple(op.over), frozenset()
+    labels = [op.recorder.label(tensor) for tensor in op.inputs]
+    over = {(id(units), at): (units, at if linear else None) for label in labels for units, at in label.over}
+    factors = (label.factors for label in labels if linear)
+    return tuple(over.values()), frozenset().union(*factors)
 
 
 def run_trace(
@@ -110,10 +134,11 @@ def run_trace(
         trace.by_groups.update(before.by_groups)
         trace.labels.given = iter(before.labels.choices)
     runner = empty_copy(model, device)
-    trace.sizes = mark_sizes(runner)
+    mark_numbers(runner, trace)
     inputs = [to_device(example, device) for example in examples]
     recorder = Recorder(trace, ModuleStack(runner))
     originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    recorder.numbers.update(numbers_in(model, runner, trace))
     tracer, reader = Tracer(recorder, originals), SizeReader(recorder)
     for name, tensor in named_tensors(runner).items():
         dims = tuple((trace.axes[name, d],) if (name, d) in trace.axes else () for d in range(tensor.ndim))
@@ -137,6 +162,7 @@ def run_trace(
             for dim in recorder.label(tensor).dims:
                 trace.labels.freeze(dim, reason, Report.IF_READ)
     follow_namesakes(trace)
+    settle_scales(trace)
     trace.ran = recorder.modules.ran
     return trace
 

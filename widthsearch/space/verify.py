@@ -85,6 +85,8 @@ def verify(
             rounds.append(Tangles(in_that_mode, trace, variables, numbers).changes())
         elif wrong := inexact(model, examples, trace, variables):
             rounds.append(_tie_or_freeze(trace, variables, wrong))
+        elif untypable := _of_one_width(model, trace, variables):
+            rounds.append(untypable)
         else:
             return tuple(rounds)
 
@@ -105,6 +107,30 @@ def _projections(model: nn.Module, trace: Trace) -> list[Change]:
             reason = f"{place}: nn.LSTM needs a hidden size above its proj_size"
             changes += [Change((v,), reason) for v in names]
     return changes
+
+
+def _of_one_width(model: nn.Module, trace: Trace, variables: Variables) -> list[Change]:
+    """``nn.MultiheadAttention`` has one ``embed_dim``, for what it reads, its heads and what it makes.
+
+    A resized copy of it runs with others, but nobody could type them.
+    """
+    axes = (("in_proj_weight", 1), ("q_proj_weight", 1), ("out_proj.weight", 1), ("out_proj.weight", 0))
+    for place, module in model.named_modules():
+        if not isinstance(module, nn.MultiheadAttention):
+            continue
+        found = [(f"{place}.{name}".lstrip("."), dim) for name, dim in axes]
+        forms = [variables.form(trace.axes[axis]) for axis in found if axis in trace.axes]
+        if len(set(forms)) < 2:
+            continue
+        names = tuple(v for k, v in enumerate(variables.names) if any(form[0][k] for form in forms))
+        single = all(sum(map(bool, form[0])) == 1 and not form[1] for form in forms)
+        if single and math.gcd(*(variables.width[v] for v in names)) > 1:
+            return [Change(names)]
+        reason = (
+            f"{place}: nn.MultiheadAttention reads and makes embed_dim units, and one of them cannot follow"
+        )
+        return [Change((v,), reason) for v in names]
+    return []
 
 
 def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables:

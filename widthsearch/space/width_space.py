@@ -22,6 +22,7 @@ from widthsearch.space.labels import Report
 from widthsearch.space.recorder import Trace
 from widthsearch.space.rehearsal import failure_at, random_widths
 from widthsearch.space.resize import compacted_copy, resized_copy
+from widthsearch.space.stale import stale_lines
 from widthsearch.space.tracer import run_trace
 from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
 from widthsearch.space.verify import Changes, apply_changes
@@ -76,6 +77,10 @@ class WidthSpace:
     def layer_shapes(self) -> Cost:
         """The cost, with the elements that operations write per sample as a third resource, ``written``."""
         return cost_of(self.traced, self.variables, self.samples, written=True)
+
+    def stale(self) -> list[str]:
+        """A line per number that was made from a width, as it seems, and does not follow it."""
+        return stale_lines(self.model, self.traced, self.variables)
 
     def resize(self, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the model at these widths, wider or narrower, with fresh weights from torch's global RNG.

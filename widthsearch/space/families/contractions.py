@@ -111,6 +111,7 @@ def attention(op: Op) -> Result:
         op.align((*batch, query[-2], key[-2]), mask)
     op.multiply_accumulate(*batch, query[-2], key[-1], key[-2])
     op.multiply_accumulate(*batch, query[-2], key[-2], value[-1])
+    op.over.clear()  # a softmax lies between the sum over units and what comes out
     return [(*batch, query[-2], value[-1])]
 
 
