@@ -232,7 +232,10 @@ def test_used_statistics_start_anew_and_requires_grad_stays() -> None:
 
 FROZEN: dict[str, tuple[nn.Module, str]] = {
     "softmax": (Between(nn.Softmax(dim=1)), "softmax in 'something'"),
-    "maximum": (Between(lambda x: x - x.amax(1, keepdim=True)), "amax in the model's own forward: reduces"),
+    "of all units": (
+        Between(lambda x: x * x.prod(1, keepdim=True)),
+        "prod in the model's own forward: reduces",
+    ),
     "index": (Between(lambda x: x[:, [3, 1, 2, 0]], 4), "index in the model's own forward: picks"),
     "flip": (Between(lambda x: x.flip(1)), "flip in the model's own forward: mixes or reorders"),
     "cumsum": (Between(lambda x: x.cumsum(1)), "cumsum in the model's own forward"),
