@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from widthsearch import Budget, Recipe, Study
 from widthsearch.driver.prepare import prepare
-from widthsearch.errors import TrainingError
+from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plans.plan import Slot
 from widthsearch.plans.search import SearchPlan
 from widthsearch.study.file import StudyFile
@@ -243,3 +243,94 @@ def test_tensors_of_a_mapped_file_are_nobodys_own(tmp_path: Path) -> None:
             Slot("baseline", 0, 0, plan.baseline), lambda net: kept.append(anonymous_memory() - before)
         )
     assert kept[0] < size / 3, f"{kept[0]} bytes of {size}"
+
+
+# ---------------------------------------------------------------- tensors in memory, several of them
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.last = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        h = (self.words(ids) * mask[..., None]).sum(1)
+        return {"class": self.last(self.hidden(h).relu())}
+
+
+def several(size: int = 40, *, rows: int | None = None) -> Any:
+    order = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 9, (size, 5), generator=order)
+    mask = (ids > 2).float()[:rows]
+    return {"ids": ids, "mask": mask}, {"class": ids[:, 0] % 3}
+
+
+def loss_of_class(output: Any, target: Any) -> Tensor:
+    return F.cross_entropy(output["class"], target["class"])
+
+
+def words(split: Any) -> Study:
+    return Study(
+        model=Words,
+        data=lambda: (split, several(24)),
+        budget=Budget(macs="0.5x"),
+        recipe=replace(RECIPE, loss=loss_of_class),
+    )
+
+
+def test_inputs_and_targets_in_memory_may_be_tuples_and_dicts() -> None:
+    x, y = several()
+    as_samples = [({k: t[i] for k, t in x.items()}, {"class": y["class"][i]}) for i in range(40)]
+
+    class Listed(Dataset[Any]):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, i: int) -> Any:
+            return as_samples[i]
+
+    found = []
+    for split in ((x, y), Listed()):
+        study = words(split)
+        prepared = prepare(StudyFile(study, Path(__file__), "study"))
+        slot = Slot("baseline", 0, 0, prepared.plan.baseline)
+        found.append(TrialRunner(study, SearchPlan(prepared.plan)).run(slot)["val_loss"])
+        shape = "40x5 and 40x5 and 40 " if split == (x, y) else "Listed of 40 "
+        assert prepared.fingerprint["data.train"].startswith(shape)
+    assert found[0] == found[1]
+
+
+def test_a_pair_in_memory_may_be_a_list() -> None:
+    x, y = several()[0]["ids"].float(), several()[1]["class"]
+    found = []
+    for pair in ((x, y), [x, y]):
+        net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        study = Study(
+            model=lambda net=net: net,
+            data=lambda pair=pair: (pair, pair),  # type: ignore[misc]
+            budget=Budget(macs="0.5x"),
+            recipe=RECIPE,
+        )
+        prepared = prepare(StudyFile(study, Path(__file__), "study"))
+        slot = Slot("baseline", 0, 0, prepared.plan.baseline)
+        found.append(TrialRunner(study, SearchPlan(prepared.plan)).run(slot)["val_loss"])
+    assert found[0] == found[1]
+
+
+def test_a_change_of_any_tensor_in_memory_is_seen() -> None:
+    before, after = several(), several()
+    after[0]["mask"][17, 3] += 1.0
+    prints = [
+        prepare(StudyFile(words(split), Path(__file__), "study")).fingerprint for split in (before, after)
+    ]
+    (changed,) = changed_fields(*prints)
+    assert changed.startswith("data.train: 40x5 and 40x5 and 40 ")
+
+
+def test_tensors_in_memory_of_unlike_lengths_are_refused() -> None:
+    with pytest.raises(UsageError, match="of train must have as many samples each, but have 40, 39 and 40$"):
+        prepare(StudyFile(words(several(rows=39)), Path(__file__), "study"))
+    with pytest.raises(
+        UsageError, match=r"tuple of 2 \(dict, list\), but must be a pair of tensors \(x, y\)"
+    ):
+        prepare(StudyFile(words((several()[0], [1, 2])), Path(__file__), "study"))

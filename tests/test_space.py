@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import random
+import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -232,7 +234,10 @@ def test_used_statistics_start_anew_and_requires_grad_stays() -> None:
 
 FROZEN: dict[str, tuple[nn.Module, str]] = {
     "softmax": (Between(nn.Softmax(dim=1)), "softmax in 'something'"),
-    "maximum": (Between(lambda x: x - x.amax(1, keepdim=True)), "amax in the model's own forward: reduces"),
+    "of all units": (
+        Between(lambda x: x * x.prod(1, keepdim=True)),
+        "prod in the model's own forward: reduces",
+    ),
     "index": (Between(lambda x: x[:, [3, 1, 2, 0]], 4), "index in the model's own forward: picks"),
     "flip": (Between(lambda x: x.flip(1)), "flip in the model's own forward: mixes or reorders"),
     "cumsum": (Between(lambda x: x.cumsum(1)), "cumsum in the model's own forward"),
@@ -347,6 +352,35 @@ def test_a_model_that_does_not_run_is_a_usage_error_in_one_line() -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="without any tensor"):
         trace(nn.Linear(3, 2).requires_grad_(False).apply(lambda m: setattr(m, "forward", len)), vectors(3))
+
+
+class Force(nn.Module):
+    """What a potential network derives by its input."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        super().__init__()
+        self.enabled = enabled
+        self.energy = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.enable_grad() if self.enabled else nullcontext():
+            x = x.requires_grad_()
+            return -torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+
+def test_a_forward_that_takes_derivatives_is_told_to_enable_gradients() -> None:
+    example = vectors(3)[0]
+    with pytest.raises(UsageError, match="runs on the example, but not without gradients") as error:
+        trace(Force(enabled=False), example)
+    assert "torch.enable_grad()" in str(error.value)
+    assert "\n" not in str(error.value)
+    broken = Force(enabled=False)
+    broken.energy.register_forward_hook(lambda _, args, energy: energy.detach())
+    with pytest.raises(UsageError, match="^Force does not run on the example: RuntimeError"):
+        trace(broken, example)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a scalar of a tensor with a gradient
+        assert trace(Force(enabled=True), example).widths == {"energy.0": 8, "energy.2": 6}
 
 
 def test_wrong_widths_and_masks_are_refused() -> None:

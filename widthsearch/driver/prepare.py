@@ -74,6 +74,7 @@ def prepare(file: StudyFile, before: Plan | None = None) -> Prepared:
             *not_run_lines(space.idle),
             *space.stale(),
             *_untrained_lines(space, study),
+            *_lost_lines(space, study),
             *side,
             *alone_lines(alone),
         ),
@@ -88,6 +89,16 @@ def _untrained_lines(space: WidthSpace, study: Study) -> list[str]:
     return [
         f"not trained, and random, as every training starts afresh: {several(names)} (requires_grad=False); "
         "load their values in Study(init=...), and keep their widths by Study(fix=[...])"
+    ]
+
+
+def _lost_lines(space: WidthSpace, study: Study) -> list[str]:
+    """Weights whose initial values no other width defines: a search would start them at noise."""
+    if not space.lost or study.init is not None:
+        return []
+    return [
+        f"initial values with a pattern that other widths do not define: {several(space.lost)}; every "
+        "training starts there with random numbers of about the same spread: set them in Study(init=...)"
     ]
 
 

@@ -132,7 +132,8 @@ class Gating:
         for axis in self._axes:
             gate = axis.place.read(z, variables).view(-1, *[1] * axis.dims_after)
             if axis.is_cheaper_on_input(batch):
-                self._hooks.append(axis.module.register_forward_pre_hook(_scale_input(gate)))
+                hook = _scale_input(gate)
+                self._hooks.append(axis.module.register_forward_pre_hook(hook, with_kwargs=True))
             else:
                 for parameters, leaf in axis.places:
                     parameters[leaf] = parameters[leaf] * gate.to(axis.weight.dtype)
@@ -172,8 +173,13 @@ class Gating:
             self._stack.remove()
 
 
-def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    return lambda module, inputs: (inputs[0] * gate.to(inputs[0].dtype), *inputs[1:])
+def _scale_input(gate: Tensor) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
+    def scale(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else kwargs["input"]  # plain layers of torch call it so
+        scaled = x * gate.to(x.dtype)
+        return ((scaled, *args[1:]), kwargs) if args else (args, {**kwargs, "input": scaled})
+
+    return scale
 
 
 @dataclass(frozen=True, eq=False)

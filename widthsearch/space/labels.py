@@ -184,6 +184,11 @@ class Labels:
             self.products.append(Product(factor, self._split[key], self.where))
         return self._split[key]
 
+    def is_split(self, dim: Dim) -> bool:
+        """Whether this dimension has a factor that another size was split into."""
+        parts = {id(part) for pair in self._split.values() for part in pair}
+        return any(id(ids) in parts for ids in ids_in(dim))
+
     def unify(self, a: Dim, b: Dim, constant_report: Report = Report.IF_PRODUCED) -> Dim:
         """Two dimensions of equal size index the same units; returns the one to go on with (``a`` if it can).
 

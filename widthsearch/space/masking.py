@@ -49,9 +49,11 @@ class Masked(TorchFunctionMode):
 def _masked(name: str, gates: Gates, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call the masked form as the function was called; the result has the same type of numbers."""
     kwargs = {ALIASES.get(key, key): value for key, value in kwargs.items()}
-    x, *rest = args if args else (kwargs.pop("input"),)
+    x, *rest = args if args else (kwargs.pop(next(k for k in FIRST if k in kwargs)),)
     if name in PRODUCTS:
         return FUNCTIONS[name]({d: z.to(x.dtype) for d, z in gates.items()}, x, *rest, **kwargs)
+    if name in CHOOSING:
+        return FUNCTIONS[name](gates, x, *rest, **kwargs)
     # Sums need float32 at least, as they have it under autocast.
     asked = kwargs.pop("dtype", None)
     wide = asked or torch.promote_types(x.dtype, torch.float32)
@@ -63,9 +65,9 @@ def _masked(name: str, gates: Gates, args: tuple[Any, ...], kwargs: dict[str, An
     return tuple(t.to(narrow) for t in out) if isinstance(out, tuple) else out.to(narrow)
 
 
-def _broadcast(gates: Gates, x: Tensor) -> Tensor:
-    """The gates with the dimensions of ``x``; of size 1 along those that have none."""
-    z = torch.ones([1] * x.ndim, dtype=x.dtype, device=x.device)
+def _broadcast(gates: Gates, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The gates with the dimensions of ``x``, and its type or this one; of size 1 along those without."""
+    z = torch.ones([1] * x.ndim, dtype=dtype or x.dtype, device=x.device)
     for dim, own in gates.items():
         z = z * own.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     return z
@@ -241,6 +243,35 @@ def cdist(gates: Gates, x1: Tensor, x2: Tensor, *others: Any, **options: Any) ->
     return torch.cdist(x1 * gates[-1], x2 * gates[-1], *others, **options)
 
 
+def _extreme(name: str) -> Callable[..., Any]:
+    """``torch.max``, ``min``, ``amax`` and ``amin`` of the open units; where they are counts all units."""
+    least, most = (torch.amin, torch.amax) if name.endswith("max") else (torch.amax, torch.amin)
+
+    def extreme(gates: Gates, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # A closing unit is moved to the open one that counts least, which changes nothing once it is there.
+        z, dims = _broadcast(gates, input, torch.float32), [d % input.ndim for d in gates]
+        lowest = least(torch.where(z > 0, input, most(input, dims, True)), dims, True)
+        if input.is_floating_point():
+            moved = torch.lerp(lowest, input, z.to(input.dtype))
+        else:
+            moved = torch.where(z > 0, input, lowest)
+        return getattr(torch, name)(moved, *args, **kwargs)
+
+    return extreme
+
+
+def any_(gates: Gates, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``torch.any`` of the open units."""
+    is_open = _broadcast(gates, input, torch.float32) > 0
+    return torch.any(torch.where(is_open, input, torch.zeros_like(input)), *args, **kwargs)
+
+
+def all_(gates: Gates, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``torch.all`` of the open units."""
+    is_open = _broadcast(gates, input, torch.float32) > 0
+    return torch.all(torch.where(is_open, input, torch.ones_like(input)), *args, **kwargs)
+
+
 def matmul(gates: Gates, input: Tensor, other: Tensor) -> Tensor:
     """``torch.matmul``, ``bmm``, ``mv`` and ``dot``, summed over the open units."""
     (z,) = gates.values()
@@ -288,6 +319,8 @@ LAYERS = {
 PRODUCTS = LAYERS | dict.fromkeys(
     ("matmul", "__matmul__", "bmm", "baddbmm", "mv", "dot", "vdot", "scaled_dot_product_attention"), -1
 )
+#: Those that give one of the values they are given, of its own type.
+CHOOSING = {"max", "min", "amax", "amin", "any", "all"}
 #: Those that read units as a weight would: comparisons of two tensors, a plain sum.
 READING = {"cosine_similarity", "cdist", "sum"}
 #: The functions (by name, whether of torch, torch.nn.functional or Tensor) that have a masked form.
@@ -304,6 +337,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "std": lambda *args, **kwargs: std_mean(*args, **kwargs)[0],
     "std_mean": std_mean,
     **dict.fromkeys(("norm", "linalg_vector_norm", "linalg_norm"), vector_norm),
+    **{name: _extreme(name) for name in ("max", "min", "amax", "amin")},
+    "any": any_,
+    "all": all_,
     "normalize": normalize,
     "cosine_similarity": cosine_similarity,
     **dict.fromkeys(("matmul", "__matmul__", "bmm", "mv", "dot", "vdot"), matmul),
@@ -314,4 +350,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _loss(name) for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")},
 }
 #: Other names of their arguments.
-ALIASES = {"axis": "dim", "keepdims": "keepdim", "ord": "p"}
+ALIASES = {"axis": "dim", "keepdims": "keepdim", "ord": "p"} | dict.fromkeys(
+    ("mat2", "vec", "tensor"), "other"
+)
+#: How their first argument is called.
+FIRST = ("input", "query", "x1", "x", "self")

@@ -82,9 +82,12 @@ class Op:
         """Give the units of this dimension up; ``what`` the operation does that forbids them."""
         self.labels.freezes.extend(self._freezes(dim, what))
 
-    def freeze_if_used(self, dim: Dim, what: str) -> None:
-        """The same, as soon as something reads an output (attention weights are often thrown away)."""
-        for out in self.outputs:
+    def freeze_if_used(self, dim: Dim, what: str, outputs: Sequence[Tensor] | None = None) -> None:
+        """The same, as soon as something reads an output (attention weights are often thrown away).
+
+        ``outputs``: these of them alone.
+        """
+        for out in self.outputs if outputs is None else outputs:
             self.recorder.if_used[out] = [*self.recorder.if_used.get(out, ()), *self._freezes(dim, what)]
 
     @property

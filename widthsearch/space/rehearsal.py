@@ -79,10 +79,14 @@ def _step(space: Space, gating: Gating | None = None, z: Any = None) -> bool:
     for given in space.examples:
         out = call(model, given) if gating is None else gating.run(z, given)
         outputs = outputs_of(out, space.traced.counts)
-        trained: list[Tensor] = [t.float().square().mean() for t in outputs if t.requires_grad]
+        trained: list[Tensor] = [_real(t).square().mean() for t in outputs if t.requires_grad]
         if trained:
             torch.stack(trained).sum().backward()  # type: ignore[no-untyped-call]
     return all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+def _real(output: Tensor) -> Tensor:
+    return torch.view_as_real(output) if output.is_complex() else output.float()
 
 
 def _failure_of_the_cost(space: Space, there: Space) -> str | None:

@@ -68,12 +68,12 @@ def removal_error(
                 a, b = with_the_same_noise(gated, functools.partial(call, removed, given))
             except Exception:  # shapes that differ at these widths alone, a call that no masked form covers
                 return math.inf
-            closed += outputs_of(a, trace.counts)
-            without += outputs_of(b, trace.counts)
+            closed += [t.detach() for t in outputs_of(a, trace.counts)]  # a forward may turn gradients on
+            without += [t.detach() for t in outputs_of(b, trace.counts)]
     errors = [
         float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
         for a, b in zip(closed, without, strict=True)
-        if a.is_floating_point() and a.numel() and a.shape == b.shape
+        if (a.is_floating_point() or a.is_complex()) and a.numel() and a.shape == b.shape
     ]
     return max((1.0 if math.isnan(e) else e for e in errors), default=0.0)
 
@@ -83,13 +83,14 @@ def _tell_units_apart(model: nn.Module, trace: Trace) -> None:
     products = (site for site, dims in trace.sites.items() if -1 in dims and site.function not in LAYERS)
     modules = {*trace.heads, *(site.module for site in products)}
     attending = tuple(f"{module}." if module else "" for module in modules)
-    for name, tensor in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        tensor = torch.view_as_real(parameter.detach()) if parameter.is_complex() else parameter
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         if bool(tensor.min() == tensor.max()):
             # Zeros (of a fresh head) would hide every difference, ones many.
             tensor.data.add_(torch.randn_like(tensor), alpha=0.02)
-        elif tensor.ndim > 1 and name.startswith(attending):
+        elif parameter.ndim > 1 and name.startswith(attending):
             least = (tensor.numel() / max(tensor.shape)) ** -0.5
             tensor.data.mul_(max(1.0, least / float(tensor.detach().std().clamp(min=1e-12))))
 

@@ -87,7 +87,8 @@ FAMILIES: dict[Rule, str] = {
     statistics.along_dimension: """_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp flip roll
         sort""",
     statistics.masked_reduction: "sum mean var std var_mean std_mean linalg_vector_norm norm",
-    statistics.reduction: "amax amin max min prod argmax argmin logsumexp any all",
+    statistics.choosing_reduction: "amax amin max min any all",
+    statistics.reduction: "prod argmax argmin logsumexp",
     statistics.loss: """mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy
         binary_cross_entropy_with_logits""",
     statistics.fourier: "_fft_r2c _fft_c2r _fft_c2c",

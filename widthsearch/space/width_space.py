@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from widthsearch.errors import UsageError, describe_error
 from widthsearch.maths.cost import Cost
-from widthsearch.space.copies import batch_size
+from widthsearch.space.copies import batch_size, call, empty_copy, to_device
 from widthsearch.space.gating import ConsumerAxis, Statistics, consumers_of, statistics_of
 from widthsearch.space.idle import idle_modules, kept_for
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
@@ -23,6 +23,7 @@ from widthsearch.space.recorder import Trace
 from widthsearch.space.rehearsal import failure_at, random_widths
 from widthsearch.space.resize import compacted_copy, resized_copy
 from widthsearch.space.stale import stale_lines
+from widthsearch.space.structure import settled, with_structure
 from widthsearch.space.tracer import run_trace
 from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
 from widthsearch.space.verify import Changes, apply_changes
@@ -55,7 +56,7 @@ class WidthSpace:
         """Not for users: call :func:`trace`."""
         self.model = model
         self.example, self.examples, self.traced = examples[0], tuple(examples), traced
-        self._initialisation, self._changes, self._fixed = initialisation, changes, dict(fixed or {})
+        self._changes, self._fixed = changes, dict(fixed or {})
         self.variables: Variables = apply_changes(traced, changes).without(self._fixed)
         self.widths: dict[str, int] = self.variables.width
         makers = makers_of(traced, self.variables)
@@ -69,10 +70,16 @@ class WidthSpace:
         }
         self.frozen: tuple[Frozen, ...] = self.variables.frozen
         self.idle: tuple[str, ...] = tuple(idle_modules(traced))
+        self._initialisation = settled(initialisation, traced, self.variables)
         self.samples = sum(map(batch_size, examples))  # its cost is that of one of these, on average
         self.cost: Cost = cost_of(traced, self.variables, self.samples)
         self.consumers: tuple[ConsumerAxis, ...] = consumers_of(traced, self.variables, self.samples)
         self.statistics: tuple[Statistics, ...] = statistics_of(traced, self.variables)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The weights whose initial values have a pattern that other widths do not define: it is not kept."""
+        return tuple(self._initialisation.lost)
 
     def layer_shapes(self) -> Cost:
         """The cost, with the elements that operations write per sample as a third resource, ``written``."""
@@ -149,6 +156,9 @@ class WidthSpace:
             if axis[0] in self.traced.parameters and self.variables.among(ids)
         }
 
+    def _keep_structure(self) -> None:
+        self._initialisation = with_structure(self._initialisation, self.model, self.traced, self.variables)
+
     def _ordered(self, widths: Mapping[str, int]) -> list[int]:
         if set(widths) != set(self.widths):
             missing = sorted(set(self.widths) - set(widths))
@@ -194,6 +204,7 @@ def trace(
         traced = _traced(model, inputs, initialisation, keep_heads=keep_heads, counts=output)
         changes = find_changes(model, inputs, traced, initialisation) if verify else ()
     space = WidthSpace(model, inputs, traced, initialisation, changes)
+    space._keep_structure()
     space = space.without(kept_for(idle_modules(traced), traced, space.variables))
     return _rehearsed(space) if verify else space
 
@@ -248,10 +259,26 @@ def _traced(
         except Exception as error:
             failure = error
     else:
-        said = f"{type(model).__name__} does not run on the example: {describe_error(failure)}"
-        raise UsageError(said) from failure
+        said, name = describe_error(failure), type(model).__name__
+        if "grad" in said and _runs_with_gradients(model, examples):
+            raise UsageError(
+                f"{name} runs on the example, but not without gradients, as the trace and evaluations run it "
+                f"({said}): put what takes derivatives in its forward under `with torch.enable_grad():`"
+            ) from failure
+        raise UsageError(f"{name} does not run on the example: {said}") from failure
     for (name, dim), ids in traced.axes.items():
         if not initialisation.can_fill(name, dim):  # values of its own: a filter, a table
             reason = f"{name} is not trained, and has values that another width does not define"
             traced.labels.freeze((ids,), reason, Report.IF_PRODUCED)
     return traced
+
+
+def _runs_with_gradients(model: nn.Module, examples: Sequence[Any]) -> bool:
+    runner = empty_copy(model, "cpu")
+    try:
+        with torch.enable_grad():
+            for example in examples:
+                call(runner, to_device(example, "cpu"))
+    except Exception:
+        return False
+    return True

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from widthsearch.errors import UsageError
@@ -25,6 +25,21 @@ SPLITS = ("train", "validation", "test")  # what data() gives, in this order; th
 EXAMPLE_SIZE = 2  # samples in the traced batch: BatchNorm in training mode refuses a single one
 READING_SECONDS = 3.0  # for a digest of a dataset at launch
 FIRST_SAMPLES = 8  # from which the time of one is known
+
+
+class Samples(Dataset[Any]):
+    """The samples of tensors in memory, of which inputs or targets are several, in tuples and dicts."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.pair = x, y
+
+    def __len__(self) -> int:
+        """How many rows each of the tensors has."""
+        return len(tree_leaves(self.pair)[0])
+
+    def __getitem__(self, i: int) -> Any:
+        """The rows of one number, ``(x, y)``."""
+        return tree_map(lambda t: t[i], self.pair)
 
 
 def size_of(split: Split) -> int:
@@ -64,6 +79,7 @@ def check_data(data: Any, study: Study) -> Data:
         return tuple(data)
     if any(isinstance(split, Tensor | np.ndarray) for split in data):
         raise UsageError(f"data() returned {_said(data)}: pair inputs and targets; it must return {_SPLITS}")
+    data = [_of_several(name, split) for name, split in zip(SPLITS, data, strict=False)]
     for name, split in zip(SPLITS, data, strict=False):
         _check_split(name, split, study.recipe)
     if study.recipe.steps_per_epoch is not None and not isinstance(data[0], IterableDataset):
@@ -81,12 +97,25 @@ def _said(data: Any) -> str:
     return f"{kind} of {len(data)} ({', '.join(type(part).__name__ for part in data[:4])})"
 
 
+def _of_several(name: str, split: Any) -> Any:
+    """A pair (x, y) of tuples or dicts of tensors as a dataset; anything else as it is."""
+    if not isinstance(split, tuple) or len(split) != 2 or all(isinstance(t, Tensor) for t in split):
+        return split
+    leaves = [tree_leaves(part) for part in split]
+    if not all(leaves) or not all(isinstance(t, Tensor) and t.ndim for part in leaves for t in part):
+        return split
+    if len({len(t) for part in leaves for t in part}) > 1:
+        counts = " and ".join(", ".join(str(len(t)) for t in part) for part in leaves)
+        raise UsageError(f"data(): the tensors of {name} must have as many samples each, but have {counts}")
+    return Samples(*split)
+
+
 def _check_split(name: str, split: Any, recipe: Recipe) -> None:
     pair = isinstance(split, tuple | list)
     if pair and not (len(split) == 2 and all(isinstance(t, Tensor) for t in split)):
         raise UsageError(
-            f"data(): {name} is {_said(split)}, but must be a pair of tensors (x, y) or a "
-            "dataset of samples (x, y)"
+            f"data(): {name} is {_said(split)}, but must be a pair of tensors (x, y), of tuples "
+            "or dicts of them, or a dataset of samples (x, y)"
         )
     if pair and (size := [len(t) if t.ndim else 0 for t in split])[0] != size[1]:
         raise UsageError(f"data(): {name} has {size[0]} inputs but {size[1]} targets")
@@ -148,6 +177,8 @@ def digests_of(data: Data, before: Mapping[str, str] | None = None) -> dict[str,
 
 
 def _digest_of(split: Any, before: str) -> str:
+    if isinstance(split, Samples):
+        split = split.pair
     if isinstance(split, tuple | list | dict):
         leaves = tree_leaves(split)
         shapes = " and ".join("x".join(map(str, t.shape)) for t in leaves if isinstance(t, Tensor))

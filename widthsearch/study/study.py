@@ -27,9 +27,11 @@ from widthsearch.study.budget import Budget
 from widthsearch.study.recipe import Recipe
 from widthsearch.study.values import said
 
-#: One split of the data: a pair of tensors (inputs, targets), or a dataset of such pairs, map-style or
-#: iterable, whose inputs may be a tensor, a tuple or a dict of tensors (targets too, if the loss takes them).
-#: An own training loop may have any other kind.
+#: One split of the data, as a user gives it: a pair of tensors (inputs, targets), or a dataset of such pairs,
+#: map-style or iterable.  In both the inputs may be a tensor, a tuple or a dict of tensors (targets too, if
+#: the loss takes them).  An own training loop may have any other kind.
+Given = tuple[Any, Any] | Dataset[Any]
+#: The same once checked: what is no pair of single tensors is a dataset.
 Split = tuple[Tensor, Tensor] | Dataset[Any]
 Data = tuple[Split, Split] | tuple[Split, Split, Split]
 
@@ -133,7 +135,7 @@ class Study(Settings, Fields):
     """
 
     model: Callable[[], nn.Module] = field(metadata={"check": _MADE})
-    data: Callable[[], Data] = field(metadata={"check": _MADE})
+    data: Callable[[], tuple[Given, Given] | tuple[Given, Given, Given]] = field(metadata={"check": _MADE})
     budget: Budget = field(metadata={"check": _BUDGET})
     recipe: Recipe = field(default_factory=Recipe, metadata={"check": _RECIPE})
     init: Callable[[nn.Module], object] | None = setting(None, _FUNCTION)

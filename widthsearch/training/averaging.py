@@ -24,7 +24,7 @@ class MovingAverage:
         self._names = [
             name
             for name, tensor in named_tensors(net).items()
-            if tensor.is_floating_point() and bool(tensor.isfinite().all())
+            if (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isfinite().all())
         ]
         self._averages = [tensor.clone() for tensor in self._now()]
 

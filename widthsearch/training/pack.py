@@ -247,4 +247,7 @@ def _rehearsed(space: WidthSpace, loop: RecipeLoop, *, together: bool) -> dict[s
                 loop.fit(own.model, seed)
     ends = {f"{n} {i}": t for i, own in enumerate(spaces) for n, t in named_tensors(own.model).items()}
     logits = {f"gates {i}": torch.from_numpy(gates.log_alpha) for i, (gates, _) in enumerate(gated)}
-    return {name: tensor.detach().double() for name, tensor in (ends | logits).items()}
+    precise = {
+        name: torch.promote_types(tensor.dtype, torch.float64) for name, tensor in (ends | logits).items()
+    }
+    return {name: tensor.detach().to(precise[name]) for name, tensor in (ends | logits).items()}

@@ -194,17 +194,18 @@ def moved(batch: Any, device: torch.device, *, pinned: bool = False) -> Any:
 
 
 def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer on the network's weights (one fused kernel per step)."""
+    """The recipe's optimizer on the network's weights (one fused kernel per step, where there is one)."""
     weights = [w for w in weights if w.requires_grad]
+    fused = None if any(w.is_complex() for w in weights) else True
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     return torch.optim.SGD(
         weights,
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=True,
+        fused=fused,
     )
 
 

@@ -25,7 +25,7 @@ from widthsearch.errors import TrainingError, UsageError
 from widthsearch.plans.plan import Plan, Slot, StudyPlan
 from widthsearch.plans.pruners import PrunerPlan
 from widthsearch.space import WidthSpace, trace
-from widthsearch.study.data import digests_of, example_of
+from widthsearch.study.data import digests_of, example_of, load_data
 from widthsearch.study.fingerprint import changed_fields
 from widthsearch.study.patterns import fixed_by
 from widthsearch.study.study import Data, Study
@@ -83,8 +83,7 @@ class TrialRunner:
         self._plans = plan
         self._folder = Folder(checkpoints[0]) if checkpoints is not None else None
         self._identity = checkpoints[1] if checkpoints is not None else ""
-        with users_code(what="data() raised "):
-            data = study.data()
+        data = load_data(study)
         if fingerprint is not None:
             expected = {k: v for k, v in fingerprint.items() if k.startswith("data.")}
             if other := changed_fields(expected, digests_of(data, expected)):

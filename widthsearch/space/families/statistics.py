@@ -75,8 +75,23 @@ def masked_reduction(op: Op) -> Result:
     return [_left(op, reduced)] * len(op.outputs)
 
 
+def choosing_reduction(op: Op) -> Result:
+    """A maximum or minimum, any or all: over units one of the open units; where it is, no other width says.
+
+    The pieces of a maxout, one size that is read as pieces x units, stay as many as they are.
+    """
+    dims, reduced = op.dims(op.inputs[0]), _reduced(op)
+    pieces = {i for i in reduced if op.labels.is_split(dims[i])}
+    for i in pieces:
+        op.freeze(dims[i], "reduces over these units")
+    op.statistics(dims, sorted(reduced - pieces))
+    for i in reduced - pieces:
+        op.freeze_if_used(dims[i], "tells which of these units it is", op.outputs[1:])
+    return [_left(op, reduced)] * len(op.outputs)
+
+
 def reduction(op: Op) -> Result:
-    """A maximum, product ... over dimensions that must be constant."""
+    """A product, the position of a maximum ... over dimensions that must be constant."""
     dims, reduced = op.dims(op.inputs[0]), _reduced(op)
     for i in reduced:
         op.freeze(dims[i], "reduces over these units")

@@ -12,6 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from widthsearch.space import WidthSpace
 
 
+def by_part(tensor: Tensor) -> Tensor:
+    """Real numbers as they are; of complex ones the two parts, as a last dimension."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def squares(weight: Tensor) -> Tensor:
+    """The squared magnitude of every weight."""
+    return by_part(weight).square().sum(-1) if weight.is_complex() else weight.square()
+
+
 class Groups:
     """One group of weights per unit, U of them, in the order of ``space.widths``.
 
@@ -55,7 +65,7 @@ class Groups:
     @torch.no_grad()
     def norms(self) -> Tensor:
         """The Euclidean norm of each group, (U,)."""
-        return self.total({name: self._weights[name].square() for name, _, _ in self._axes}).sqrt()
+        return self.total({name: squares(self._weights[name]) for name, _, _ in self._axes}).sqrt()
 
     @torch.no_grad()
     def scale_(self, factors: Tensor) -> None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from widthsearch.space import Gating, WidthSpace, call
 from widthsearch.space.copies import arguments
 from widthsearch.training.gates import Vector
+from widthsearch.training.pruners.groups import by_part
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
@@ -58,7 +59,7 @@ def fisher_diagonal(net: nn.Module, batches: Batches, loss: Loss) -> dict[str, T
     """
     net.eval()
     weights = {n: w.detach() for n, w in net.named_parameters() if w.requires_grad}
-    total = {n: torch.zeros_like(w) for n, w in weights.items()}
+    total = {n: torch.zeros_like(by_part(w)) for n, w in weights.items()}
     chunk = max(1, GRADIENTS_AT_A_TIME // sum(w.numel() for w in weights.values()))
     count = 0
 
@@ -72,7 +73,7 @@ def fisher_diagonal(net: nn.Module, batches: Batches, loss: Loss) -> dict[str, T
         for start in range(0, n, chunk):
             part = tree_map(lambda t, start=start: t[start : start + chunk], (x, y))
             try:
-                squares = {k: g.square().sum(0) for k, g in slopes(weights, *part).items()}
+                squares = {k: by_part(g).square().sum(0) for k, g in slopes(weights, *part).items()}
             except Exception:  # what vmap cannot do (recurrent layers, values read in Python)
                 squares = _squares_one_by_one(weights, sample_loss, part)
             for name, square in squares.items():
@@ -85,13 +86,13 @@ def _squares_one_by_one(
     weights: Mapping[str, Tensor], sample_loss: Callable[..., Tensor], part: Any
 ) -> dict[str, Tensor]:
     """The sum over samples of the squared gradients, sample by sample."""
-    total = {n: torch.zeros_like(w) for n, w in weights.items()}
+    total = {n: torch.zeros_like(by_part(w)) for n, w in weights.items()}
     for i in range(len(tree_leaves(part[1])[0])):
         leaves = {n: w.clone().requires_grad_() for n, w in weights.items()}
         value = sample_loss(leaves, *tree_map(lambda t, i=i: t[i], part))
         slopes = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         for name, slope in zip(leaves, slopes, strict=True):
-            total[name] += 0 if slope is None else slope.square()
+            total[name] += 0 if slope is None else by_part(slope).square()
     return total
 
 
@@ -103,4 +104,5 @@ def obd(net: nn.Module, diagonal: Mapping[str, Tensor]) -> dict[str, Tensor]:
     by parameter.
     """
     weights = dict(net.named_parameters())
-    return {name: h * weights[name].square() / 2 for name, h in diagonal.items()}
+    saliencies = {name: h * by_part(weights[name]).square() / 2 for name, h in diagonal.items()}
+    return {n: s.sum(-1) if weights[n].is_complex() else s for n, s in saliencies.items()}
