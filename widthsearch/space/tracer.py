@@ -108,6 +108,7 @@ def run_trace(
     if before is not None:
         trace.keep_heads, trace.counts = before.keep_heads, before.counts
         trace.by_groups.update(before.by_groups)
+        trace.routed = before.routed
         trace.labels.given = iter(before.labels.choices)
     runner = empty_copy(model, device)
     trace.sizes = mark_sizes(runner)
@@ -138,7 +139,17 @@ def run_trace(
                 trace.labels.freeze(dim, reason, Report.IF_READ)
     follow_namesakes(trace)
     trace.ran = recorder.modules.ran
+    if before is not None:
+        keep_shapes(trace, before.kept)
     return trace
+
+
+def keep_shapes(trace: Trace, kept: Mapping[str, str]) -> None:
+    """These parameters (name -> reason) keep their shape, in this trace and at other widths."""
+    trace.kept.update(kept)
+    for (name, _), ids in trace.axes.items():
+        if name in kept:
+            trace.labels.freeze((ids,), kept[name], Report.IF_PRODUCED)
 
 
 def _new_trace(model: nn.Module, device: str) -> Trace:
