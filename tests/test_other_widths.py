@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from pathlib import Path
@@ -21,6 +22,7 @@ from widthsearch.space import trace
 from widthsearch.space.rehearsal import wider_widths
 from widthsearch.space.tangles import told_apart
 from widthsearch.study.file import StudyFile
+from widthsearch.training.recipe_loop import make_optimizer
 from widthsearch.training.trial import TrialRunner
 
 # ---------------------------------------------------------------- a network that divides its units by itself
@@ -253,6 +255,33 @@ def test_where_the_weights_decide_the_whole_cost_nothing_is_searched(seed: int) 
     space = trace(Sometimes(), vectors(8))
     assert space.widths == {}
     assert [f.name for f in space.frozen if "values of the weights" in f.reason] == ["a"]
+
+
+def test_a_layer_that_first_runs_at_a_later_step_is_trained_as_by_the_plain_optimizer() -> None:
+    class Later(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.a(x)
+            return self.b(x) if steps else x
+
+    recipe = Recipe(epochs=1, batch_size=2, lr=0.1, momentum=0.9)
+    torch.manual_seed(0)
+    nets = [Later()]
+    nets.append(copy.deepcopy(nets[0]))
+    weights = [list(net.parameters()) for net in nets]
+    decay = recipe.weight_decay
+    plain = torch.optim.SGD(weights[1], lr=0.1, momentum=0.9, nesterov=True, weight_decay=decay, fused=False)
+    ours, x = make_optimizer(weights[0], recipe), torch.randn(5, 2, 4)
+    for steps in range(5):
+        for net, optimizer in zip(nets, (ours, plain), strict=True):
+            net.zero_grad(set_to_none=True)
+            net(x[steps]).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_a_budget_too_small_names_what_keeps_its_width() -> None:

@@ -198,7 +198,7 @@ def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.O
     weights = [w for w in weights if w.requires_grad]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         weights,
         lr=recipe.lr,
         momentum=recipe.momentum,
@@ -206,6 +206,20 @@ def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.O
         weight_decay=recipe.weight_decay,
         fused=True,
     )
+    if recipe.momentum > 0:
+        optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Weights of a layer that first runs later begin at no momentum: the fused kernel needs all of them or none."""
+    state = optimizer.state
+    if not state:  # the first step
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and state[weight].get("momentum_buffer") is None:
+                state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler | None:
