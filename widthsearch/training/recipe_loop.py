@@ -212,7 +212,7 @@ def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.O
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Weights of a layer that first runs later begin at no momentum: the fused kernel needs all of them or none."""
+    """Weights of a layer that first runs later begin without momentum: the fused kernel needs all or none."""
     state = optimizer.state
     if not state:  # the first step
         return
