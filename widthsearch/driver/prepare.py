@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -156,7 +156,7 @@ def make_plan(study: Study, space: WidthSpace, before: Plan | None = None) -> Pl
         latency=latency,
         precision="own loop" if study.train is not None else study.recipe.precision,
     )
-    check_budget(plan)
+    check_budget(plan, [f.name for f in space.frozen])
     return plan
 
 
@@ -170,13 +170,17 @@ def _known_latency(before: Plan, shapes: Cost, study: Study) -> tuple[Cost, dict
     return (now, latency) if now.to_json() == cost.to_json() else None
 
 
-def check_budget(plan: Plan) -> None:
-    """:class:`UsageError` if the plan's budget is too small for its minimum widths or for a measure."""
+def check_budget(plan: Plan, left_out: Collection[str] = ()) -> None:
+    """:class:`UsageError` if the plan's budget is too small for its minimum widths or for a measure.
+
+    ``left_out``: what keeps its width and is paid for all the same.
+    """
+    kept = f" (with what keeps its width: {several(left_out, 4)})" if left_out else ""
     if not plan.constraints().allow(smallest := plan.constraints().smallest()):
         least = plan.cost.at(smallest)
         needed = as_typed({r: least[r] for r in plan.budget})
         raise UsageError(
-            f"budget {as_typed(plan.budget)} is too small: the minimum widths alone cost {needed}"
+            f"budget {as_typed(plan.budget)} is too small: the minimum widths alone cost {needed}{kept}"
         )
     once = plan.cost.at(plan.widths)
     for v in plan.widths:
@@ -190,7 +194,7 @@ def check_budget(plan: Plan) -> None:
     if not over_wide.allow(over_wide.smallest()):
         raise UsageError(
             f"budget {as_typed(plan.budget)} is too small: {plan.over:g} times that (over) does not even pay "
-            "for an over-wide network with two units per variable"
+            f"for an over-wide network with two units per variable{kept}"
         )
 
 
@@ -210,5 +214,5 @@ def under_budget(prepared: Prepared, study: Study) -> Prepared:
     """Of a study that differs in its budget alone; :class:`UsageError` if that is too small."""
     plan = prepared.plan
     plan = replace(plan, budget=study.budget.absolute(plan.seed_cost()))
-    check_budget(plan)
+    check_budget(plan, [str(f["name"]) for f in prepared.frozen])
     return replace(prepared, plan=plan, fingerprint={**prepared.fingerprint, **settings_of(study)})

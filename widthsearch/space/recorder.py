@@ -71,6 +71,8 @@ class Trace:
     sizes: dict[Place, int] = field(default_factory=dict)  # every whole number that a module holds
     stated: dict[Place, tuple[Dim, Fraction]] = field(default_factory=dict)  # those that are a dim's / ratio
     output_shapes: dict[bool, list[tuple[int, ...]]] = field(default_factory=dict)  # in train mode or not
+    kept: dict[str, str] = field(default_factory=dict)  # parameters that keep their shape, and why
+    routed: bool = False  # which of its layers run, or on what, depends on the values of its weights
     device: str = "meta"
     keep_heads: bool = False  # the size of heads is searched, not their number
     counts: str | int | None = None  # the one output that counts, by its key or position; None: all

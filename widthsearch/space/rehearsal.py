@@ -1,7 +1,8 @@
 """What a search does with a width space, once, at random widths: the last check of a trace.
 
-The network is made at other widths and traced there, units are closed and removed, one gated training step is
-made, and the cost is compared with torch's own count.
+The network is made at smaller widths and traced there, units are closed and removed, one gated training step
+is made, and the cost is compared with torch's own count.  At larger widths, which take longer, it is only
+traced and counted.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from widthsearch.space.copies import call, empty_copy, outputs_of, reference_ker
 from widthsearch.space.gating import Gating
 from widthsearch.space.initialise import isolated_random_numbers
 from widthsearch.space.removal import TOLERANCE, removal_error
+from widthsearch.space.resize import resized_copy
+from widthsearch.space.tangles import told_apart
 
 Space = Any  # a WidthSpace, which is made of this
+WIDEST = 2.5  # times as wide: where a search goes
+MOST_NAMED = 4  # variables in a reason
 
 
 def random_widths(
@@ -36,13 +41,68 @@ def random_widths(
     }
 
 
+def wider_widths(widths: Mapping[str, int], names: Collection[str], numbers: random.Random) -> dict[str, int]:
+    """Wider widths of these variables, as a search measures them; the others stay."""
+    most = {own: max(own + 3, int(WIDEST * own)) for own in widths.values()}
+    others = [max(own + 1, int(own * numbers.uniform(1.1, WIDEST))) for own in widths.values()]
+    apart = told_apart(list(widths.values()), others, lambda own: range(own + 1, most[own] + 1))
+    return {
+        name: wider if name in names else own
+        for (name, own), wider in zip(widths.items(), apart, strict=True)
+    }
+
+
+class OtherUnitsError(ValueError):
+    """A network made at some widths has others: its code divides units by itself."""
+
+
+def check_units(found: Mapping[str, int], widths: Mapping[str, int]) -> None:
+    """:class:`OtherUnitsError` if these widths of a network are not those that it was made with."""
+    if list(found.items()) == list(widths.items()):
+        return
+    other = [name for name in {**widths, **found} if widths.get(name) != found.get(name)]
+    if not other:
+        raise OtherUnitsError("the layers of the network run in another order")
+    made, seen = (
+        ", ".join(f"{name}: {each[name]}" if name in each else f"no {name}" for name in other[:MOST_NAMED])
+        for each in (widths, found)
+    )
+    raise OtherUnitsError(f"the network's code divides units by itself: made with {made}, it has {seen}")
+
+
+def failure_wider(space: Space, widths: Mapping[str, int]) -> str | None:
+    """How a search would fail at these larger widths; only what needs no arithmetic is tried."""
+    with isolated_random_numbers():
+        try:
+            there = _sketched(space, widths)
+        except (UsageError, ValueError) as error:
+            return _said(error)
+        return _failure_of_the_cost(space, there)
+
+
+def _sketched(space: Space, widths: Mapping[str, int]) -> Space:
+    """The space at these widths, without memory for its weights where the trace needs none."""
+    if space.traced.device == "meta":
+        ordered = [widths[name] for name in space.widths]
+        model = resized_copy(space.model, space.traced, space.variables, ordered, "meta")
+        try:
+            return space.at(widths, model=model)
+        except (UsageError, ValueError):  # what it says is of that copy
+            pass
+    return space.at(widths)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, OtherUnitsError) else describe_error(error)
+
+
 def failure_at(space: Space, widths: Mapping[str, int]) -> str | None:
     """How a search would fail at these widths; None if it would not."""
     with isolated_random_numbers():
         try:
             there = space.at(widths)
         except (UsageError, ValueError) as error:
-            return describe_error(error)
+            return _said(error)
         everyone = range(len(widths))
         off = removal_error(there.model, there.examples, there.traced, there.variables, everyone)
         if off >= TOLERANCE:

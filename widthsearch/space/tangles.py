@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -21,6 +21,7 @@ LARGEST_SEARCH = 120  # resized models tried in one round
 MEANINGS = 6  # tried for one number in a module
 SIZES_IN_VAIN = 24  # numbers in modules that are tried and do not help
 IN_VAIN = 3  # variables of one module added to those that resize together, while it still breaks there
+AGAIN = 8  # times to look for the failure that began a round, where the round's own first widths run
 BLOCK = 8  # units: 16 bytes of bfloat16, as grouped matrix multiplications need
 FACTOR = 3  # by which variables are scaled together: their ratio stays
 
@@ -73,7 +74,7 @@ class Tangles:
         """What to tie and what to freeze, so that everything else resizes freely; never empty."""
         changes: list[Change] = []
         left = list(self._variables.names)
-        while left and (failure := self._random(left)) is not None:
+        while left and (failure := self._random(left) or (None if changes else self._failed_before())):
             if (found := self._size_held(failure, left)) is not None:
                 changes.append(found)
                 continue
@@ -210,6 +211,11 @@ class Tangles:
         other = zip(self._variables.names, random_widths(self._variables, self._numbers), strict=True)
         return self._tried([w if name in names else self._width[name] for name, w in other])
 
+    def _failed_before(self) -> Failure | None:
+        """How the whole model breaks: it did, but what is tied may have had widths that fit by chance."""
+        failures = (self._random(self._variables.names) for _ in range(AGAIN))
+        return next(filter(None, failures), None)
+
     def _scaled(self, names: Sequence[str]) -> Failure | None:
         return self._tried([w * FACTOR if name in names else w for name, w in self._width.items()])
 
@@ -239,4 +245,22 @@ def random_widths(variables: Variables, numbers: random.Random) -> list[int]:
     """Another width for every variable, odd ones."""
     # Odd sizes have no hidden divisors: x2 and x1/2 pass where 12 heads must divide the width.
     odd = [max(3, int(w * numbers.uniform(0.3, 2.2)) | 1) for w in variables.widths]
-    return [w + 2 if w == own else w for w, own in zip(odd, variables.widths, strict=True)]
+    others = [w + 2 if w == own else w for w, own in zip(odd, variables.widths, strict=True)]
+    return told_apart(variables.widths, others, lambda own: range(3, max(3, int(2.2 * own)) + 3, 2))
+
+
+def told_apart(
+    widths: Sequence[int], others: Sequence[int], choices: Callable[[int], Iterable[int]]
+) -> list[int]:
+    """The other widths, but of equally wide variables each another one, as long as there are choices.
+
+    Where two of them are the same by chance, the network runs although they only resize together.
+    """
+    found: list[int] = []
+    taken: set[tuple[int, int]] = set()
+    for own, other in zip(widths, others, strict=True):
+        free = [w for w in choices(own) if w != own and (own, w) not in taken]
+        width = min(free, key=lambda w: (abs(w - other), w)) if free and (own, other) in taken else other
+        taken.add((own, width))
+        found.append(width)
+    return found

@@ -132,6 +132,7 @@ def run_trace(
     if before is not None:
         trace.keep_heads, trace.counts = before.keep_heads, before.counts
         trace.by_groups.update(before.by_groups)
+        trace.routed = before.routed
         trace.labels.given = iter(before.labels.choices)
     runner = empty_copy(model, device)
     mark_numbers(runner, trace)
@@ -164,7 +165,17 @@ def run_trace(
     follow_namesakes(trace)
     settle_scales(trace)
     trace.ran = recorder.modules.ran
+    if before is not None:
+        keep_shapes(trace, before.kept)
     return trace
+
+
+def keep_shapes(trace: Trace, kept: Mapping[str, str]) -> None:
+    """These parameters (name -> reason) keep their shape, in this trace and at other widths."""
+    trace.kept.update(kept)
+    for (name, _), ids in trace.axes.items():
+        if name in kept:
+            trace.labels.freeze((ids,), kept[name], Report.IF_PRODUCED)
 
 
 def _new_trace(model: nn.Module, device: str) -> Trace:

@@ -119,12 +119,20 @@ def find_variables(
         names=tuple(named),
         widths=tuple(len(group.components) for group in named.values()),
         frozen=tuple(
-            Frozen(name, len(group.components), given_up[group])
+            Frozen(name, _width_of(trace, solution, group, given_up[group]), given_up[group])
             for name, group in _named(trace, solution, given_up).items()
         ),
         position=position,
         variable=variable,
     )
+
+
+def _width_of(trace: Trace, solution: Solution, group: _Group, reason: str) -> int:
+    """The units of a frozen group; of those that only live or die together the outputs of their layer."""
+    if reason != ALONE:
+        return len(group.components)
+    made = (int(np.isin(solution.component[ids], group.components).sum()) for _, ids in trace.productions)
+    return next(filter(None, made), len(group.components))
 
 
 def makers_of(trace: Trace, variables: Variables) -> dict[tuple[str, str], int]:

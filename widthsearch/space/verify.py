@@ -22,6 +22,7 @@ from widthsearch.space.module_stack import ModuleStack
 from widthsearch.space.recorder import Trace
 from widthsearch.space.removal import inexact
 from widthsearch.space.resize import resized_copy
+from widthsearch.space.routing import keep_what_may_not_run, kept_beside
 from widthsearch.space.tangles import Change, Failure, Tangles, random_widths
 from widthsearch.space.variables import Frozen, Variables, find_variables
 
@@ -72,7 +73,10 @@ def verify(
 ) -> Changes:
     """Rounds of changes, one after the other, until all that is left resizes freely."""
     numbers = random.Random(0)
+    keep_what_may_not_run(model, examples, trace, initialisation)
     rounds = [first] if (first := _projections(model, trace)) else []
+    if beside := kept_beside(trace, apply_changes(trace, rounds)):
+        rounds.append([Change((name,), reason) for name, reason in beside.items()])
     while True:
         variables = apply_changes(trace, rounds)
         if not variables.names:
@@ -145,6 +149,8 @@ def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables
                 place, axis = change.states
                 trace.stated[place] = ((trace.axes[axis],), Fraction(1))
                 continue
+            if not variables.width.keys() >= set(change.names):  # of layers that do not run at these weights
+                continue
             units = [np.flatnonzero(variables.variable == variables.names.index(v)) for v in change.names]
             if change.reason is None:
                 ties.extend(_tie_in_step(variables, change, units))
@@ -155,9 +161,11 @@ def apply_changes(trace: Trace, rounds: Sequence[Sequence[Change]]) -> Variables
             freezes.append(Freeze(units[0], change.reason, report))
             rejected.append(Frozen(change.names[0], variables.width[change.names[0]], change.reason))
         variables = find_variables(trace, freezes, ties)
+    widths = {(f.name, f.reason): f.width for f in rejected}  # as they were called while they were free
+    frozen = (dataclasses.replace(f, width=widths.get((f.name, f.reason), f.width)) for f in variables.frozen)
     told = {f.reason for f in variables.frozen}
     untold = tuple(f for f in rejected if f.reason not in told)  # what remains of it is frozen all the same
-    return dataclasses.replace(variables, frozen=(*variables.frozen, *untold))
+    return dataclasses.replace(variables, frozen=(*frozen, *untold))
 
 
 def _tie_in_step(variables: Variables, change: Change, units: Sequence[Ids]) -> Iterator[tuple[Ids, Ids]]:

@@ -20,8 +20,15 @@ from widthsearch.space.idle import idle_modules, kept_for
 from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
 from widthsearch.space.labels import Report
 from widthsearch.space.recorder import Trace
-from widthsearch.space.rehearsal import failure_at, random_widths
+from widthsearch.space.rehearsal import (
+    check_units,
+    failure_at,
+    failure_wider,
+    random_widths,
+    wider_widths,
+)
 from widthsearch.space.resize import compacted_copy, resized_copy
+from widthsearch.space.routing import costs_unknown
 from widthsearch.space.stale import stale_lines
 from widthsearch.space.structure import settled, with_structure
 from widthsearch.space.tracer import run_trace
@@ -29,6 +36,7 @@ from widthsearch.space.variables import Frozen, Variables, cost_of, makers_of
 from widthsearch.space.verify import Changes, apply_changes
 from widthsearch.space.verify import verify as find_changes
 
+MOST_DRAWS = 50  # of fresh weights, until all layers run that read or make units
 LONGEST_REHEARSAL = 24  # networks tried to find the variables that fail; then all that may be to blame are
 
 
@@ -101,8 +109,8 @@ class WidthSpace:
     def at(self, widths: Mapping[str, int], *, model: nn.Module | None = None) -> WidthSpace:
         """The same space, seen on a network of these widths (``model``, or a fresh ``resize(widths)``).
 
-        Raises ValueError for widths below 2 (a dimension of size 1 carries no label) and for a model of
-        other widths.
+        Raises ValueError for widths below 2 (a dimension of size 1 carries no label), for a model of
+        other widths, and where the network's code makes others of these.
         """
         small = [name for name, width in zip(self.widths, self._ordered(widths), strict=True) if width < 2]
         if small:
@@ -110,10 +118,29 @@ class WidthSpace:
         seen = self.resize(widths) if model is None else model
         with isolated_random_numbers():
             traced = _traced(seen, self.examples, self._initialisation, before=self.traced)
+            traced = self._with_all_layers(traced, widths)
         space = WidthSpace(seen, self.examples, traced, self._initialisation, self._changes, self._fixed)
-        if list(space.widths.items()) != [(name, widths[name]) for name in self.widths]:
+        if traced.routed:  # what a layer that does not run here keeps from being searched
+            space = space.without(dict.fromkeys(set(space.widths) - set(self.widths), "kept"))
+        wanted = {name: widths[name] for name in self.widths}
+        if model is None:
+            check_units(space.widths, wanted)
+        elif list(space.widths.items()) != list(wanted.items()):
             raise ValueError(f"the model has the widths {space.widths}, not {dict(widths)}")
         return space
+
+    def _with_all_layers(self, traced: Trace, widths: Mapping[str, int]) -> Trace:
+        """A trace at these widths in which all layers run that read or make units, if their weights decide.
+
+        What a trace says does not depend on the weights but for that: one of other fresh weights will do.
+        """
+        needed = {parameter for parameter, _ in self.unit_axes()} & self.traced.read
+        for _ in range(MOST_DRAWS):
+            if traced.device == "meta" or needed <= traced.read:
+                break
+            fresh = self.resize(widths)
+            traced = _traced(fresh, self.examples, self._initialisation, before=self.traced)
+        return traced
 
     def without(self, fixed: Mapping[str, str]) -> WidthSpace:
         """The same space with these variables (name -> reason) frozen at their width.
@@ -211,17 +238,36 @@ def trace(
 
 def _rehearsed(space: WidthSpace) -> WidthSpace:
     """The space without the variables with which a search would fail; tried at random widths."""
-    numbers = random.Random(0)
+    space = space.without(costs_unknown(space))
+    numbers, others = random.Random(0), random.Random(1)
+
+    def narrower(space: WidthSpace, names: Sequence[str]) -> str | None:
+        return failure_at(space, random_widths(space.widths, names, numbers))
+
+    def wider(space: WidthSpace, names: Sequence[str]) -> str | None:
+        return failure_wider(space, wider_widths(space.widths, names, others))
+
+    while True:
+        before = _without_failing(space, narrower)
+        space = _without_failing(before, wider)
+        if space is before:
+            return space
+
+
+def _without_failing(
+    space: WidthSpace, failure_of: Callable[[WidthSpace, Sequence[str]], str | None]
+) -> WidthSpace:
+    """The space without the variables that ``failure_of`` (with these at other widths) finds to blame."""
     tries = 0
     while space.widths:
         names = list(space.widths)
-        failure = failure_at(space, random_widths(space.widths, names, numbers))
+        failure = failure_of(space, names)
         if failure is None:
             return space
         low, high = 0, len(names)  # names[:low] passes, names[:high] fails
         while high - low > 1 and tries < LONGEST_REHEARSAL:
             middle, tries = (low + high) // 2, tries + 1
-            found = failure_at(space, random_widths(space.widths, names[:middle], numbers))
+            found = failure_of(space, names[:middle])
             failure = found or failure
             low, high = (middle, high) if found is None else (low, middle)
         reason = f"a search with other widths of it fails: {failure}"

@@ -199,7 +199,7 @@ def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.O
     fused = None if any(w.is_complex() for w in weights) else True
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         weights,
         lr=recipe.lr,
         momentum=recipe.momentum,
@@ -207,6 +207,20 @@ def make_optimizer(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.O
         weight_decay=recipe.weight_decay,
         fused=fused,
     )
+    if recipe.momentum > 0:
+        optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Weights of a layer that first runs later begin without momentum: the fused kernel needs all or none."""
+    state = optimizer.state
+    if not state:  # the first step
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and state[weight].get("momentum_buffer") is None:
+                state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler | None:
