@@ -18,7 +18,7 @@ from widthsearch.maths.cost import Cost
 from widthsearch.maths.cost_aware import cost_aware
 from widthsearch.maths.rule import Constraints
 from widthsearch.plans.settings import Settings
-from widthsearch.plans.words import amounts
+from widthsearch.plans.words import amounts, counted
 
 Kind = Literal["measure", "score", "baseline", "report", "pruned", "sweep"]
 StudyKind = Literal["search", "comparison", "probe", "pruners"]
@@ -363,7 +363,7 @@ class StudyPlan(ABC):
 
     @property
     def _variables(self) -> str:
-        return f"{len(self.plan.widths)} width variables"
+        return counted(len(self.plan.widths), "width variable")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for the study's attributes."""
