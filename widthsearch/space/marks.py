@@ -19,7 +19,7 @@ class Stated(int):
     ratio: Fraction = Fraction(1)  # this number over the attribute: ``self.width // 2`` has 1/2
     converted: set[
         Place
-    ]  # the attributes that were read as a float (``math.sqrt``), which forgets the origin
+    ]  # the attributes that were read as floats (``math.sqrt``), which forget their origin
 
     @classmethod
     def of(

@@ -58,9 +58,8 @@ class Trace:
     sites: dict[Site, dict[int, Ids]] = field(default_factory=dict)  # statistics over units, per dimension
     by_groups: dict[str, bool] = field(default_factory=dict)  # whether a module's groups are units, see rules
     normalised: dict[str, Ids] = field(default_factory=dict)  # per BatchNorm-like module, its channels
-    scales: dict[Place, tuple[Ids, float]] = field(
-        default_factory=dict
-    )  # what scales products: as which power of how many units are summed over
+    # What scales products: as which power of how many units are summed over.
+    scales: dict[Place, tuple[Ids, float]] = field(default_factory=dict)
     scaled: dict[Site, Place] = field(default_factory=dict)  # the products that one of them scales
     held: dict[Place, float] = field(default_factory=dict)  # every number that a module holds
     tensors: set[Place] = field(default_factory=set)  # those of them in a tensor of one value
@@ -84,8 +83,8 @@ class Label:
 
     ``source``: the parameter that it is a linear image of (a view, a multiple), None for other tensors.
     ``live``: it depends on the input of the network.  ``gated``: a normalisation that scales its output by
-    the gates has made it.  ``over``: what it is a sum over, and the product of
-    activations that made it, if one did; ``factors``: what scales it.
+    the gates has made it.  ``over``: what it is a sum over, and the product of activations that made it, if
+    one did; ``factors``: what scales it.
     """
 
     dims: Dims
