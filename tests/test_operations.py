@@ -12,9 +12,29 @@ from exactness import costs_are_torchs, counted_macs, half_of_each, random_width
 from networks import randomise, vectors
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from widthsearch.space import WidthSpace, trace
 from widthsearch.training.gates import Gates
+
+
+def warped(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    out: Tensor = m.b(F.grid_sample(y, m.flow(y).permute(0, 2, 3, 1).tanh(), align_corners=False))
+    return out
+
+
+def pooled_and_back(m: Any, x: Tensor) -> Tensor:
+    y, places = F.max_pool2d(m.a(x), 2, return_indices=True)
+    out: Tensor = m.b(F.max_unpool2d(m.up(m.down(y)), places, 2))
+    return out
+
+
+def of_several_lengths(m: Any, x: Tensor) -> Tensor:
+    packed = pack_padded_sequence(m.embed(x), torch.tensor([6, 4]), batch_first=True)
+    steps, _ = pad_packed_sequence(m.lstm(packed)[0], batch_first=True)
+    out: Tensor = m.b(steps)
+    return out
 
 
 class Own(nn.Module):
@@ -279,6 +299,32 @@ FOLLOWED: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[int]]] = {
         [8],
     ),
     "a part without any units": (between(lambda y: torch.cat([y, y[:, y.shape[1] :: 2]], 1)), VECTOR, [8]),
+    "a warped image": (
+        Own(warped, a=nn.Conv2d(3, 8, 3), flow=nn.Conv2d(8, 2, 1), b=nn.Conv2d(8, 3, 1)),
+        vectors(3, 6, 6),
+        [8],
+    ),
+    "pooling and back": (  # what goes back to the places that the first layer's channels noted is as wide
+        Own(
+            pooled_and_back,
+            a=nn.Conv2d(3, 8, 3),
+            down=nn.Conv2d(8, 6, 1),
+            up=nn.Conv2d(6, 8, 1),
+            b=nn.Conv2d(8, 3, 1),
+        ),
+        vectors(3, 6, 6),
+        [8, 6],
+    ),
+    "sequences of several lengths": (
+        Own(
+            of_several_lengths,
+            embed=nn.Linear(5, 8),
+            lstm=nn.LSTM(8, 6, batch_first=True),
+            b=nn.Linear(6, 3),
+        ),
+        SEQUENCE,
+        [8, 6],
+    ),
     "grouped queries": (grouped("fused"), SEQUENCE, [24, 2]),
     "grouped queries, repeated keys": (grouped("repeated"), SEQUENCE, [24, 2]),
 }

@@ -99,6 +99,9 @@ FAMILIES: dict[Rule, str] = {
         upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d
         upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d
         _upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa""",
+    statistics.sampled: "grid_sampler_2d grid_sampler_3d",
+    statistics.unpooled: "max_unpool2d max_unpool3d",
+    statistics.packed: "_pack_padded_sequence _pad_packed_sequence",
 }
 
 

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from widthsearch.space.labels import Dims, Report
+from widthsearch.space.labels import Dims, Report, constants
 from widthsearch.space.op import Op, Result
 
 
@@ -121,6 +121,35 @@ def spatial(op: Op) -> Result:
         return None
     last = range(x.ndim - int(named.group(1)), x.ndim)
     return [op.lose(op.dims(x), last, "slides over these units")] * len(op.outputs)
+
+
+def sampled(op: Op) -> Result:
+    """``grid_sample``: channels of an image at the places of a grid, whose own dimensions are constant."""
+    *places, coordinates = op.dims("grid")
+    for dim in places:
+        op.freeze(dim, "samples at places given by these units")
+    op.labels.freeze(coordinates, f"{op.where}: a place has so many coordinates", Report.NEVER)
+    return spatial(op)
+
+
+def unpooled(op: Op) -> Result:
+    """``max_unpool``: each value goes back to the place that the pooling of as many channels noted."""
+    op.align(op.dims("self"), op["indices"])
+    return spatial(op)
+
+
+def packed(op: Op) -> Result:
+    """``pack_padded_sequence`` and its inverse: sequences of several lengths in a row, whole rows of units.
+
+    The steps and sequences, one dimension or two, are constant.
+    """
+    packs = op.get("input") is not None
+    x, out = op.inputs[0], op.outputs[0]
+    dims, steps = op.dims(x), 2 if packs else 1
+    for dim in dims[:steps]:
+        op.freeze(dim, "packs sequences along these units")
+    made = constants(out.shape[: 3 - steps])
+    return [(*made, *dims[steps:]), *(constants(t.shape) for t in op.outputs[1:])]
 
 
 def loss(op: Op) -> Result:
