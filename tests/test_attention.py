@@ -173,6 +173,32 @@ def test_torchs_encoder_leaves_padding_out_at_even_and_odd_numbers_of_heads(
                 assert torch.allclose(copied(tokens), plain, atol=1e-5)
 
 
+class OwnAttention(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), None
+
+
+class OwnLayer(nn.TransformerEncoderLayer):
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
+        x = self.norm1(x + self.self_attn(x)[0])
+        return self.norm2(x + self.linear2(self.linear1(x).relu()))
+
+
+class OwnEncoder(nn.TransformerEncoder):
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_an_encoder_of_other_parts_stays_as_it_is() -> None:
+    encoder = OwnEncoder(OwnLayer(32, 4, 64, batch_first=True), 1)
+    encoder.layers[0].self_attn = OwnAttention(32, 32)
+    space = space_of(nn.Sequential(nn.Linear(6, 32), encoder, nn.Linear(32, 3)))
+    assert space.widths == {"0": 32, "1.layers.0.linear1": 64}
+    assert space.resize({"0": 20, "1.layers.0.linear1": 30})[1].use_nested_tensor == encoder.use_nested_tensor
+
+
 class Alone(nn.Module):
     """Torch's own module without a residual, which would tie what it makes to what it reads."""
 
@@ -234,6 +260,13 @@ class ByHand(nn.Module):
         (lambda m, q, k: (q * m.number) @ k, 0.25, 0.125),
         (lambda m, q, k: (q * m.number**0.5) @ (k * m.number**0.5), 0.25, 0.125),
         (lambda m, q, k: torch.baddbmm(q.new_zeros(1), q, k, beta=0, alpha=m.number), 0.25, 0.125),
+        (lambda m, q, k: q @ k * m.number, np.float64(0.25), 0.125),
+        (lambda m, q, k: q @ k * float(m.number), 0.25, 0.125),
+        (lambda m, q, k: q @ k * torch.tensor(m.number), 0.25, 0.125),
+        (lambda m, q, k: q @ k * q.new_full((), m.number), 0.25, 0.125),
+        (lambda m, q, k: F.pad(q * m.number, (0, 0, 0, 1))[:, :-1] @ k, 0.25, 0.125),
+        (lambda m, q, k: torch.roll(q * m.number, 1, 1) @ k, 0.25, 0.125),
+        (lambda m, q, k: (q * m.number)[:, torch.arange(q.shape[1]).flip(0)] @ k, 0.25, 0.125),
     ],
 )
 def test_a_number_that_scales_a_product_follows_what_it_is_summed_over(
@@ -245,6 +278,13 @@ def test_a_number_that_scales_a_product_follows_what_it_is_summed_over(
     assert space.resize({"q": 64, "v": 12}).number == at_64
     assert space.at({"q": 64, "v": 12}).model.number == at_64
     assert space.stale() == []
+
+
+def test_a_number_of_numpys_has_its_methods_while_it_is_traced() -> None:
+    by_hand = ByHand(lambda m, q, k: q @ k * m.number.astype("float32").item(), number=np.float64(0.3))
+    assert space_of(by_hand).widths == {"q": 16, "v": 12}
+    by_type = ByHand(lambda m, q, k: q @ k * type(m.number)(0.3) * type(m.size)(2), number=0.5, size=3)
+    assert space_of(by_type).widths == {"q": 16, "v": 12}
 
 
 def test_a_number_of_the_same_value_that_scales_no_product_stays() -> None:

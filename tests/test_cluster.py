@@ -199,7 +199,8 @@ def write_studies(folder: Path, shared: Path) -> None:
     for file, text in (("factor", "FACTOR = 2.0"), ("parts/__init__", ""), ("parts/sign", "SIGN = -1.0")):
         (folder / f"{file}.py").write_text(f"{text}\n")
     write_study(folder, *study)
-    write_study(folder, *study, ("    seeds=2,", "    cpus=0.5,\n    seeds=2,"), name="half")
+    # Half of the seeds of both starts are four trainings that can start at once.
+    write_study(folder, *study, ("    seeds=2,", "    cpus=0.5,\n    seeds=4,"), name="half")
 
 
 @pytest.fixture(scope="module")
@@ -225,14 +226,17 @@ Found = dict[tuple[str, int, int], Any]
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the study finds here, without Ray, one trial after the other."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    write_studies(folder, folder)
-    url = f"sqlite:///{folder / 'undisturbed.db'}"
-    result = command("launch", folder / "tiny.py", "--storage", url)
-    assert result.code == 0, result.err
-    found = complete(trials(url))
+    found = found_here(tmp_path_factory.mktemp("undisturbed"), "tiny")
     assert len(found) == TRIALS
     return found
+
+
+def found_here(folder: Path, name: str) -> Found:
+    write_studies(folder, folder)
+    url = f"sqlite:///{folder / 'undisturbed.db'}"
+    result = command("launch", folder / f"{name}.py", "--storage", url)
+    assert result.code == 0, result.err
+    return complete(trials(url, name))
 
 
 @pytest.mark.nightly
@@ -261,14 +265,14 @@ def most_at_once(found: list[FrozenTrial]) -> int:
 
 
 @pytest.mark.nightly
-def test_a_laptop_drives_a_search_with_two_trainings_per_cpu(cluster: Cluster, undisturbed: Found) -> None:
+def test_a_laptop_drives_a_search_with_two_trainings_per_cpu(cluster: Cluster, tmp_path: Path) -> None:
     """The laptop is only a client: driver and database stay there."""
     log = cluster.log("client")
     arguments = ("--address", cluster.client, "--checkpoints", cluster.shared)
     result = end(cluster.start("laptop", "widthsearch", "launch", "half.py", *arguments, log=log), log)
     assert result.code == 0, result.out
     found = trials(f"sqlite:///{cluster.folder}/laptop/widthsearch.db", "half")
-    assert complete(found) == undisturbed
+    assert complete(found) == found_here(tmp_path, "half")
     first = found[:4]  # those of the start, which all can start at once
     assert sorted(t.user_attrs["host"] for t in first) == ["w1", "w1", "w2", "w2"]
     assert most_at_once(found) > 2

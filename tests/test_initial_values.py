@@ -129,6 +129,22 @@ def test_a_pattern_is_kept_where_its_widths_are_fixed() -> None:
     assert torch.equal(resized.get_parameter("hidden"), torch.eye(8))
 
 
+def test_what_is_a_pattern_in_part_is_drawn_by_every_network() -> None:
+    """Rows of zeros in a table whose size no width changes: copies of the rest would be the same draw."""
+    model = nn.Sequential(nn.Embedding(20, 24), nn.Sigmoid(), nn.Linear(24, 16), nn.Linear(16, 3))
+    table = model[0].weight
+    nn.init.normal_(table, std=0.5)
+    with torch.no_grad():
+        table[:3] = 0.0
+    space = trace(model, torch.arange(6)).without({"0": "kept"})
+    tables = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        tables.append(space.resize(space.widths)[0].weight)
+    assert not torch.equal(*tables)
+    assert "0.weight" in space.lost
+
+
 def test_a_mean_that_no_reset_gives_is_kept() -> None:
     model = mlp(64, 48)
     nn.init.normal_(model.get_parameter("0.bias"), 1.0, 0.01)

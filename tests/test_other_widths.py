@@ -234,6 +234,24 @@ def test_layers_that_may_not_run_keep_their_widths(seed: int) -> None:
         assert space.at({"f": width}).widths == {"f": width}
 
 
+class NeedsPositive(nn.Module):
+    """Runs with its own weights, and not with most fresh ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(6, 32), nn.Linear(32, 24), nn.Linear(24, 4)
+        self.c = nn.Parameter(torch.tensor([0.9, 0.1, 0.7]))
+
+    def forward(self, x: Tensor) -> Any:
+        prior = torch.distributions.Dirichlet(self.c).log_prob(torch.ones(3) / 3)
+        return self.o(self.b(self.a(x).relu()).relu()) * prior
+
+
+def test_fresh_weights_with_which_the_network_does_not_run_end_no_trace() -> None:
+    torch.manual_seed(0)
+    assert trace(NeedsPositive(), vectors(6)).widths.items() <= {"a": 32, "b": 24}.items()
+
+
 def test_experts_that_all_run_have_a_cost_that_the_weights_decide() -> None:
     torch.manual_seed(0)
     space = trace(Experts(), (torch.randn(32, 8),))

@@ -57,6 +57,10 @@ FOLLOWED: dict[str, tuple[nn.Module, Tensor]] = {
     "max, NumPy's names": (between(lambda h: h - torch.max(input=h, axis=-1, keepdims=True)[0]), VECTOR),
     "min": (between(lambda h: h - h.min(dim=1, keepdim=True).values), VECTOR),
     "amin over all": (between(lambda h: h - torch.amin(h, (0, 1))), VECTOR),
+    "max of what may be -inf": (
+        between(lambda h: h * h.masked_fill(h < 0, -torch.inf).amax(1, True).clamp(-9, 9)),
+        VECTOR,
+    ),
     "max of everything": (between(lambda h: h / h.abs().max()), VECTOR),
     "max of whole numbers": (between(lambda h: h * (8 * h).long().max(1, keepdim=True)[0]), VECTOR),
     "any": (between(lambda h: h * (h > 0.5).any(1, keepdim=True)), VECTOR),

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from widthsearch.space.factors import read_factors
 from widthsearch.space.labels import Dim, Report
-from widthsearch.space.marks import Factor, Stated
+from widthsearch.space.marks import Factor, NumpyFactor, Stated
 from widthsearch.space.masking import FUNCTIONS as MASKED_FUNCTIONS
 from widthsearch.space.recorder import Place, Recorder, Trace
 
@@ -53,9 +54,10 @@ def mark_numbers(model: nn.Module, trace: Trace) -> None:
             place: Place = (name, (attribute,))
             if attribute in _ANY_MODULES:
                 continue
-            if type(value) is float:
-                trace.held[place] = value
-                module.__dict__[attribute] = Factor.of(value, place)
+            if type(value) in (float, np.float64):
+                trace.held[place] = float(value)
+                kind = Factor if type(value) is float else NumpyFactor
+                module.__dict__[attribute] = kind.of(value, place, converted=trace.converted)
             else:
                 module.__dict__[attribute] = _marked(value, place, trace)
     trace.held.update(trace.sizes)
@@ -266,7 +268,7 @@ def _note_all(recorder: Recorder, sizes: Sequence[int], out: Tensor, first: int 
 
 def _note(recorder: Recorder, size: object, out: Tensor, dim: int) -> None:
     """A size, if a module states it, is that of this dimension."""
-    if isinstance(size, Stated) and out.shape[dim] == size:
+    if isinstance(size, Stated) and size.place is not None and out.shape[dim] == size:
         recorder.trace.stated.setdefault(size.place, (recorder.label(out).dims[dim], size.ratio))
 
 

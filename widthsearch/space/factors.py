@@ -50,12 +50,22 @@ def _read_added_product(recorder: Recorder, args: Arguments, kwargs: Mapping[str
     _note(recorder, kwargs.get("alpha"), out, out, divides=False)
 
 
+def _read_made(recorder: Recorder, args: Arguments, kwargs: Mapping[str, Any], out: Tensor) -> None:
+    """``torch.tensor(self.scale)``: the same number in a tensor."""
+    places = [place for value in (*args, *kwargs.values()) for place in places_of(value)]
+    if len(places) == 1 and out.numel() == 1:
+        recorder.numbers[out] = places[0]
+    else:
+        _note_elsewhere(recorder, [*args, *kwargs.values()])
+
+
 #: What reads the factors out of the call of a function (by name, whether of torch or Tensor).
 READERS: dict[str, Callable[[Recorder, Arguments, Mapping[str, Any], Any], None]] = {
     **dict.fromkeys(("mul", "mul_", "multiply", "multiply_", "__rdiv__"), _read_multiple),
     **dict.fromkeys(("div", "div_", "divide", "divide_", "true_divide", "true_divide_"), _read_part),
     "scaled_dot_product_attention": _read_attention,
     "baddbmm": _read_added_product,
+    **dict.fromkeys(("tensor", "as_tensor", "scalar_tensor", "full", "new_tensor", "new_full"), _read_made),
 }
 
 

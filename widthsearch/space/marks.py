@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from widthsearch.space.recorder import Place
@@ -15,15 +16,18 @@ from widthsearch.space.recorder import Place
 class Stated(int):
     """An integer attribute of a module."""
 
-    place: Place
+    place: Place | None = None  # none of a number that user code makes by ``type(self.size)(3)``
     ratio: Fraction = Fraction(1)  # this number over the attribute: ``self.width // 2`` has 1/2
-    converted: set[
-        Place
-    ]  # the attributes that were read as floats (``math.sqrt``), which forget their origin
+    #: The attributes that were read as floats (``math.sqrt``), which forget their origin.
+    converted: set[Place]
 
     @classmethod
     def of(
-        cls, value: int, place: Place, ratio: Fraction = Fraction(1), converted: set[Place] | None = None
+        cls,
+        value: int,
+        place: Place | None,
+        ratio: Fraction = Fraction(1),
+        converted: set[Place] | None = None,
     ) -> Stated:
         """The same number, with its origin."""
         stated = cls(value)
@@ -36,7 +40,7 @@ class Stated(int):
         if isinstance(other, Tensor):  # which sees the origin then
             return NotImplemented
         product = int(self) * other
-        if type(other) is not int or other < 1:
+        if type(other) is not int or other < 1 or self.place is None:
             return product
         return Stated.of(product, self.place, self.ratio * other, self.converted)
 
@@ -45,13 +49,13 @@ class Stated(int):
     def __floordiv__(self, other: int) -> int:
         """A whole part keeps the origin."""
         part = int(self) // other
-        if type(other) is not int or other < 1 or part * other != int(self):
+        if type(other) is not int or other < 1 or part * other != int(self) or self.place is None:
             return part
         return Stated.of(part, self.place, self.ratio / other, self.converted)
 
     def __float__(self) -> float:
         """``math.sqrt(self.size)``."""
-        if self.ratio == 1:
+        if self.ratio == 1 and self.place is not None:
             self.converted.add(self.place)
         return float(int(self))
 
@@ -71,14 +75,21 @@ class Stated(int):
 class Factor(float):
     """A float attribute of a module, or what is computed from numbers that modules hold."""
 
-    places: tuple[Place, ...]
+    places: tuple[Place, ...] = ()
+    converted: set[Place] | None = None
 
     @classmethod
-    def of(cls, value: float, *places: Place) -> Factor:
+    def of(cls, value: float, *places: Place, converted: set[Place] | None = None) -> Factor:
         """The same number, with its origins."""
         factor = cls(value)
-        factor.places = places
+        factor.places, factor.converted = places, converted
         return factor
+
+    def __float__(self) -> float:
+        """``float(self.scale)``, which forgets the origin."""
+        if self.converted is not None:
+            self.converted.update(self.places)
+        return super().__float__()
 
     def __mul__(self, other: Any) -> Any:
         """A multiple keeps the origin."""
@@ -103,17 +114,29 @@ class Factor(float):
         return _marked(operator.pow, self, other)
 
 
+class NumpyFactor(Factor):
+    """The same of ``1 / np.sqrt(width)``, which has NumPy's methods."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Those of the plain number."""
+        if name.startswith("__"):  # protocols are looked for here, and are the float's
+            raise AttributeError(name)
+        return getattr(np.float64(plain(self)), name)
+
+
 def places_of(number: Any) -> tuple[Place, ...]:
     """The attributes that a number comes from; none for a part or multiple of a whole one."""
     if isinstance(number, Factor):
         return number.places
-    return (number.place,) if isinstance(number, Stated) and number.ratio == 1 else ()
+    if not isinstance(number, Stated) or number.place is None or number.ratio != 1:
+        return ()
+    return (number.place,)
 
 
 def plain(number: Any) -> Any:
     """The same number without an origin."""
     if isinstance(number, Factor):
-        return float(number)
+        return float.__float__(number)
     return int(number) if isinstance(number, Stated) else number
 
 

@@ -251,10 +251,11 @@ def _extreme(name: str) -> Callable[..., Any]:
         # A closing unit is moved to the open one that counts least, which changes nothing once it is there.
         z, dims = _broadcast(gates, input, torch.float32), [d % input.ndim for d in gates]
         lowest = least(torch.where(z > 0, input, most(input, dims, True)), dims, True)
+        moved = torch.where(z > 0, input, lowest)
         if input.is_floating_point():
-            moved = torch.lerp(lowest, input, z.to(input.dtype))
-        else:
-            moved = torch.where(z > 0, input, lowest)
+            finite, nothing = input.isfinite() & lowest.isfinite(), torch.zeros_like(input)
+            start, end = torch.where(finite, lowest, nothing), torch.where(finite, input, nothing)
+            moved = torch.where(finite, torch.lerp(start, end, z.to(input.dtype)), moved)
         return getattr(torch, name)(moved, *args, **kwargs)
 
     return extreme

@@ -121,16 +121,23 @@ def _synchronise_encoder(copied: nn.TransformerEncoder, original: nn.Module) -> 
 
     What a user has set by hand stays.
     """
-    if len(copied.layers) and original.use_nested_tensor == _nested(original):
-        copied.use_nested_tensor = _nested(copied)
+    there, here = _nested(original), _nested(copied)
+    if here is not None and there is not None and original.use_nested_tensor == there:
+        copied.use_nested_tensor = here
 
 
-def _nested(encoder: nn.Module) -> bool:
-    """What torch's own constructor says: that of an encoder of no such layers, so that nothing is copied."""
-    first, asked = encoder.layers[0], encoder.enable_nested_tensor  # type: ignore[index]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it would say why not
-        return bool(nn.TransformerEncoder(first, 0, enable_nested_tensor=asked).use_nested_tensor)  # type: ignore[arg-type]
+def _nested(encoder: nn.Module) -> bool | None:
+    """What torch's own constructor says: that of an encoder of no such layers, so that nothing is copied.
+
+    None of a class of the user's that has other parts.
+    """
+    try:
+        first, asked = encoder.layers[0], encoder.enable_nested_tensor  # type: ignore[index]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it would say why not
+            return bool(nn.TransformerEncoder(first, 0, enable_nested_tensor=asked).use_nested_tensor)  # type: ignore[arg-type]
+    except (AttributeError, IndexError):
+        return None
 
 
 def _stated(value: Any, path: Sequence[Any], size: float) -> Any:

@@ -6,6 +6,7 @@ units would not be seen there, and what they cost would be another number.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -34,9 +35,10 @@ def keep_what_may_not_run(
     draws = [_traced_alike(model, examples, trace)]
     for seed in range(1, DRAWS + 1):
         fresh = empty_copy(model, trace.device)
-        with isolated_random_numbers(seed):
-            initialise(fresh, initialisation)
-        draws.append(_traced_alike(fresh, examples, trace))
+        with contextlib.suppress(Exception):  # these weights may be none that it runs with: see the rehearsal
+            with isolated_random_numbers(seed):
+                initialise(fresh, initialisation)
+            draws.append(_traced_alike(fresh, examples, trace))
     first, *others = [(draw.read, list(map(size_of_dim, draw.macs))) for draw in draws]
     trace.routed = any(other != first for other in others)
     if trace.routed:
@@ -73,7 +75,7 @@ def costs_unknown(space: Any) -> dict[str, str]:
     """The variables of a space whose cost other weights change, and why they cannot be searched."""
     if not space.traced.routed:
         return {}
-    unknown = f"{DECIDE} which layers run: the network's cost is not known"
+    unknown = f"{DECIDE} which layers run, or on what: the network's cost is not known"
     costs = [space.cost]
     for seed in range(1, DRAWS + 1):
         try:

@@ -35,8 +35,8 @@ def stale_lines(model: nn.Module, trace: Trace, variables: Variables) -> list[st
         first.setdefault((kind, formula), name)
     return [
         f"{kind} = {formula}{f' in {count} modules' if count > 1 else ''} does not follow the width of "
-        f"{first[kind, formula]}: compute it in forward() from x.shape, which keeps that width as it is, or "
-        "use what follows (x.mean(), F.rms_norm, F.scaled_dot_product_attention)"
+        f"{first[kind, formula]}: if it was made from that, compute it in forward() from x.shape, which "
+        "keeps the width as it is, or use what follows (x.mean(), F.rms_norm, F.scaled_dot_product_attention)"
         for (kind, formula), count in counts.items()
     ]
 

@@ -32,6 +32,7 @@ from widthsearch.space.variables import Variables
 
 LOOKED_AT = 4096  # values of a large parameter
 OFTEN = 1 / 8  # the share of one value that no continuous distribution repeats so often
+FEW = 1 / 8  # the share of different values that draws of a continuous distribution never are
 LEAST_EQUAL = 8  # of numbers of half precision, which are equal now and then
 SPACED = 4  # evenly spaced values that are no chance
 SORTED = 10  # sorted values that are none: 2 / 10! is below one in a million
@@ -61,8 +62,12 @@ def with_structure(
 
 def settled(initialisation: Initialisation, trace: Trace, variables: Variables) -> Initialisation:
     """The same where fewer variables are left: what has none of them any more keeps its values."""
-    lost = {name: own for name, own in initialisation.lost.items() if _parts(name, trace, variables)}
-    kept: dict[str, Fill] = {n: ("copy_", (v,)) for n, v in initialisation.lost.items() if n not in lost}
+    kept: dict[str, Fill] = {
+        name: ("copy_", (own,))
+        for name, own in initialisation.lost.items()
+        if not _parts(name, trace, variables) and _is_nothing_else(own)
+    }
+    lost = {name: own for name, own in initialisation.lost.items() if name not in kept}
     return dataclasses.replace(initialisation, patterns={**initialisation.patterns, **kept}, lost=lost)
 
 
@@ -100,13 +105,10 @@ class _Values:
         ``parts``: see :func:`_parts`.
         """
         patterned = self._is_patterned()
-        if not parts:  # of the same size in all networks
+        if not parts and (not patterned or _is_nothing_else(self.own)):  # of the same size in all networks
             return ("copy_", (self.own.clone(),)) if patterned else plain
-        if (
-            patterned
-            and (table := repeated(self.own)) is not None
-            and all(table.shape[d] == 1 for d in parts)
-        ):
+        table = repeated(self.own) if patterned else None
+        if table is not None and all(table.shape[d] == 1 for d in parts):
             return "copy_", (table,)
         complex_parts = {self.own.ndim - 1: 2} if self.tensor.is_complex() else {}
         for dim, count in {**parts, **complex_parts}.items():
@@ -152,6 +154,13 @@ class _Values:
         precise = torch.finfo(some.dtype).eps < 1e-6
         often = int(counts.max()) >= max(2 if precise else LEAST_EQUAL, OFTEN * len(some))
         return often or bool((some == some.round()).all())
+
+
+def _is_nothing_else(values: Tensor) -> bool:
+    """Whether values with a pattern have no random part, which every network must draw anew."""
+    if repeated(values) is not None or _in_steps(values):
+        return True
+    return len(values.unique()) <= max(2, FEW * values.numel())  # type: ignore[no-untyped-call]
 
 
 def _is_constant(values: Tensor) -> bool:

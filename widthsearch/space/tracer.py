@@ -34,6 +34,7 @@ from widthsearch.space.rules import rule_for
 
 # What is scaled before these is scaled by as much behind them, but for what is added.
 SUMS = {"mul", "div", "neg", "add", "sub", "rsub", "where", "masked_fill", "addcmul"}
+REARRANGED = {"constant_pad_nd", "roll", "flip", "index", "index_select", "gather", "stack"}
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -103,7 +104,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _scaling(op: Op, rule: Rule | None) -> tuple[tuple[tuple[Ids, Site | None], ...], frozenset[Applied]]:
     """What the outputs are sums over and scaled by: element by element what their inputs are."""
-    linear = op.keeps_values or op.name.rstrip("_") in SUMS or rule is views.concatenate
+    linear = op.keeps_values or op.name.rstrip("_") in SUMS | REARRANGED or rule is views.concatenate
     if not linear and rule is not elementwise.pointwise:
         return tuple(op.over), frozenset()
     labels = [op.recorder.label(tensor) for tensor in op.inputs]
