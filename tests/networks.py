@@ -387,3 +387,16 @@ def outputs(model: nn.Module, example: tuple[Any, ...]) -> Tensor:
     result = model(*example)
     tensor: Tensor = result["logits"] if isinstance(result, dict) else result
     return tensor
+
+
+class Run(nn.Module):
+    """A forward pass given as a function of the module and its input; what is no module is an attribute."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **parts: Any) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exactness import costs_are_torchs, counted_macs, half_of_each, random_widths, removal
-from networks import randomise, vectors
+from networks import Run, randomise, vectors
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -37,21 +37,18 @@ def of_several_lengths(m: Any, x: Tensor) -> Tensor:
     return out
 
 
-class Own(nn.Module):
-    """A forward pass given as a function of the module and its input; tuples become parameters."""
+class Own(Run):
+    """The same, whose tuples become parameters of these shapes."""
 
     def __init__(self, run: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
-        super().__init__()
-        self.run = run
         generator = torch.Generator().manual_seed(0)
-        for name, part in parts.items():
-            shaped = isinstance(part, tuple)
-            setattr(
-                self, name, nn.Parameter(torch.randn(part, generator=generator) * 0.3) if shaped else part
-            )
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
+        made = {
+            name: nn.Parameter(torch.randn(part, generator=generator) * 0.3)
+            if isinstance(part, tuple)
+            else part
+            for name, part in parts.items()
+        }
+        super().__init__(run, **made)
 
 
 def between(f: Callable[[Tensor], Tensor], out: int = 8) -> nn.Module:
@@ -385,6 +382,14 @@ FROZEN: dict[str, tuple[nn.Module, str]] = {
     "largest units": (
         between(lambda y: y.topk(4, -1)[0], 4),
         "topk in the model's own forward: picks these units by their values",
+    ),
+    "where the maximum is": (
+        between(lambda y: y * y.max(1, keepdim=True)[1]),
+        "max in the model's own forward: tells which of these units it is",
+    ),
+    "argmax": (
+        between(lambda y: y * y.argmax(1, keepdim=True)),
+        "argmax in the model's own forward: reduces",
     ),
     "units by number": (between(lambda y: y.gather(1, torch.tensor([[0, 3], [1, 2]])), 2), "gather in"),
 }

@@ -10,27 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exactness import costs_are_torchs, half_of_each, removal
-from networks import randomise, vectors
+from networks import Run, randomise, vectors
 from torch import Tensor, nn
 
 from widthsearch.space import Gating, WidthSpace, trace
 
 
-class Own(nn.Module):
-    """A forward pass given as a function of the module and its input."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Tensor], **parts: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
-
-
 def between(f: Callable[[Tensor], Any], width: int = 8) -> nn.Module:
-    return Own(lambda m, x: m.b(f(m.a(x))), a=nn.Linear(5, width), b=nn.Linear(width, 3))
+    return Run(lambda m, x: m.b(f(m.a(x))), a=nn.Linear(5, width), b=nn.Linear(width, 3))
 
 
 def checked(h: Tensor) -> Tensor:
@@ -68,7 +55,7 @@ FOLLOWED: dict[str, tuple[nn.Module, Tensor]] = {
     "assertions": (between(checked), VECTOR),
     "a logged value": (between(logged), VECTOR),
     "attention by maximum and mean": (
-        Own(
+        Run(
             spatial_attention,
             a=nn.Conv2d(3, 8, 3),
             where=nn.Conv2d(2, 1, 3, padding=1),
@@ -121,26 +108,6 @@ def test_a_closing_unit_leaves_a_maximum_continuously(name: str) -> None:
     assert float(alone[0, 0].detach()) == pytest.approx(-3.0)
 
 
-FROZEN: dict[str, tuple[nn.Module, str]] = {
-    "where the maximum is": (
-        between(lambda h: h * h.max(1, keepdim=True)[1]),
-        "max in the model's own forward: tells which of these units it is",
-    ),
-    "argmax": (
-        between(lambda h: h * h.argmax(1, keepdim=True)),
-        "argmax in the model's own forward: reduces",
-    ),
-}
-
-
-@pytest.mark.parametrize(("model", "reason"), FROZEN.values(), ids=FROZEN.keys())
-def test_positions_of_units_are_frozen(model: nn.Module, reason: str) -> None:
-    space = space_of(model, VECTOR)
-    assert space.widths == {}
-    assert [f.name for f in space.frozen] == ["a"]
-    assert reason in space.frozen[0].reason
-
-
 @pytest.mark.parametrize("pieces", [2, 4, 8])
 @pytest.mark.parametrize("first", [True, False])
 def test_the_pieces_of_a_maxout_stay_as_many(pieces: int, first: bool) -> None:
@@ -149,7 +116,7 @@ def test_the_pieces_of_a_maxout_stay_as_many(pieces: int, first: bool) -> None:
         parts = h.view(len(h), pieces, -1) if first else h.view(len(h), -1, pieces)
         return m.b(parts.max(1 if first else 2)[0])  # type: ignore[no-any-return]
 
-    space = space_of(Own(run, a=nn.Linear(5, 4 * pieces), b=nn.Linear(4, 3)), VECTOR)
+    space = space_of(Run(run, a=nn.Linear(5, 4 * pieces), b=nn.Linear(4, 3)), VECTOR)
     assert space.widths == {"a": 4}
     assert space.resize({"a": 6}).get_parameter("a.weight").shape == (6 * pieces, 5)
 
@@ -158,7 +125,7 @@ def test_the_pieces_of_a_maxout_stay_as_many(pieces: int, first: bool) -> None:
 
 
 def attention(products: Callable[[Tensor, Tensor, Tensor], Tensor]) -> nn.Module:
-    return Own(
+    return Run(
         lambda m, x: m.o(products(m.q(x), m.k(x), m.v(x))),
         q=nn.Linear(5, 10),
         k=nn.Linear(5, 10),
@@ -173,7 +140,7 @@ def wide_layers(m: Any, x: Tensor) -> Any:
 
 BY_NAME: dict[str, tuple[nn.Module, Tensor, list[int]]] = {
     "wide layers": (
-        Own(wide_layers, a=nn.Linear(5, 300), b=nn.Linear(300, 200), c=nn.Linear(200, 3)),
+        Run(wide_layers, a=nn.Linear(5, 300), b=nn.Linear(300, 200), c=nn.Linear(200, 3)),
         VECTOR,
         [300, 200],
     ),

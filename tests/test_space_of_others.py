@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exactness import costs_are_torchs, half_of_each, removal
-from networks import vectors
+from networks import Run, vectors
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import spectral_norm as old_spectral_norm
@@ -27,19 +27,6 @@ except ImportError:  # no part of the test environment: the cache of our own sta
     einops = None
 
 VECTOR, SEQUENCE = vectors(5), vectors(6, 5)
-
-
-class Run(nn.Module):
-    """A forward pass given as a function; what is no module becomes a plain attribute."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Any], **parts: Any) -> None:
-        super().__init__()
-        self.run = run
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
 
 
 def searched(model: nn.Module, example: Any, widths: list[int]) -> WidthSpace:

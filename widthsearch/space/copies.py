@@ -174,3 +174,8 @@ def reference_kernels(device: str) -> Iterator[None]:
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def by_part(tensor: Tensor) -> Tensor:
+    """Real numbers as they are; of complex ones the two parts, as a last dimension."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

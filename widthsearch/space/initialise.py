@@ -13,14 +13,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from widthsearch.errors import UsageError, describe_error
-from widthsearch.space.copies import copy_with, named_tensors
+from widthsearch.space.copies import by_part, copy_with, named_tensors
 
 #: How to fill one tensor anew, after ``reset_parameters``: an in-place method of a tensor, and its arguments;
 #: or ``blocks``, a dimension, and of each of its equal parts how to fill that.
@@ -29,6 +29,13 @@ LEAST = 16  # values whose mean says something
 SURE = 8.0  # standard errors that no draw of one distribution is away from another
 
 Table = Callable[[tuple[int, ...]], Tensor]  # a buffer of any shape
+
+
+class Reset(NamedTuple):
+    """The modules whose ``reset_parameters`` works, and the values that it leaves; NaN: none."""
+
+    modules: tuple[str, ...]
+    values: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,13 +81,14 @@ def isolated_random_numbers(seed: int = 0) -> Iterator[None]:
 
 def record(
     model: nn.Module,
+    after: Reset,
     own: Callable[[nn.Module], object] | None = None,
     tables: Mapping[str, Table] | None = None,
 ) -> Initialisation:
     """Read the initialisation off a model, fresh as the user's factory gave it.
 
-    ``own``: see the class; ``tables``: likewise, but from patterns.  Raises UsageError for one that no buffer
-    matches.
+    ``after``: of :func:`reset`; ``own``: see the class; ``tables``: likewise, but from patterns.  Raises
+    UsageError for one that no buffer matches.
     """
     found: dict[str, Table] = {}
     buffers = [name for name, _ in model.named_buffers()]
@@ -92,22 +100,22 @@ def record(
                 f"buffers={{{pattern!r}: ...}}: the model has no such buffer; there are: {there}"
             )
         found.update(dict.fromkeys(names, make))
-    resets, after = reset(model)
     fills = {
         name: fill
         for name, t in named_tensors(model).items()
-        if is_drawn(t) and (fill := compare(t, values_of(t), after[name])) is not None
+        if is_drawn(t) and (fill := compare(t, values_of(t), after.values[name])) is not None
     }
-    return Initialisation(resets, fills, own, found)
+    return Initialisation(after.modules, fills, own, found)
 
 
-def reset(model: nn.Module) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """The modules whose ``reset_parameters`` works, and the values that it leaves; NaN: none."""
+def reset(model: nn.Module) -> Reset:
+    """Call ``reset_parameters`` of every module, in a copy."""
     with isolated_random_numbers(), torch.no_grad():
         # Weights that are still NaN afterwards, reset_parameters does not fill; it may read a table.
         probe = copy_with(model, {name: _unfilled(t) for name, t in named_tensors(model).items()})
         resets = tuple(name for name, module in probe.named_modules() if _reset(module))
-        return resets, {name: values_of(t) for name, t in named_tensors(probe).items() if is_drawn(t)}
+        values = {name: values_of(t) for name, t in named_tensors(probe).items() if is_drawn(t)}
+    return Reset(resets, values)
 
 
 def is_drawn(tensor: Tensor) -> bool:
@@ -117,8 +125,7 @@ def is_drawn(tensor: Tensor) -> bool:
 
 def values_of(tensor: Tensor) -> Tensor:
     """The values as real numbers on the CPU; complex ones have a last dimension for their two parts."""
-    values = tensor.detach().cpu()
-    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    return by_part(tensor.detach().cpu())
 
 
 def _unfilled(tensor: Tensor) -> Tensor:
@@ -212,8 +219,8 @@ def initialise(model: nn.Module, initialisation: Initialisation) -> None:
 
 def _fill(tensor: Tensor, fill: Fill) -> None:
     method, values = fill
-    if tensor.is_complex() and not (method == "copy_" and values[0].is_complex()):
-        tensor = torch.view_as_real(tensor)
+    if not (method == "copy_" and values[0].is_complex()):
+        tensor = by_part(tensor)
     if method != "blocks":
         getattr(tensor, method)(*values)
         return

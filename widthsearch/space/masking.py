@@ -261,16 +261,16 @@ def _extreme(name: str) -> Callable[..., Any]:
     return extreme
 
 
-def any_(gates: Gates, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``torch.any`` of the open units."""
-    is_open = _broadcast(gates, input, torch.float32) > 0
-    return torch.any(torch.where(is_open, input, torch.zeros_like(input)), *args, **kwargs)
+def _logical(name: str) -> Callable[..., Tensor]:
+    """``torch.any`` and ``all`` of the open units; a closed one says nothing."""
+    nothing = torch.zeros_like if name == "any" else torch.ones_like
 
+    def logical(gates: Gates, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        said = torch.where(_broadcast(gates, input, torch.float32) > 0, input, nothing(input))
+        out: Tensor = getattr(torch, name)(said, *args, **kwargs)
+        return out
 
-def all_(gates: Gates, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``torch.all`` of the open units."""
-    is_open = _broadcast(gates, input, torch.float32) > 0
-    return torch.all(torch.where(is_open, input, torch.ones_like(input)), *args, **kwargs)
+    return logical
 
 
 def matmul(gates: Gates, input: Tensor, other: Tensor) -> Tensor:
@@ -339,8 +339,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "std_mean": std_mean,
     **dict.fromkeys(("norm", "linalg_vector_norm", "linalg_norm"), vector_norm),
     **{name: _extreme(name) for name in ("max", "min", "amax", "amin")},
-    "any": any_,
-    "all": all_,
+    **{name: _logical(name) for name in ("any", "all")},
     "normalize": normalize,
     "cosine_similarity": cosine_similarity,
     **dict.fromkeys(("matmul", "__matmul__", "bmm", "mv", "dot", "vdot"), matmul),

@@ -63,7 +63,7 @@ class Trace:
     scaled: dict[Site, Place] = field(default_factory=dict)  # the products that one of them scales
     held: dict[Place, float] = field(default_factory=dict)  # every number that a module holds
     tensors: set[Place] = field(default_factory=set)  # those of them in a tensor of one value
-    converted: set[Place] = field(default_factory=set)  # whole ones of them that were read as a float
+    converted: set[Place] = field(default_factory=set)  # those of them that were read as a float
     elsewhere: set[Place] = field(default_factory=set)  # others that something reads that does not multiply
     applied: list[tuple[Applied, list[Dim]]] = field(default_factory=list)  # with what each has units of
     heads: dict[str, Ids] = field(default_factory=dict)  # per module, the heads of its attention

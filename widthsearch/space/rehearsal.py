@@ -19,7 +19,7 @@ from torch.utils.checkpoint import CheckpointError
 from torch.utils.flop_counter import FlopCounterMode
 
 from widthsearch.errors import UsageError, describe_error
-from widthsearch.space.copies import call, empty_copy, outputs_of, reference_kernels, to_device
+from widthsearch.space.copies import by_part, call, empty_copy, outputs_of, reference_kernels, to_device
 from widthsearch.space.gating import Gating
 from widthsearch.space.initialise import isolated_random_numbers
 from widthsearch.space.removal import TOLERANCE, removal_error
@@ -139,14 +139,10 @@ def _step(space: Space, gating: Gating | None = None, z: Any = None) -> bool:
     for given in space.examples:
         out = call(model, given) if gating is None else gating.run(z, given)
         outputs = outputs_of(out, space.traced.counts)
-        trained: list[Tensor] = [_real(t).square().mean() for t in outputs if t.requires_grad]
+        trained: list[Tensor] = [by_part(t).float().square().mean() for t in outputs if t.requires_grad]
         if trained:
             torch.stack(trained).sum().backward()  # type: ignore[no-untyped-call]
     return all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
-
-
-def _real(output: Tensor) -> Tensor:
-    return torch.view_as_real(output) if output.is_complex() else output.float()
 
 
 def _failure_of_the_cost(space: Space, there: Space) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from widthsearch.space.copies import call, empty_copy, outputs_of, reference_kernels, to_device
+from widthsearch.space.copies import by_part, call, empty_copy, outputs_of, reference_kernels, to_device
 from widthsearch.space.gating import Gating, consumers_of, statistics_of
 from widthsearch.space.masking import LAYERS
 from widthsearch.space.noise import with_the_same_noise
@@ -84,7 +84,7 @@ def _tell_units_apart(model: nn.Module, trace: Trace) -> None:
     modules = {*trace.heads, *(site.module for site in products)}
     attending = tuple(f"{module}." if module else "" for module in modules)
     for name, parameter in model.named_parameters():
-        tensor = torch.view_as_real(parameter.detach()) if parameter.is_complex() else parameter
+        tensor = by_part(parameter.detach())
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         if bool(tensor.min() == tensor.max()):

@@ -19,11 +19,11 @@ from widthsearch.space.copies import named_tensors
 from widthsearch.space.initialise import (
     Fill,
     Initialisation,
+    Reset,
     compare,
     far,
     is_drawn,
     repeated,
-    reset,
     values_of,
 )
 from widthsearch.space.labels import Ids
@@ -39,12 +39,14 @@ SORTED = 10  # sorted values that are none: 2 / 10! is below one in a million
 
 
 def with_structure(
-    initialisation: Initialisation, model: nn.Module, trace: Trace, variables: Variables
+    initialisation: Initialisation, after: Reset, model: nn.Module, trace: Trace, variables: Variables
 ) -> Initialisation:
-    """The initialisation with the patterns in the model's parameters kept, or named as ``lost``."""
+    """The initialisation with the patterns in the model's parameters kept, or named as ``lost``.
+
+    ``after``: what its ``reset_parameters`` leave.
+    """
     patterns: dict[str, Fill] = {}
     lost: dict[str, Tensor] = {}
-    _, after = reset(model)
     for name, tensor in named_tensors(model).items():
         plain = initialisation.fills.get(name)
         if plain is None or plain[0] in ("fill_", "copy_"):
@@ -52,7 +54,7 @@ def with_structure(
         if not (tensor.requires_grad and is_drawn(tensor) and isinstance(tensor, nn.Parameter)):
             continue
         own = values_of(tensor)
-        fill = _Values(tensor, own, after[name]).fill(plain, _parts(name, trace, variables))
+        fill = _Values(tensor, own, after.values[name]).fill(plain, _parts(name, trace, variables))
         if fill is None:
             lost[name] = own.clone()
         elif fill is not plain:
@@ -105,8 +107,10 @@ class _Values:
         ``parts``: see :func:`_parts`.
         """
         patterned = self._is_patterned()
-        if not parts and (not patterned or _is_nothing_else(self.own)):  # of the same size in all networks
-            return ("copy_", (self.own.clone(),)) if patterned else plain
+        if not parts and not patterned:
+            return plain
+        if not parts and _is_nothing_else(self.own):  # of the same size in all networks
+            return "copy_", (self.own.clone(),)
         table = repeated(self.own) if patterned else None
         if table is not None and all(table.shape[d] == 1 for d in parts):
             return "copy_", (table,)

@@ -33,8 +33,10 @@ from widthsearch.space.recorder import Applied, Label, Recorder, Trace
 from widthsearch.space.rules import rule_for
 
 # What is scaled before these is scaled by as much behind them, but for what is added.
-SUMS = {"mul", "div", "neg", "add", "sub", "rsub", "where", "masked_fill", "addcmul"}
-REARRANGED = {"constant_pad_nd", "roll", "flip", "index", "index_select", "gather", "stack"}
+SCALED_ALIKE = {
+    "mul", "div", "neg", "add", "sub", "rsub", "where", "masked_fill", "addcmul",
+    "constant_pad_nd", "roll", "flip", "index", "index_select", "gather", "stack",
+}  # fmt: skip
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -104,7 +106,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _scaling(op: Op, rule: Rule | None) -> tuple[tuple[tuple[Ids, Site | None], ...], frozenset[Applied]]:
     """What the outputs are sums over and scaled by: element by element what their inputs are."""
-    linear = op.keeps_values or op.name.rstrip("_") in SUMS | REARRANGED or rule is views.concatenate
+    linear = op.keeps_values or op.name.rstrip("_") in SCALED_ALIKE or rule is views.concatenate
     if not linear and rule is not elementwise.pointwise:
         return tuple(op.over), frozenset()
     labels = [op.recorder.label(tensor) for tensor in op.inputs]

@@ -17,7 +17,14 @@ from widthsearch.maths.cost import Cost
 from widthsearch.space.copies import batch_size, call, empty_copy, to_device
 from widthsearch.space.gating import ConsumerAxis, Statistics, consumers_of, statistics_of
 from widthsearch.space.idle import idle_modules, kept_for
-from widthsearch.space.initialise import Initialisation, initialise, isolated_random_numbers, record
+from widthsearch.space.initialise import (
+    Initialisation,
+    Reset,
+    initialise,
+    isolated_random_numbers,
+    record,
+    reset,
+)
 from widthsearch.space.labels import Report
 from widthsearch.space.recorder import Trace
 from widthsearch.space.rehearsal import (
@@ -183,8 +190,10 @@ class WidthSpace:
             if axis[0] in self.traced.parameters and self.variables.among(ids)
         }
 
-    def _keep_structure(self) -> None:
-        self._initialisation = with_structure(self._initialisation, self.model, self.traced, self.variables)
+    def _keep_structure(self, after: Reset) -> None:
+        self._initialisation = with_structure(
+            self._initialisation, after, self.model, self.traced, self.variables
+        )
 
     def _ordered(self, widths: Mapping[str, int]) -> list[int]:
         if set(widths) != set(self.widths):
@@ -227,11 +236,12 @@ def trace(
     _check_module(model)
     inputs = [dict(x) if isinstance(x, Mapping) else x for x in (example, *more)]
     with isolated_random_numbers():
-        initialisation = record(model, init, buffers)
+        after = reset(model)
+        initialisation = record(model, after, init, buffers)
         traced = _traced(model, inputs, initialisation, keep_heads=keep_heads, counts=output)
         changes = find_changes(model, inputs, traced, initialisation) if verify else ()
     space = WidthSpace(model, inputs, traced, initialisation, changes)
-    space._keep_structure()
+    space._keep_structure(after)
     space = space.without(kept_for(idle_modules(traced), traced, space.variables))
     return _rehearsed(space) if verify else space
 

@@ -10,11 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from widthsearch.space import WidthSpace
-
-
-def by_part(tensor: Tensor) -> Tensor:
-    """Real numbers as they are; of complex ones the two parts, as a last dimension."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+from widthsearch.space.copies import by_part
 
 
 def squares(weight: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from widthsearch.space import Gating, WidthSpace, call
-from widthsearch.space.copies import arguments
+from widthsearch.space.copies import arguments, by_part
 from widthsearch.training.gates import Vector
-from widthsearch.training.pruners.groups import by_part
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
